@@ -1,0 +1,53 @@
+# Everything runs from .venv, which is built from a hash-pinned lock file.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/dev.lock
+STAMP := $(VENV)/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: setup lint types architecture test demo clean-demo clean lock schema soak bench
+
+setup: $(STAMP)
+
+$(STAMP): $(LOCK) pyproject.toml
+	@echo "setting up $(VENV) from $(LOCK) (once; about 1.3 GB with the engines)" >&2
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+architecture: $(STAMP)
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -p no:randomly tests/architecture
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+# REPO=path N=6 INTERACTIVE=1 LATENCY=real
+demo: $(STAMP)
+	@$(BIN)/python -m examples.code_review.demo $(if $(REPO),--repo "$(REPO)") $(if $(N),--commits $(N)) $(if $(INTERACTIVE),--interactive) $(if $(LATENCY),--latency $(LATENCY))
+
+clean-demo:
+	@if [ -x $(BIN)/backbeat ]; then $(BIN)/backbeat down --dir var; fi
+	rm -rf var
+
+clean: clean-demo
+	rm -rf $(VENV) dist
+
+soak: $(STAMP)
+	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.$(BENCH)
+
+# Rebuilds the lock file; needs uv, which is not part of the project.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o $(LOCK)

@@ -1,0 +1,44 @@
+"""Backbeat: AI work in production on one Postgres. These are the names a task author needs."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backbeat.authoring import bounded_loop, effect, single_shot
+    from shared.domain.outcome import Dead, Escalate, Outcome, Retry, Snooze, Succeed
+    from shared.errors import BackbeatError, InputError
+    from shared.execution.context import Context
+    from shared.execution.effects import EffectRefusedError
+
+__version__ = "0.1.0"
+__all__ = [
+    "BackbeatError",
+    "Context",
+    "Dead",
+    "EffectRefusedError",
+    "Escalate",
+    "InputError",
+    "Outcome",
+    "Retry",
+    "Snooze",
+    "Succeed",
+    "bounded_loop",
+    "effect",
+    "single_shot",
+]
+
+_HOMES = {
+    **dict.fromkeys(("single_shot", "bounded_loop", "effect"), "backbeat.authoring"),
+    **dict.fromkeys(("Dead", "Escalate", "Outcome", "Retry", "Snooze", "Succeed"), "shared.domain.outcome"),
+    **dict.fromkeys(("BackbeatError", "InputError"), "shared.errors"),
+    "Context": "shared.execution.context",
+    "EffectRefusedError": "shared.execution.effects",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name when it is asked for, so that `import backbeat` costs a command nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'backbeat' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,108 @@
+"""How a task author declares work: `single_shot`, `bounded_loop`, `effect`.
+
+A mistake in a declaration is a DefinitionError that names the file and line it stands on.
+"""
+
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from shared.definitions import NAME_PATTERN, Definition, Effect, placeholders
+from shared.errors import DefinitionError
+from shared.execution.context import Context
+
+
+def single_shot(
+    name: str,
+    *,
+    version: int,
+    input: type[BaseModel],  # noqa: A002
+    output: type[BaseModel],
+    tier: str,
+    prompt: str,
+    system: str = "",
+    max_output_tokens: int = 1024,
+    attempts: int = 3,
+) -> Definition:
+    """A task that is one model call: `prompt` is filled from the fields of `input`, the answer is an `output`.
+
+    Raises DefinitionError when the prompt asks for a field that `input` lacks.
+    """
+    try:
+        unknown = placeholders(prompt) - set(input.model_fields)
+    except ValueError as error:
+        raise _mistake(name, f"its prompt is no valid template: {error}") from error
+    if unknown:
+        raise _mistake(name, f"its prompt asks for {sorted(unknown)[0]!r}, which {input.__name__} has not")
+    if max_output_tokens < 1:
+        raise _mistake(name, "max_output_tokens must be at least 1")
+
+    async def run(ctx: Context, value: BaseModel) -> BaseModel:
+        return await ctx.llm(
+            "answer",
+            output=output,
+            system=system,
+            prompt=prompt.format(**{field: getattr(value, field) for field in type(value).model_fields}),
+            tier=tier,
+            max_output_tokens=max_output_tokens,
+        )
+
+    return _definition(name, version, input, output, tier, attempts, run)
+
+
+def bounded_loop(
+    name: str,
+    *,
+    version: int,
+    input: type[BaseModel],  # noqa: A002
+    output: type[BaseModel],
+    tier: str,
+    run: Callable[[Context, Any], Awaitable[Any]],
+    attempts: int = 3,
+) -> Definition:
+    """A task of a few model calls whose order the code decides.
+
+    `run(ctx, input)` returns an `output` or an outcome. After a crash it runs again from the top; the calls
+    it already made answer from the record, so its keys must not depend on time or chance.
+    """
+    return _definition(name, version, input, output, tier, attempts, run)
+
+
+def effect(
+    kind: str,
+    *,
+    perform: Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]],
+    read_back: Callable[[dict[str, Any], str], Awaitable[dict[str, Any] | None]] | None = None,
+    timeout: float = 10.0,  # noqa: ASYNC109
+) -> Effect:
+    """A write to the outside that happens once; see `shared.definitions.Effect` for the contract of both functions."""
+    if not re.match(NAME_PATTERN, kind):
+        raise _mistake(kind, "an effect's kind is lower case letters, digits and underscores")
+    return Effect(kind=kind, perform=perform, read_back=read_back, timeout=timeout)
+
+
+def _definition(
+    name: str, version: int, given: Any, made: Any, tier: str, attempts: int, run: Callable[[Any, Any], Awaitable[Any]]
+) -> Definition:
+    if not re.match(NAME_PATTERN, name):
+        raise _mistake(name, "a name is lower case letters, digits and underscores, and starts with a letter")
+    if version < 1:
+        raise _mistake(name, "versions start at 1")
+    if not 1 <= attempts <= 100:
+        raise _mistake(name, "attempts are 1 to 100")
+    for role, model in (("input", given), ("output", made)):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise _mistake(name, f"its {role} must be a Pydantic model")
+    return Definition(name=name, version=version, input=given, output=made, tier=tier, attempts=attempts, run=run)
+
+
+def _mistake(name: str, what: str) -> DefinitionError:
+    frame = sys._getframe(1)  # noqa: SLF001
+    while frame.f_back and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return DefinitionError(
+        f"{frame.f_code.co_filename}:{frame.f_lineno}: {name!r}: {what}", fix="Correct the definition"
+    )

@@ -1,0 +1,88 @@
+"""The attempts one tick has under way: start them, keep their leases, collect how they ended."""
+
+import asyncio
+from collections.abc import Iterable
+from uuid import UUID
+
+from shared import clock
+from shared.db import queue
+from shared.db.queue import Task
+from shared.domain.outcome import Outcome, Release
+from shared.execution.attempt import attempt
+from shared.execution.environment import Environment
+
+SPREAD = 0.25  # seconds over which the starts of one claim are spread, so that a burst trips no ramp limit
+
+
+class Slots:
+    """Runs attempts concurrently and renews their leases three times a lease.
+
+    An attempt whose lease turns out to be somebody else's is cancelled, and nothing of it is settled.
+    """
+
+    def __init__(self, env: Environment, worker: str, size: int, lease_seconds: float) -> None:
+        self._env = env
+        self._worker = worker
+        self._size = size
+        self._lease_seconds = lease_seconds
+        self._runs: dict[asyncio.Task[Outcome | None], Task] = {}
+        self._lost: set[tuple[UUID, int]] = set()
+        self._renewed = clock.monotonic()
+
+    @property
+    def free(self) -> int:
+        """How many more attempts may start."""
+        return self._size - len(self._runs)
+
+    @property
+    def busy(self) -> int:
+        """How many attempts are under way."""
+        return len(self._runs)
+
+    def start(self, tasks: Iterable[Task]) -> None:
+        """Begin an attempt of each task, within a fraction of a second of each other."""
+        for task in tasks:
+            delay = self._env.rng.uniform(0, SPREAD)
+            self._runs[asyncio.create_task(self._later(delay, task), name=str(task.id))] = task
+
+    async def wait(self, timeout: float) -> list[tuple[Task, Outcome]]:  # noqa: ASYNC109
+        """Wait until at least one attempt ends, or `timeout` seconds; returns those that may be settled."""
+        interval = self._lease_seconds / 3
+        pause = max(min(timeout, self._renewed + interval - clock.monotonic()), 0.0)
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        if self._runs and clock.monotonic() >= self._renewed + interval:
+            await self._renew()
+        return self._collect()
+
+    async def abort(self) -> list[tuple[Task, Outcome]]:
+        """Cancel what is under way; the rows go back to the queue."""
+        for run in self._runs:
+            run.cancel()
+        if self._runs:
+            await asyncio.wait(self._runs)
+        return self._collect()
+
+    async def _later(self, delay: float, task: Task) -> Outcome | None:
+        await clock.sleep(delay)
+        return await attempt(self._env, task)
+
+    async def _renew(self) -> None:
+        tasks = list(self._runs.values())
+        self._renewed = clock.monotonic()
+        gone = await queue.heartbeat(self._env.db, self._worker, tasks, self._lease_seconds)
+        for run, task in self._runs.items():
+            if task.id in gone:
+                self._lost.add((task.id, task.lease))
+                run.cancel()
+
+    def _collect(self) -> list[tuple[Task, Outcome]]:
+        ended: list[tuple[Task, Outcome]] = []
+        for run in [run for run in self._runs if run.done()]:
+            task = self._runs.pop(run)
+            if (task.id, task.lease) in self._lost:
+                continue
+            outcome = Release("cut_off") if run.cancelled() else run.result()
+            if outcome is not None:
+                ended.append((task, outcome))
+        return ended

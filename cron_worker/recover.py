@@ -1,0 +1,22 @@
+"""Takes back what dead workers left running."""
+
+from shared.db import calls, queue
+from shared.execution.environment import Environment
+from shared.execution.spans import lost_call_span, lost_process_span
+
+
+async def recover(env: Environment, limit: int = 100) -> int:
+    """Return expired runs to the queue, and tell the traces of the attempts and calls that nobody will finish.
+
+    The spans are on disk before the rows move: a tick that dies between repeats them, and a span told twice
+    is one span, while one told never would be missing. Returns how many runs were taken back.
+    """
+    expired = await queue.expired_leases(env.db, limit)
+    if not expired:
+        return 0
+    for run in expired:
+        env.telemetry.record(lost_process_span(env, run))
+        for call in await calls.calls_of_lease(env.db, run["id"], run["lease"]):
+            env.telemetry.record(lost_call_span(env, run, call))
+    env.telemetry.flush()
+    return await queue.reap(env.db, limit)

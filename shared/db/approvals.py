@@ -1,0 +1,126 @@
+"""Approval requests and the decisions on them. Postgres holds the rule; this only asks."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from shared.db.pool import Database
+from shared.db.queries import load
+from shared.errors import NotFoundError
+
+_SQL = load("approvals")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody is asked to let happen: `payload` is exactly that, `hash` the sha256 of its canonical form."""
+
+    id: UUID
+    title: str
+    payload: dict[str, Any]
+    hash: str
+    policy: dict[str, Any]
+    state: str
+    requested_at: datetime
+    deadline: datetime
+    seconds_left: float
+    closed_at: datetime | None
+    closed_by: str | None
+    tenant: str
+    approvals: int
+    workflow_id: UUID
+    workflow: str
+    temporal_id: str
+    origin_id: UUID
+    parent_task: UUID | None
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One person's decision on one content. `proof` is what `tokens.sign` made; `via` is cli, web or signal."""
+
+    request: UUID | None
+    decision: str
+    hash: str
+    comment: str
+    proof: str | None
+    decision_id: UUID
+    via: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Postgres' answer to a ballot (see `backbeat.decide`): accepted, repeated, or the name of the refusal."""
+
+    verdict: str
+    user_name: str
+    state: str | None
+    closed_by: str | None
+    closed_at: datetime | None
+    deadline: datetime | None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the decision stands, by this ballot or by the same one before."""
+        return self.verdict in ("accepted", "repeated")
+
+
+async def policy_problem(db: Database, policy: Any) -> str | None:
+    """What is wrong with a policy, for a person; None when nothing is."""
+    problem: str | None = (await db.row(_SQL["policy_problem"], {"policy": Jsonb(policy)}))["problem"]
+    return problem
+
+
+async def create(db: Database, workflow: UUID, step: str, content: dict[str, Any], content_hash: str) -> Request:
+    """Ask for a decision, once per step of a workflow: later calls answer with the first one's request.
+
+    `content` has title, payload, policy and seconds (until the deadline). Raises NotFoundError when
+    the workflow has ended.
+    """
+    params = {
+        "workflow": workflow,
+        "step": step,
+        "title": content["title"],
+        "payload": Jsonb(content["payload"]),
+        "hash": content_hash,
+        "policy": Jsonb(content["policy"]),
+        "seconds": content["seconds"],
+    }
+    rows = await db.rows(_SQL["create"], params)
+    if not rows:
+        raise NotFoundError(f"workflow {workflow} has ended or never was", fix="Nothing is left to approve")
+    return await get(db, rows[0]["id"])
+
+
+async def get(db: Database, request: UUID) -> Request:
+    """One request. Raises NotFoundError."""
+    rows = await db.rows(_SQL["list"], {"id": request, "state": None, "limit": 1})
+    if not rows:
+        raise NotFoundError(f"there is no approval request {request}", fix="`backbeat approval list --state all`")
+    return Request(**rows[0])
+
+
+async def find(db: Database, state: str | None, limit: int) -> list[Request]:
+    """Requests of one state, or of all: open ones first, the nearest deadline first."""
+    return [Request(**row) for row in await db.rows(_SQL["list"], {"id": None, "state": state, "limit": limit})]
+
+
+async def history(db: Database, request: UUID) -> list[dict[str, Any]]:
+    """What the audit log says of a request, refusals included, oldest first."""
+    return await db.rows(_SQL["history"], {"id": str(request)})
+
+
+async def decide(db: Database, ballot: Ballot) -> Verdict:
+    """Submit a ballot; telling Postgres twice is safe."""
+    params = {name: getattr(ballot, name) for name in Ballot.__dataclass_fields__}
+    return Verdict(**await db.row(_SQL["decide"], params))
+
+
+async def close_if_pending(db: Database, request: UUID) -> tuple[str, float]:
+    """The state of a request after closing it if its deadline has passed, and the seconds it has left."""
+    row = await db.row(_SQL["close_if_pending"], {"id": request})
+    return row["state"], row["seconds_left"]

@@ -1,0 +1,102 @@
+"""The way to Postgres: a small pool of autocommit connections without session state.
+
+Each call is one statement and so one short transaction; PgBouncer in transaction mode may stand between.
+A lost connection is tried again for a bounded time, because every function of the schema can be told twice.
+"""
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from shared import clock
+from shared.errors import BackbeatError, InputError, NotFoundError, SchemaError, UnavailableError
+
+PATIENCE = 15.0  # seconds a statement is repeated while Postgres restarts
+CONNECT_TIMEOUT = 5.0  # seconds
+MINIMUM_SCHEMA = "0005"
+
+type_of_pool = AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]
+
+
+class Database:
+    """Runs named queries on a pool and speaks of failures in Backbeat's own errors."""
+
+    def __init__(self, pool: type_of_pool, patience: float = PATIENCE) -> None:
+        self.pool = pool
+        self._patience = patience
+
+    async def rows(self, query: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
+        """Run one statement and return its rows.
+
+        Raises UnavailableError when Postgres stays away, SchemaError when the schema is missing or older
+        than this program, NotFoundError and InputError as the schema's functions say.
+        """
+        deadline = clock.monotonic() + self._patience
+        while True:
+            try:
+                async with self.pool.connection(timeout=CONNECT_TIMEOUT) as connection:
+                    return await (await connection.execute(query, params)).fetchall()
+            except (psycopg.OperationalError, PoolTimeout) as error:
+                if clock.monotonic() >= deadline:
+                    raise translate(error) from error
+                await clock.sleep(random.uniform(0.05, 0.3))  # noqa: S311
+            except psycopg.Error as error:
+                raise translate(error) from error
+
+    async def row(self, query: LiteralString, params: Mapping[str, Any] | None = None) -> DictRow:
+        """Run a statement that returns exactly one row."""
+        (row,) = await self.rows(query, params)
+        return row
+
+
+@asynccontextmanager
+async def connect(url: str, max_size: int = 4, patience: float = PATIENCE) -> AsyncIterator[Database]:
+    """A database for the length of a block. Raises UnavailableError when Postgres does not answer."""
+    async with open_pool(url, max_size) as pool:
+        yield Database(pool, patience)
+
+
+def open_pool(url: str, max_size: int = 4) -> type_of_pool:
+    """A pool that is not open yet; `async with` opens and closes it."""
+    return AsyncConnectionPool(
+        url,
+        min_size=1,
+        max_size=max_size,
+        open=False,
+        timeout=CONNECT_TIMEOUT,
+        reconnect_timeout=PATIENCE,
+        kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row, "connect_timeout": 5},
+    )
+
+
+async def schema_version(db: Database) -> str:
+    """The highest migration that is in place, "" when there is none."""
+    try:
+        row = await db.row(
+            "SELECT max(version) AS version FROM backbeat.schema_migrations WHERE applied_at IS NOT NULL"
+        )
+    except SchemaError:
+        return ""
+    return row["version"] or ""
+
+
+def translate(error: Exception) -> BackbeatError:
+    """The error of ours that says what psycopg's means to a person."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    match getattr(error, "sqlstate", None):
+        case "BB001":
+            return NotFoundError(text, fix="Check the name; a worker registers what it has loaded when it starts")
+        case "BB002":
+            return InputError(text, fix="Store the large part elsewhere and enqueue a reference")
+        case "3F000" | "42P01" | "42883" | "42703":
+            return SchemaError(f"the schema does not fit this program: {text}", fix="Run `backbeat migrate up`")
+        case "42501":
+            return SchemaError(f"this login may not do that: {text}", fix="Grant it the role backbeat_worker")
+    if isinstance(error, psycopg.OperationalError | PoolTimeout):
+        return UnavailableError(f"Postgres does not answer: {text}", fix="Check database_url and that it runs")
+    return BackbeatError(f"Postgres refused: {text}")

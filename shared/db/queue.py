@@ -1,0 +1,185 @@
+"""Tasks: enqueue, claim, heartbeat, settle, reap. Postgres decides; this only asks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from shared.db.pool import Database
+from shared.db.queries import load
+from shared.domain.outcome import Dead, Escalate, Hold, Outcome, Release, Retry, Snooze, Succeed
+
+_SQL = load("queue")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A claimed row: what to do, and the lease that every later write must name."""
+
+    id: UUID
+    tenant: str
+    workflow: str
+    version: int
+    tier: str
+    class_: str
+    payload: Any
+    attempts: int
+    max_attempts: int
+    lease: int
+    worker: str
+    started_at: datetime
+    origin_id: UUID
+    traceparent: str
+    created_at: datetime
+    source_at: datetime | None
+
+    @property
+    def name(self) -> str:
+        """The definition that runs it, as `workers.loaded` spells it."""
+        return f"{self.workflow}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What became of one payload: the task that answers it, and whether this call made it."""
+
+    task_id: UUID
+    created: bool
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Payloads of one definition, added in one transaction. `keys` are idempotency keys (None: none)."""
+
+    workflow: str
+    version: int
+    payloads: Sequence[Any]
+    keys: Sequence[bytes | None]
+    tenant: str = "default"
+    class_: str = "normal"
+    run_after: datetime | None = None
+    expires_at: datetime | None = None
+    source_at: Sequence[datetime | None] | None = None
+    traceparent: str | None = None
+    origin: UUID | None = None
+    parent: UUID | None = None
+
+
+async def enqueue(db: Database, batch: Submission) -> list[Enqueued]:
+    """Add tasks; answers come in the order of the payloads. Raises NotFoundError for an unknown workflow or tenant."""
+    rows = await db.rows(
+        _SQL["enqueue"],
+        {
+            "workflow": batch.workflow,
+            "version": batch.version,
+            "payloads": [Jsonb(payload) for payload in batch.payloads],
+            "keys": list(batch.keys),
+            "tenant": batch.tenant,
+            "class": batch.class_,
+            "run_after": batch.run_after,
+            "expires_at": batch.expires_at,
+            "source_at": None if batch.source_at is None else list(batch.source_at),
+            "traceparent": batch.traceparent,
+            "origin": batch.origin,
+            "parent": batch.parent,
+        },
+    )
+    return [Enqueued(row["task_id"], row["created"], row["status"]) for row in rows]
+
+
+async def anything_to_do(db: Database) -> bool:
+    """Whether a tick would find a row to move, without loading any definition."""
+    return bool((await db.row(_SQL["anything_to_do"]))["work"])
+
+
+async def register(db: Database, worker: str, kind: str, definitions: Sequence[Mapping[str, Any]]) -> int:
+    """Say which definitions this process has loaded; returns how many rows that waited for them were released."""
+    params = {"worker": worker, "kind": kind, "definitions": Jsonb(list(definitions))}
+    return int((await db.row(_SQL["register_worker"], params))["released"])
+
+
+async def start_tick(db: Database, worker: str) -> UUID:
+    """Open the record of one tick and return its id."""
+    tick: UUID = (await db.row(_SQL["start_tick"], {"worker": worker}))["id"]
+    return tick
+
+
+async def end_tick(db: Database, tick: UUID, claimed: int, settled: int) -> None:
+    """Close the record of a tick."""
+    await db.rows(_SQL["end_tick"], {"id": tick, "claimed": claimed, "settled": settled})
+
+
+async def expired_leases(db: Database, limit: int = 100) -> list[dict[str, Any]]:
+    """The runs that `reap` would take back now, as they stand."""
+    return await db.rows(_SQL["expired_leases"], {"limit": limit})
+
+
+async def reap(db: Database, limit: int = 100) -> int:
+    """Take back runs whose worker stopped renewing its lease; returns how many."""
+    return len(await db.rows(_SQL["reap"], {"limit": limit}))
+
+
+async def sweep(db: Database, limit: int = 5000) -> Mapping[str, int]:
+    """Move what time alone moves; returns the counts due, expired, promoted, unloaded."""
+    await db.rows(_SQL["maintain_partitions"])
+    return await db.row(_SQL["sweep"], {"limit": limit})
+
+
+async def claim(db: Database, worker: str, loaded: Sequence[str], limit: int, lease_seconds: float) -> list[Task]:
+    """Take up to `limit` ready tasks of the named definitions, each under a new lease."""
+    params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds}
+    rows = await db.rows(_SQL["claim"], params)
+    return [Task(class_=row.pop("class"), **row) for row in rows]
+
+
+async def heartbeat(db: Database, worker: str, tasks: Sequence[Task], lease_seconds: float) -> set[UUID]:
+    """Prolong leases; returns the tasks that are somebody else's by now."""
+    params = {
+        "worker": worker,
+        "ids": [task.id for task in tasks],
+        "leases": [task.lease for task in tasks],
+        "lease_seconds": lease_seconds,
+    }
+    return {row["id"] for row in await db.rows(_SQL["heartbeat"], params)}
+
+
+async def settle(db: Database, ends: Sequence[tuple[Task, Outcome]]) -> set[UUID]:
+    """Record how attempts ended; returns the tasks whose lease was lost, of which nothing was written.
+
+    An escalation is settled alone, so that one that is refused cannot undo the others of its batch.
+    """
+    refused: set[UUID] = set()
+    alone = [[end] for end in ends if isinstance(end[1], Escalate)]
+    together = [end for end in ends if not isinstance(end[1], Escalate)]
+    for batch in [together, *alone] if together else alone:
+        rows = Jsonb([{"id": str(task.id), "lease": task.lease, **_row(outcome)} for task, outcome in batch])
+        answers = await db.rows(_SQL["settle"], {"rows": rows})
+        refused |= {answer["task_id"] for answer in answers if not answer["accepted"]}
+    return refused
+
+
+async def switches(db: Database) -> dict[str, str]:
+    """The kill switches that are thrown, with their reasons."""
+    return {row["name"]: row["reason"] for row in await db.rows(_SQL["switches"])}
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    match outcome:
+        case Succeed(result):
+            return {"outcome": "succeed", "result": result}
+        case Retry(error_class, error, after):
+            return {"outcome": "retry", "error_class": error_class, "error": error, "after": after}
+        case Release(reason, after):
+            return {"outcome": "release", "reason": reason, "error": reason, "after": after}
+        case Snooze(until):
+            return {"outcome": "snooze", "until": until.isoformat()}
+        case Hold(reason, key, until):
+            return {"outcome": "hold", "reason": reason, "key": key, "until": until.isoformat() if until else None}
+        case Dead(error_class, error):
+            return {"outcome": "dead", "error_class": error_class, "error": error}
+        case Escalate(workflow, body, result):
+            return {"outcome": "escalate", "workflow": workflow, "input": body, "result": result}

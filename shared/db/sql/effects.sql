@@ -1,0 +1,14 @@
+-- name: begin_effect
+SELECT verdict, token, outcome, wait_seconds, detail FROM backbeat.begin_effect(
+    %(key)s, %(owner_kind)s, %(owner)s, %(lease)s, %(kind)s, %(request)s::jsonb, %(request_hash)s,
+    %(origin)s, %(traceparent)s, %(approval)s, %(fire_seconds)s)
+
+-- name: finish_effect
+SELECT backbeat.finish_effect(%(key)s, %(outcome)s::jsonb, %(by)s) AS written
+
+-- name: refire_effect
+SELECT backbeat.refire_effect(%(key)s, %(token)s, %(fire_seconds)s, %(error)s, %(by)s) AS granted
+
+-- name: list_effects
+SELECT key, kind, status, owner_kind, owner, origin_id, request, outcome, error, fires, intended_at, done_at, resolved_by
+FROM backbeat.side_effects WHERE %(status)s::text IS NULL OR status = %(status)s ORDER BY intended_at DESC LIMIT %(limit)s

@@ -1,0 +1,122 @@
+"""What a team declares: tasks and effects, found in the modules it names.
+
+A definition module is plain Python. Loading imports it and collects the `Definition` and `Effect` objects it
+holds; there is no registry to mutate, so importing a module twice or in a test changes nothing.
+"""
+
+import importlib
+import string
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """A task that can be enqueued: what goes in, what comes out, and the coroutine between.
+
+    `run(context, input)` returns an instance of `output`, or an outcome. `tier` names the routes its main
+    calls use and the queue lane it waits in. `attempts` bounds runs that count.
+    """
+
+    name: str
+    version: int
+    input: "type[BaseModel]"
+    output: "type[BaseModel]"
+    tier: str
+    attempts: int = 3
+    run: Callable[[Any, Any], Awaitable[Any]] = field(repr=False)
+
+    @property
+    def full_name(self) -> str:
+        """`name@version`, as rows pin it."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """A write to the world outside that must happen once.
+
+    `perform(request, key)` makes it and returns its outcome; `key` is a marker to leave on the far side.
+    `read_back(request, key)` looks whether the far side has it: its outcome, or None when it certainly has
+    not. Without one, an unknown effect waits for a person. `timeout` bounds `perform`, in seconds.
+    """
+
+    kind: str
+    perform: Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]] = field(repr=False)
+    read_back: Callable[[dict[str, Any], str], Awaitable[dict[str, Any] | None]] | None = field(repr=False)
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Everything the named modules declare, by `name@version` and by effect kind."""
+
+    tasks: Mapping[str, Definition]
+    effects: Mapping[str, Effect]
+
+    def newest(self, name: str) -> Definition:
+        """The highest version of a task. Raises DefinitionError naming what is loaded."""
+        versions = [definition for definition in self.tasks.values() if definition.name == name]
+        if not versions:
+            known = ", ".join(sorted({d.name for d in self.tasks.values()})) or "none"
+            raise DefinitionError(f"no loaded module defines the task {name!r}", fix=f"Loaded: {known}")
+        return max(versions, key=lambda definition: definition.version)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What `backbeat.register_worker` wants to know."""
+        return [
+            {"name": d.name, "version": d.version, "tier": d.tier, "max_attempts": d.attempts}
+            for d in self.tasks.values()
+        ]
+
+
+def load_definitions(modules: Iterable[str]) -> Registry:
+    """Import modules and collect what they declare. Raises DefinitionError with file and line."""
+    tasks: dict[str, Definition] = {}
+    effects: dict[str, Effect] = {}
+    for name in modules:
+        for value in vars(_import(name)).values():
+            if isinstance(value, Definition):
+                if tasks.setdefault(value.full_name, value) is not value:
+                    raise DefinitionError(f"{name}: {value.full_name} is defined twice", fix="Give one a new version")
+            elif isinstance(value, Effect) and effects.setdefault(value.kind, value) is not value:
+                raise DefinitionError(f"{name}: the effect {value.kind!r} is defined twice", fix="Rename one")
+    return Registry(tasks, effects)
+
+
+def placeholders(template: str) -> set[str]:
+    """The field names a prompt template asks for. Raises ValueError when it is no valid template."""
+    return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except DefinitionError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            fix = "Check BACKBEAT_DEFINITIONS, and that its directory is on PYTHONPATH"
+            raise DefinitionError(f"there is no definition module {name!r}", fix=fix) from error
+        raise DefinitionError(_where(name, error), fix="Correct the module") from error
+    except Exception as error:
+        raise DefinitionError(_where(name, error), fix="Correct the module") from error
+
+
+def _where(name: str, error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{name} does not import: {error.filename}:{error.lineno}: {error.msg}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    last = frames[-1]
+    return f"{name} does not import: {Path(last.filename)}:{last.lineno}: {type(error).__name__}: {error}"

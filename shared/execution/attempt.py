@@ -1,0 +1,69 @@
+"""One attempt of one task: payload in, outcome out. It never raises, except when it is cancelled."""
+
+import asyncio
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from shared import clock
+from shared.db.queue import Task
+from shared.definitions import Definition
+from shared.domain.outcome import Dead, Escalate, Hold, Outcome, Release, Retry, Snooze, Succeed
+from shared.errors import ConfigError, UnavailableError
+from shared.execution.context import Context
+from shared.execution.environment import Environment
+from shared.execution.interrupt import Interrupt
+from shared.execution.spans import process_span
+from shared.llm.classify import backoff
+
+OUTCOMES = (Succeed, Retry, Release, Snooze, Hold, Dead, Escalate)
+
+
+async def attempt(env: Environment, task: Task) -> Outcome | None:
+    """Run a claimed task and say how it ended; None when its lease was lost and nobody wants to know.
+
+    The span of the attempt is recorded, not flushed.
+    """
+    started = clock.wall_ns()
+    outcome = await _run(env, task, env.registry.tasks[task.name])
+    env.telemetry.record(process_span(env, task, started, outcome))
+    return outcome
+
+
+async def _run(env: Environment, task: Task, definition: Definition) -> Outcome | None:
+    try:
+        value = definition.input.model_validate(task.payload)
+    except ValidationError as error:
+        return Dead("invalid_payload", _first(error))
+    context = Context(env, task)
+    try:
+        return _outcome(definition, await definition.run(context, value))
+    except Interrupt as interrupt:
+        await (context.drain() if interrupt.outcome else context.abandon())
+        return interrupt.outcome
+    except asyncio.CancelledError:
+        await context.abandon()
+        raise
+    except (UnavailableError, ConfigError) as error:
+        await context.drain()
+        return Release(str(error), after=backoff(task.attempts, env.rng))
+    except Exception as error:
+        await context.drain()
+        return Retry(type(error).__name__, str(error), after=backoff(task.attempts, env.rng))
+
+
+def _outcome(definition: Definition, result: Any) -> Outcome:
+    if isinstance(result, OUTCOMES):
+        return result
+    if isinstance(result, definition.output) and isinstance(result, BaseModel):
+        return Succeed(result.model_dump(mode="json"))
+    made = type(result).__name__
+    return Dead(
+        "wrong_result", f"{definition.full_name} returned {made}, not {definition.output.__name__} or an outcome"
+    )
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "payload"
+    return f"{where}: {problem['msg']} ({error.error_count()} problem(s))"

@@ -1,0 +1,216 @@
+"""One model call, from asking leave to the closed bill. The one path of ticks and activities.
+
+    recall -> deadline -> reserve -> send -> bill -> validate
+
+The row is `open` before the bytes leave and closed before the answer is used, so a process may die anywhere:
+a call that was answered is never paid again, and one whose answer was lost is on record as presumed spent.
+"""
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from shared import clock
+from shared.db import calls
+from shared.db.queue import Task
+from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
+from shared.execution.environment import Environment
+from shared.execution.interrupt import Interrupt
+from shared.execution.spans import call_span
+from shared.llm import prices
+from shared.llm.classify import Verdict, backoff, classify
+from shared.llm.protocol import Reply, Request
+from shared.llm.routes import Route
+from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_prompt
+
+T = TypeVar("T", bound=BaseModel)
+
+TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queue
+CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
+RESERVATION_WAIT = 0.25  # seconds between looks while only other calls' reservations are in the way
+RESERVATION_PATIENCE = 5.0  # seconds of such looks before the task is snoozed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What an author asks of a model; `key` names the call within its task and must not depend on time or chance."""
+
+    key: str
+    output: type[BaseModel]
+    prompt: str
+    system: str = ""
+    tier: str
+    max_output_tokens: int = 1024
+
+    @property
+    def request_hash(self) -> str:
+        """What must be equal for a recorded answer to count as an answer to this."""
+        body = [self.tier, self.system, self.prompt, json_schema(self.output), self.max_output_tokens]
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+async def model_call(env: Environment, task: Task, ask: Ask) -> Any:
+    """Answer `ask`, from the record or from a model; an invalid answer is sent back once with its errors.
+
+    Returns an instance of `ask.output`. Raises Interrupt with the attempt's outcome when it cannot be had now.
+    """
+    try:
+        return await _answer(env, task, ask)
+    except OutputInvalidError as error:
+        again = replace(ask, key=f"{ask.key}#again", prompt=reask_prompt(ask.prompt, error))
+    try:
+        return await _answer(env, task, again)
+    except OutputInvalidError as error:
+        after = backoff(task.attempts, env.rng)
+        raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {error}", after)) from error
+
+
+async def _answer(env: Environment, task: Task, ask: Ask) -> Any:
+    """One valid answer, sending again in this tick what may be sent again. Raises OutputInvalidError."""
+    route = env.routes.for_tier(ask.tier, env.config.providers.keys())[0]
+    for send in range(1, TRIES_IN_TICK + 1):
+        verdict = await _leave(env, task, ask, route)
+        if verdict.verdict == "memo":
+            return parse(ask.output, verdict.response["text"])
+        result = await _send(env, task, ask, route, verdict.seq)
+        if not isinstance(result, Verdict):
+            return result
+        delay = result.delay if result.delay is not None else backoff(send, env.rng)
+        again = result.kind == "immediate" and result.free and send < TRIES_IN_TICK
+        if not again or not env.deadline.allows(delay + _expected(env, route)):
+            raise Interrupt(_outcome(result, route, delay))
+        await clock.sleep(delay)
+    raise AssertionError("the last send either returns or raises")
+
+
+async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.Verdict:
+    """Postgres' leave to send, or the recorded answer. Raises Interrupt for every other verdict."""
+    request = _request(env, task, ask, route, 0)
+    tokens = prices.upper_tokens(*request.texts)
+    ceiling = prices.ceiling(route.provider, route.model, tokens, request.max_output_tokens, clock.wall())
+    reservation = calls.Reservation(
+        owner=task.id,
+        lease=task.lease,
+        key=ask.key,
+        request_hash=ask.request_hash,
+        route=route.name,
+        tier=ask.tier,
+        provider=route.provider,
+        model=route.model,
+        usd=ceiling.usd,
+        tokens=tokens + request.max_output_tokens,
+        price_version=ceiling.version,
+    )
+    if not env.deadline.allows(_expected(env, route)):
+        raise Interrupt(Release("out_of_time"))
+    patience = clock.monotonic() + RESERVATION_PATIENCE
+    while True:
+        verdict = await calls.open_call(env.db, reservation)
+        match verdict.verdict:
+            case "open" | "memo":
+                return verdict
+            case "fenced":
+                raise Interrupt(None)
+            case "stopped":
+                raise Interrupt(Release(f"stopped: {verdict.detail}", after=5.0))
+            case "held":
+                raise Interrupt(Hold("budget", verdict.detail, verdict.until))
+            case "unpriced":
+                raise Interrupt(Hold("price", f"{route.model} under {verdict.detail}"))
+        if clock.monotonic() > patience or not env.deadline.allows(_expected(env, route)):
+            raise Interrupt(Snooze(clock.wall() + timedelta(seconds=2)))
+        await clock.sleep(RESERVATION_WAIT * (0.5 + env.rng.random()))
+
+
+async def _send(env: Environment, task: Task, ask: Ask, route: Route, seq: int) -> Any:
+    """Send one reserved call and close its row: the valid answer, or the verdict on why there is none."""
+    started = clock.wall_ns()
+    try:
+        provider = await env.provider(route.provider)
+        request = _request(env, task, ask, route, seq)
+        async with asyncio.timeout(request.timeout):
+            reply = await provider.send(request)
+    except Exception as error:
+        verdict = classify(error)
+        status = "lost" if verdict.lost else "refused"
+        end = calls.Closing(status, error_class=verdict.reason, error=str(error))
+        await _close(env, task, ask, route, seq, started, end)
+        return verdict
+    return await _bill(env, task, ask, route, seq, started, reply)
+
+
+async def _bill(env: Environment, task: Task, ask: Ask, route: Route, seq: int, started: int, reply: Reply) -> Any:
+    """Book what a reply cost, whatever it is worth; then say what it is worth. Raises OutputInvalidError."""
+    verdict = classify(reply)
+    value: Any = None
+    invalid: OutputInvalidError | None = None
+    if verdict.kind == "ok":
+        try:
+            value = parse(ask.output, reply.text)
+        except OutputInvalidError as error:
+            invalid = error
+    bill = prices.cost(route.provider, route.model, reply.usage, clock.wall())
+    end = calls.Closing(
+        "done",
+        usage=reply.usage,
+        cost=bill.usd,
+        price_version=bill.version,
+        response={"text": reply.text} if verdict.kind == "ok" else None,
+        valid=verdict.kind == "ok" and invalid is None,
+        stop=reply.stop,
+        model_answered=reply.model,
+        response_id=reply.response_id,
+        error_class="invalid_output" if invalid else None if verdict.kind == "ok" else verdict.reason,
+        error=str(invalid) if invalid else None if verdict.kind == "ok" else reply.detail or None,
+    )
+    await _close(env, task, ask, route, seq, started, end)
+    if invalid:
+        raise invalid
+    return verdict if verdict.kind != "ok" else value
+
+
+async def _close(
+    env: Environment, task: Task, ask: Ask, route: Route, seq: int, started: int, end: calls.Closing
+) -> None:
+    """Close the row even while the task is being cancelled: the bill is real."""
+    env.telemetry.record(call_span(env, task, ask.key, ask.tier, route, seq, started, end))
+    await asyncio.shield(calls.close_call(env.db, task.id, ask.key, seq, end))
+
+
+def _request(env: Environment, task: Task, ask: Ask, route: Route, seq: int) -> Request:
+    return Request(
+        model=route.model,
+        prompt=ask.prompt,
+        system=ask.system,
+        max_output_tokens=min(ask.max_output_tokens, route.max_output),
+        schema=json_schema(ask.output),
+        schema_name=ask.output.__name__,
+        timeout=max(min(env.deadline.left, CALL_TIMEOUT), 0.1),
+        metadata={"owner": str(task.id), "key": ask.key, "seq": str(seq), "workflow": task.workflow},
+    )
+
+
+def _expected(env: Environment, route: Route) -> float:
+    """Seconds that 95 % of this route's recent calls took; 0 while nobody knows."""
+    return env.expected_seconds.get(route.name, 0.0)
+
+
+def _outcome(verdict: Verdict, route: Route, delay: float) -> Any:
+    """How an attempt ends when one of its calls did not come off."""
+    error = f"{route.model}: {verdict.reason}"
+    if verdict.hold_route:
+        return Hold("route", route.name, clock.wall() + timedelta(minutes=15))
+    match verdict.kind:
+        case "dead" | "context_overflow":
+            return Dead(verdict.reason, error)
+        case "immediate" if verdict.free:
+            return Release(verdict.reason, after=delay)
+        case "immediate":
+            return Retry(verdict.reason, error)
+        case _:
+            return Retry(verdict.reason, error, after=max(delay, 0.0))

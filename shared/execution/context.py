@@ -1,0 +1,109 @@
+"""What a task's coroutine may do: ask a model, call another definition, act on the world, hand over."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from shared import clock
+from shared.db.effects import Intent
+from shared.db.queue import Task
+from shared.definitions import Definition
+from shared.domain.outcome import Escalate, Hold, Release, Retry, Snooze
+from shared.execution.call import Ask, model_call
+from shared.execution.effects import EffectRefusedError, perform_effect
+from shared.execution.environment import Environment
+from shared.execution.interrupt import Interrupt
+from shared.ids import SpanRef, parse_traceparent, payload_hash, span_id
+from shared.llm.classify import backoff
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Context:
+    """Bound to one attempt of one task. Its methods may be awaited concurrently."""
+
+    def __init__(self, env: Environment, task: Task, prefix: str = "") -> None:
+        self._env = env
+        self._prefix = prefix
+        self._running: set[asyncio.Future[Any]] = set()
+        self.task = task
+
+    async def llm(
+        self, key: str, *, output: type[T], prompt: str, system: str = "", tier: str, max_output_tokens: int = 1024
+    ) -> T:
+        """One model call whose answer is an `output`. `key` names it within the task: give it explicitly.
+
+        `system` is the stable prefix that vendors cache. A repeated run of the task is answered from the record
+        where key and request are the same.
+        """
+        ask = Ask(
+            key=self._prefix + key,
+            output=output,
+            prompt=prompt,
+            system=system,
+            tier=tier,
+            max_output_tokens=max_output_tokens,
+        )
+        call = asyncio.ensure_future(model_call(self._env, self.task, ask))
+        self._running.add(call)
+        call.add_done_callback(self._running.discard)
+        answer: T = await asyncio.shield(call)
+        return answer
+
+    async def run(self, definition: Definition, value: BaseModel) -> Any:
+        """Run another definition inside this task; its calls are recorded under `<its name>/<their key>`."""
+        inner = Context(self._env, self.task, f"{self._prefix}{definition.name}/")
+        inner._running = self._running
+        return await definition.run(inner, value)
+
+    async def effect(self, step: str, kind: str, request: dict[str, Any]) -> Any:
+        """Make an effect happen once for this task and step; returns its outcome.
+
+        Unwinds the attempt when it cannot be known yet (the task looks again later), or when a person must say.
+        """
+        task = self.task
+        parent = parse_traceparent(task.traceparent)
+        process = SpanRef(parent.trace_id, span_id("process", task.id, task.lease))
+        intent = Intent(
+            key=f"{task.id}:{self._prefix}{step}",
+            kind=kind,
+            request=request,
+            request_hash=payload_hash(request),
+            owner_kind="task",
+            owner=task.id,
+            lease=task.lease,
+            origin=task.origin_id,
+            traceparent=process.traceparent,
+        )
+        try:
+            result = await perform_effect(self._env, intent)
+        except EffectRefusedError as error:
+            raise Interrupt(Retry("effect_refused", str(error), backoff(task.attempts, self._env.rng))) from error
+        match result.status:
+            case "done":
+                return result.outcome
+            case "wait":
+                raise Interrupt(Snooze(clock.wall() + timedelta(seconds=result.wait_seconds)))
+            case "unknown":
+                raise Interrupt(Hold("effect", intent.key))
+            case "fenced":
+                raise Interrupt(None)
+            case _:
+                raise Interrupt(Release(f"{result.status}: {result.detail}", after=result.wait_seconds))
+
+    def escalate(self, workflow: str, body: dict[str, Any], *, result: BaseModel | None = None) -> Escalate:
+        """The outcome that continues as an orchestrated workflow; return it from the task's coroutine."""
+        return Escalate(workflow, body, None if result is None else result.model_dump(mode="json"))
+
+    async def drain(self) -> None:
+        """Let calls that are under way end and be billed."""
+        if self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def abandon(self) -> None:
+        """Cancel calls that are under way: their answers are nobody's."""
+        for call in self._running:
+            call.cancel()
+        await self.drain()

@@ -1,0 +1,101 @@
+"""One write to the world outside, exactly once: intent on record, write, outcome on record.
+
+A writer that does not come back leaves its intent behind. Whoever comes next looks at the far side first
+(`read_back`) and fires only when it certainly is not there; where nobody can look, a person must.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shared import clock
+from shared.db import effects as ledger
+from shared.db.effects import Intent
+from shared.definitions import Effect
+from shared.errors import BackbeatError, ConflictError, DefinitionError
+from shared.execution.environment import Environment
+from shared.execution.spans import effect_span
+
+MARGIN = 2.0  # seconds after its time-out in which a far write may still be under way on the other side
+
+
+class EffectRefusedError(BackbeatError):
+    """Raised by `perform` when the far side said no: the write certainly did not happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class EffectOutcome:
+    """How it stands. `wait`: look again in `wait_seconds`. `unknown`: a person must say (detail says why).
+
+    `refused`: no approval, or the kill switch; `fenced`: the task is somebody else's.
+    """
+
+    status: Literal["done", "wait", "unknown", "refused", "stopped", "fenced"]
+    outcome: Any = None
+    wait_seconds: float = 0.0
+    detail: str = ""
+
+
+async def perform_effect(env: Environment, intent: Intent) -> EffectOutcome:
+    """Make the effect happen, or learn that it did. Safe to repeat with the same intent, by anybody, at any time.
+
+    Raises EffectRefusedError when the far side refused, ConflictError when the key stands for another request.
+    """
+    effect = env.registry.effects.get(intent.kind)
+    if effect is None:
+        known = ", ".join(sorted(env.registry.effects)) or "none"
+        raise DefinitionError(f"no loaded module defines the effect {intent.kind!r}", fix=f"Loaded: {known}")
+    started = clock.wall_ns()
+    window = effect.timeout + MARGIN
+    verdict = await ledger.begin_effect(env.db, intent, window)
+    match verdict.verdict:
+        case "fire":
+            result = await _fire(env, effect, intent, verdict.token)
+        case "done":
+            result = EffectOutcome("done", verdict.outcome)
+        case "look":
+            result = await _look(env, effect, intent, verdict.token, window)
+        case "wait":
+            return EffectOutcome("wait", wait_seconds=verdict.wait_seconds)
+        case "conflict":
+            raise ConflictError(
+                f"effect {intent.key} stands for another request", fix="Give the second write a key of its own"
+            )
+        case "refused":
+            return EffectOutcome("refused", detail="no approval of exactly this request stands")
+        case "stopped":
+            return EffectOutcome("stopped", wait_seconds=5.0, detail=verdict.detail)
+        case _:
+            return EffectOutcome("fenced")
+    env.telemetry.record(effect_span(env, intent, started, result.status))
+    return result
+
+
+async def _fire(env: Environment, effect: Effect, intent: Intent, token: int) -> EffectOutcome:
+    try:
+        async with asyncio.timeout(effect.timeout):
+            outcome = await effect.perform(intent.request, intent.key)
+    except EffectRefusedError as error:
+        await ledger.refire_effect(env.db, intent.key, token, 0.0, str(error))
+        raise
+    except Exception as error:
+        # Sent or not, nobody knows: the intent stays, and the next one to come looks first.
+        return EffectOutcome("wait", wait_seconds=effect.timeout + MARGIN, detail=f"{type(error).__name__}: {error}")
+    await ledger.finish_effect(env.db, intent.key, outcome)
+    return EffectOutcome("done", outcome)
+
+
+async def _look(env: Environment, effect: Effect, intent: Intent, token: int, window: float) -> EffectOutcome:
+    if effect.read_back is None:
+        return EffectOutcome("unknown", detail=f"resolve it: backbeat effect resolve {intent.key}")
+    try:
+        async with asyncio.timeout(effect.timeout):
+            found = await effect.read_back(intent.request, intent.key)
+    except Exception as error:
+        return EffectOutcome("wait", wait_seconds=window, detail=f"read-back: {type(error).__name__}: {error}")
+    if found is not None:
+        await ledger.finish_effect(env.db, intent.key, found, by="read-back")
+        return EffectOutcome("done", found)
+    if await ledger.refire_effect(env.db, intent.key, token, window, "read-back found nothing"):
+        return await _fire(env, effect, intent, token)
+    return EffectOutcome("wait", wait_seconds=window)

@@ -1,0 +1,76 @@
+"""What an execution has around it, handed down explicitly: database, routes, vendors, telemetry, time."""
+
+import asyncio
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from shared import clock
+from shared.config import Config
+from shared.db.pool import Database
+from shared.definitions import Registry
+from shared.errors import ConfigError
+from shared.llm.protocol import Provider, make_provider
+from shared.llm.routes import Routes
+from shared.telemetry.spans import Telemetry
+
+
+@dataclass(slots=True)
+class Deadline:
+    """Two moments of one tick: `starts_until` ends new calls, `ends_by` ends every call (monotonic seconds)."""
+
+    starts_until: float = float("inf")
+    ends_by: float = float("inf")
+
+    @classmethod
+    def after(cls, budget: float, grace: float) -> "Deadline":
+        """Starts end in `budget` seconds from now, and everything `grace` seconds after that."""
+        now = clock.monotonic()
+        return cls(now + budget, now + budget + grace)
+
+    def allows(self, expected: float) -> bool:
+        """Whether something that takes about `expected` seconds may start now."""
+        now = clock.monotonic()
+        return now < self.starts_until and now + expected <= self.ends_by
+
+    @property
+    def left(self) -> float:
+        """Seconds until everything must have ended."""
+        return self.ends_by - clock.monotonic()
+
+
+@dataclass(slots=True)
+class Environment:
+    """One process' surroundings. Vendors are connected when a call first needs them, and shared from then on."""
+
+    config: Config
+    db: Database
+    registry: Registry
+    routes: Routes
+    telemetry: Telemetry
+    runtime: str = "cron"
+    deadline: Deadline = field(default_factory=Deadline)
+    rng: Random = field(default_factory=Random)
+    expected_seconds: dict[str, float] = field(default_factory=dict)
+    _providers: dict[str, Provider] = field(default_factory=dict)
+    _connecting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def provider(self, name: str) -> Provider:
+        """The vendor's connection. Raises ConfigError when no key is configured."""
+        async with self._connecting:
+            if name not in self._providers:
+                if name not in self.config.providers:
+                    fix = f"Set {name.upper()}_API_KEY, or start the simulated one: `backbeat up`"
+                    raise ConfigError(f"no provider {name!r} is configured", fix=fix)
+                self._providers[name] = await asyncio.to_thread(make_provider, self.config.providers[name])
+            return self._providers[name]
+
+    def simulated(self, provider: str) -> bool:
+        """Whether answers of this vendor are made up by the simulator."""
+        known: Any = self.config.providers.get(provider)
+        return bool(known and known.simulated)
+
+    async def aclose(self) -> None:
+        """Close the vendors' connections."""
+        for provider in self._providers.values():
+            await provider.aclose()

@@ -1,0 +1,250 @@
+"""The spans of the execution layer: which row each one describes, and where it hangs in the trace.
+
+Ids follow from the rows (see `shared.ids`), so every span that must exist can be counted from Postgres.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from shared import clock
+from shared.db.calls import Closing
+from shared.db.effects import Intent
+from shared.db.queue import Task
+from shared.definitions import Definition
+from shared.domain.outcome import Dead, Outcome, Retry
+from shared.execution.environment import Environment
+from shared.ids import SpanRef, parse_traceparent, span_id, trace_id
+from shared.llm.routes import Route
+from shared.telemetry.spans import SpanRecord
+
+
+def enqueue_span(
+    definition: Definition, task_id: UUID, origin: UUID | None, tenant: str, caller: str | None, started: int
+) -> SpanRecord:
+    """The producer's span; the row's `traceparent` names it."""
+    parent = parse_traceparent(caller) if caller else None
+    return SpanRecord(
+        name=f"enqueue {definition.name}",
+        kind="producer",
+        trace_id=parent.trace_id if parent else trace_id("task", task_id),
+        span_id=span_id("enqueue", task_id),
+        parent_span_id=parent.span_id if parent else None,
+        start_ns=started,
+        end_ns=clock.wall_ns(),
+        attributes={
+            "backbeat.workflow": definition.name,
+            "backbeat.version": definition.version,
+            "backbeat.task_id": str(task_id),
+            "backbeat.origin_id": str(origin or task_id),
+            "backbeat.tenant": tenant,
+            "backbeat.tier": definition.tier,
+        },
+    )
+
+
+def process_ref(traceparent: str, task_id: UUID, lease: int) -> SpanRef:
+    """The span of one attempt: the parent of its calls and effects."""
+    return SpanRef(parse_traceparent(traceparent).trace_id, span_id("process", task_id, lease))
+
+
+def process_span(env: Environment, task: Task, started: int, outcome: Outcome | None) -> SpanRecord:
+    """One attempt, from claim to outcome."""
+    attributes = _task(env, task)
+    attributes["backbeat.outcome"] = type(outcome).__name__.lower() if outcome else "fenced"
+    attributes["backbeat.queue_wait_ms"] = round((task.started_at - task.created_at).total_seconds() * 1000)
+    error = f"{outcome.error_class}: {outcome.error}" if isinstance(outcome, Retry | Dead) else None
+    return _process(task.traceparent, task.workflow, task.id, task.lease, started, attributes, error)
+
+
+def lost_process_span(env: Environment, run: Mapping[str, Any]) -> SpanRecord:
+    """An attempt whose worker did not come back, told by whoever found its row."""
+    attributes = {
+        "backbeat.workflow": run["workflow"],
+        "backbeat.version": run["version"],
+        "backbeat.task_id": str(run["id"]),
+        "backbeat.origin_id": str(run["origin_id"]),
+        "backbeat.tenant": run["tenant"],
+        "backbeat.tier": run["tier"],
+        "backbeat.attempt": run["attempts"],
+        "backbeat.runtime": env.runtime,
+        "backbeat.outcome": "lost",
+    }
+    error = f"worker {run['worker']} stopped renewing its lease"
+    started = _ns(run["started_at"])
+    return _process(run["traceparent"], run["workflow"], run["id"], run["lease"], started, attributes, error)
+
+
+def call_span(
+    env: Environment, task: Task, key: str, tier: str, route: Route, seq: int, started: int, end: Closing
+) -> SpanRecord:
+    """One model call that was sent, however it ended."""
+    parent = process_ref(task.traceparent, task.id, task.lease)
+    attributes = _task(env, task) | _model(route.provider, route.model, tier, key, end.status)
+    attributes["backbeat.provider_simulated"] = env.simulated(route.provider)
+    attributes["backbeat.validation"] = {True: "passed", False: "failed", None: "none"}[end.valid]
+    if end.usage:
+        attributes |= {
+            "gen_ai.usage.input_tokens": end.usage.input,
+            "gen_ai.usage.output_tokens": end.usage.output,
+            "gen_ai.usage.cache_read.input_tokens": end.usage.cache_read,
+            "gen_ai.usage.cache_write.input_tokens": end.usage.cache_write,
+            "gen_ai.usage.reasoning.output_tokens": end.usage.reasoning,
+        }
+        if end.usage.cache_ratio is not None:
+            attributes["backbeat.cache_ratio"] = round(end.usage.cache_ratio, 4)
+    if end.model_answered:
+        attributes["gen_ai.response.model"] = end.model_answered
+    if end.response_id:
+        attributes["gen_ai.response.id"] = end.response_id
+    if end.stop:
+        attributes["gen_ai.response.finish_reasons"] = [end.stop]
+    if end.cost is not None:
+        attributes["backbeat.cost_usd"] = str(end.cost)
+    if end.price_version:
+        attributes["backbeat.price_version"] = end.price_version
+    if end.error_class:
+        attributes["error.type"] = end.error_class
+    error = f"{end.error_class}: {end.error}" if end.error_class else None
+    return _call(parent, route.model, task.id, key, seq, started, attributes, error)
+
+
+def lost_call_span(env: Environment, run: Mapping[str, Any], call: Mapping[str, Any]) -> SpanRecord:
+    """A call that was under way when its worker disappeared: sent perhaps, billed perhaps."""
+    parent = process_ref(run["traceparent"], run["id"], run["lease"])
+    attributes = {
+        "backbeat.workflow": run["workflow"],
+        "backbeat.version": run["version"],
+        "backbeat.task_id": str(run["id"]),
+        "backbeat.origin_id": str(run["origin_id"]),
+        "backbeat.tenant": run["tenant"],
+        "backbeat.attempt": run["attempts"],
+        "backbeat.runtime": env.runtime,
+        "backbeat.price_version": call["price_version"],
+        "backbeat.validation": "none",
+        "error.type": "worker_lost",
+        **_model(call["provider"], call["model"], call["tier"], call["call_key"], "lost"),
+    }
+    started = _ns(call["opened_at"])
+    return _call(parent, call["model"], run["id"], call["call_key"], call["seq"], started, attributes, "worker_lost")
+
+
+def effect_span(env: Environment, intent: Intent, started: int, status: str) -> SpanRecord:
+    """One effect; repeated by everybody who learns its outcome, and still one span."""
+    parent = parse_traceparent(intent.traceparent)
+    return SpanRecord(
+        name=f"effect {intent.kind}",
+        kind="client",
+        trace_id=parent.trace_id,
+        span_id=span_id("effect", intent.key),
+        parent_span_id=parent.span_id,
+        start_ns=started,
+        end_ns=clock.wall_ns(),
+        attributes={
+            "backbeat.effect_key": intent.key,
+            "backbeat.effect_status": status,
+            "backbeat.task_id": str(intent.owner),
+            "backbeat.origin_id": str(intent.origin),
+            "backbeat.runtime": env.runtime,
+        },
+    )
+
+
+def tick_span(
+    env: Environment, tick_id: UUID, worker: str, started: int, tasks: Sequence[Task], settled: int
+) -> SpanRecord:
+    """One tick that claimed something, linked to what it claimed. It has a trace of its own."""
+    return SpanRecord(
+        name="tick",
+        kind="internal",
+        trace_id=trace_id("tick", tick_id),
+        span_id=span_id("tick", tick_id),
+        parent_span_id=None,
+        start_ns=started,
+        end_ns=clock.wall_ns(),
+        attributes={
+            "backbeat.worker": worker,
+            "backbeat.runtime": env.runtime,
+            "messaging.batch.message_count": len(tasks),
+            "backbeat.settled": settled,
+        },
+        links=tuple(process_ref(task.traceparent, task.id, task.lease) for task in tasks),
+    )
+
+
+def _task(env: Environment, task: Task) -> dict[str, Any]:
+    return {
+        "backbeat.workflow": task.workflow,
+        "gen_ai.workflow.name": task.workflow,
+        "backbeat.version": task.version,
+        "backbeat.task_id": str(task.id),
+        "backbeat.origin_id": str(task.origin_id),
+        "backbeat.tenant": task.tenant,
+        "backbeat.tier": task.tier,
+        "backbeat.attempt": task.attempts,
+        "backbeat.runtime": env.runtime,
+    }
+
+
+def _model(provider: str, model: str, tier: str, key: str, status: str) -> dict[str, Any]:
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+        "backbeat.tier": tier,
+        "backbeat.call_key": key,
+        "backbeat.call_status": status,
+        "backbeat.tools_offered": 0,
+        "backbeat.tools_called": 0,
+    }
+
+
+def _process(
+    traceparent: str,
+    workflow: str,
+    task_id: UUID,
+    lease: int,
+    started: int,
+    attributes: dict[str, Any],
+    error: str | None,
+) -> SpanRecord:
+    parent = parse_traceparent(traceparent)
+    return SpanRecord(
+        name=f"process {workflow}",
+        kind="consumer",
+        trace_id=parent.trace_id,
+        span_id=span_id("process", task_id, lease),
+        parent_span_id=parent.span_id,
+        start_ns=started,
+        end_ns=clock.wall_ns(),
+        attributes=attributes,
+        error=error,
+    )
+
+
+def _call(
+    parent: SpanRef,
+    model: str,
+    owner: UUID,
+    key: str,
+    seq: int,
+    started: int,
+    attributes: dict[str, Any],
+    error: str | None,
+) -> SpanRecord:
+    return SpanRecord(
+        name=f"chat {model}",
+        kind="client",
+        trace_id=parent.trace_id,
+        span_id=span_id("call", owner, key, seq),
+        parent_span_id=parent.span_id,
+        start_ns=started,
+        end_ns=clock.wall_ns(),
+        attributes=attributes,
+        error=error,
+    )
+
+
+def _ns(at: datetime) -> int:
+    return int(at.timestamp() * 1_000_000_000)
