@@ -1,0 +1,19 @@
+-- Raises unless the queue is there: a name that is absent does not cast.
+
+SELECT
+    'backbeat.tenants'::regclass, 'backbeat.workflows'::regclass, 'backbeat.estimates'::regclass,
+    'backbeat.flows'::regclass, 'backbeat.virtual_time'::regclass, 'backbeat.simple_tasks'::regclass,
+    'backbeat.finished_tasks'::regclass, 'backbeat.dead_letters'::regclass, 'backbeat.idempotency'::regclass,
+    'backbeat.workers'::regclass, 'backbeat.ticks'::regclass, 'backbeat.switches'::regclass,
+    'backbeat.leases'::regclass, 'backbeat.tasks'::regclass, 'backbeat.simple_tasks_ready'::regclass,
+    'backbeat.simple_tasks_pending'::regclass, 'backbeat.simple_tasks_delayed'::regclass, 'backbeat.simple_tasks_held'::regclass,
+    'backbeat.simple_tasks_running'::regclass, 'backbeat.simple_tasks_expiring'::regclass;
+
+SELECT
+    'backbeat.class_weight'::regproc, 'backbeat.maintain_partitions'::regproc, 'backbeat.register_worker'::regproc,
+    'backbeat.promote'::regproc, 'backbeat.sweep'::regproc, 'backbeat.hold_ready'::regproc,
+    'backbeat.release_held'::regproc, 'backbeat.enqueue'::regproc, 'backbeat.claim'::regproc,
+    'backbeat.heartbeat'::regproc, 'backbeat.leave_flows'::regproc, 'backbeat.end_tasks'::regproc,
+    'backbeat.history_entry'::regproc, 'backbeat.finish'::regproc, 'backbeat.settle'::regproc,
+    'backbeat.reap'::regproc, 'backbeat.start_tick'::regproc, 'backbeat.end_tick'::regproc,
+    'backbeat.throw_switch'::regproc, 'backbeat.release_switch'::regproc;

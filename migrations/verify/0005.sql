@@ -1,0 +1,26 @@
+-- Raises unless orchestrations, approvals and their audit are there: a name that is absent does not cast.
+
+SELECT
+    'backbeat.orchestrated_workflows'::regclass, 'backbeat.temporal_outbox'::regclass, 'backbeat.approval_requests'::regclass,
+    'backbeat.approval_decisions'::regclass, 'backbeat.audit_log'::regclass, 'backbeat.audit_head'::regclass,
+    'backbeat.api_tokens'::regclass, 'backbeat.orchestrated_workflows_open'::regclass, 'backbeat.temporal_outbox_open'::regclass,
+    'backbeat.temporal_outbox_order'::regclass, 'backbeat.approval_requests_pending'::regclass, 'backbeat.audit_log_refusals'::regclass,
+    'backbeat.audit_log_subject'::regclass;
+
+SELECT
+    'backbeat.policy_problem'::regproc, 'backbeat.append_only'::regproc, 'backbeat.audit_hash'::regproc,
+    'backbeat.audit'::regproc, 'backbeat.verify_audit'::regproc, 'backbeat.push_outbox'::regproc,
+    'backbeat.start_workflow'::regproc, 'backbeat.lease_outbox'::regproc, 'backbeat.settle_outbox'::regproc,
+    'backbeat.project_state'::regproc, 'backbeat.workflows_to_check'::regproc, 'backbeat.restart_workflow'::regproc,
+    'backbeat.create_approval'::regproc, 'backbeat.signer'::regproc, 'backbeat.decide'::regproc,
+    'backbeat.close_if_pending'::regproc, 'backbeat.require_approved'::regproc, 'backbeat.create_token'::regproc,
+    'backbeat.revoke_token'::regproc;
+
+DO $$
+BEGIN
+    ASSERT (SELECT count(*) = 2 FROM pg_catalog.pg_trigger
+            WHERE tgname = 'append_only' AND tgenabled <> 'D' AND tgrelid IN (
+                'backbeat.approval_decisions'::regclass, 'backbeat.audit_log'::regclass)),
+        'decisions and the audit are append-only';
+END
+$$;

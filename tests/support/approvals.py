@@ -1,0 +1,102 @@
+"""Escalations, requests and decisions as tests make them: through the schema's functions, as the login that may."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+from shared.ids import payload_hash
+from shared.security import tokens
+from tests.support.databases import Database
+
+REVIEW = {"repository": "acme/shop", "body": "Blocking: a credential in the diff."}
+
+
+def escalation(**changed: Any) -> dict[str, Any]:
+    """What a task hands over when it escalates."""
+    policy = {"approvers": ["alice", "bob"]}
+    given = {
+        "effect": "note",
+        "request": REVIEW,
+        "title": "Post a review",
+        "deadline_seconds": 3600.0,
+        "policy": policy,
+    }
+    return given | changed
+
+
+def worker_rows(database: Database, query: str, params: Any = None) -> list[dict[str, Any]]:
+    """Run one query with the workers' login, committed."""
+    with psycopg.connect(database.worker_url, row_factory=dict_row, autocommit=True, prepare_threshold=None) as worker:
+        cursor = worker.execute(query.encode(), params)
+        return cursor.fetchall() if cursor.description else []
+
+
+def start(database: Database, workflow: str = "approve_effect", version: int = 1, **changed: Any) -> UUID:
+    """Escalate; the id of the new workflow's row."""
+    call = "SELECT backbeat.start_workflow(%s, %s, 'default', %s::jsonb, NULL, NULL, NULL) AS id"
+    (row,) = worker_rows(database, call, [workflow, version, json.dumps(escalation(**changed))])
+    found: UUID = row["id"]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that is open, and the hash of what it shows."""
+
+    id: UUID
+    hash: str
+    workflow: UUID
+
+
+def ask(database: Database, *, policy: dict[str, Any] | None = None, seconds: float = 3600.0) -> Asked:
+    """Escalate and create the approval request, as the workflow would."""
+    workflow = start(database)
+    payload = {"effect": "note", "request": REVIEW}
+    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', 'Post a review', %s::jsonb, %s, %s::jsonb, %s)"
+    shown = payload_hash(payload)
+    policy = {"approvers": ["alice", "bob"]} if policy is None else policy
+    (row,) = worker_rows(database, call, [workflow, json.dumps(payload), shown, json.dumps(policy), seconds])
+    return Asked(row["id"], shown, workflow)
+
+
+def token(database: Database, user: str, *groups: str, seconds: float | None = None) -> str:
+    """A token of this person."""
+    made = tokens.create()
+    call = "SELECT backbeat.create_token(%s, %s, %s, %s)"
+    database.sql(call, [tokens.key(made), user, list(groups), seconds])
+    return made
+
+
+def decide(
+    database: Database,
+    who: str | None,
+    request: UUID,
+    decision: str,
+    shown: str,
+    *,
+    comment: str = "",
+    decision_id: UUID | None = None,
+    via: str = "cli",
+    proof: str | None = None,
+) -> dict[str, Any]:
+    """Submit a decision signed with the token `who`, or with `proof` as it is."""
+    signed = tokens.sign(who, request, decision, shown, comment) if who else proof
+    call = "SELECT * FROM backbeat.decide(%s, %s, %s, %s, %s, %s, %s)"
+    (row,) = worker_rows(database, call, [signed, request, decision, shown, comment, decision_id or uuid4(), via])
+    return row
+
+
+def state(database: Database, request: UUID) -> str:
+    """The state of a request."""
+    found: str = database.value("SELECT state FROM backbeat.approval_requests WHERE id = %s", [request])
+    return found
+
+
+def audit(database: Database, subject: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """(actor, action, detail) of everything on record about a subject, oldest first."""
+    query = "SELECT actor, action, detail FROM backbeat.audit_log WHERE subject = %s ORDER BY id"
+    return [(actor, action, detail) for actor, action, detail in database.sql(query, [str(subject)])]

@@ -1,0 +1,79 @@
+"""A database a test: a copy of the template, dropped afterwards."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+
+from backbeat.embedded import roles
+from tests.support.servers import TEMPLATE, Server
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A test's own database. `worker_url` passes the pooler when the run has one; the others are direct."""
+
+    name: str
+    server: Server
+    worker_url: str
+
+    @property
+    def owner_url(self) -> str:
+        """The login that owns the schema and migrates it."""
+        return self.server.url(self.name, roles.OWNER)
+
+    @property
+    def direct_worker_url(self) -> str:
+        """The workers' login, past any pooler."""
+        return self.server.url(self.name, roles.APP)
+
+    @property
+    def admin_url(self) -> str:
+        """The superuser: for pg_terminate_backend and pg_stat_activity only."""
+        return self.server.url(self.name)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a worker process needs in its environment to work here."""
+        return {"BACKBEAT_DATABASE_URL": self.worker_url, "BACKBEAT_DIRECT_URL": self.owner_url}
+
+    def sql(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """Run one query as the owner in a transaction of its own; the rows, or an empty list when it returns none."""
+        with psycopg.connect(self.owner_url) as connection:
+            cursor = connection.execute(query.encode(), params)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, params: Any = None) -> Any:
+        """The first column of the only row of a query. Raises ValueError when there is not exactly one row."""
+        ((first, *_),) = self.sql(query, params)
+        return first
+
+    def advance(self, by: timedelta) -> None:
+        """Move `backbeat.now()` forward, for every process at once; a transaction that runs keeps its time."""
+        self.sql("UPDATE backbeat.test_clock SET shift = shift + %s", [by])
+
+
+def create(server: Server, *, template: str = TEMPLATE, pooler_port: int | None = None) -> Database:
+    """Make a database; `template0` gives an empty one."""
+    name = f"t_{uuid4().hex[:16]}"
+    worker_url = server.url(name, roles.APP)
+    if pooler_port:
+        worker_url = worker_url.replace(f":{server.port}/", f":{pooler_port}/")
+    with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {roles.OWNER}".encode())
+    return Database(name, server, worker_url)
+
+
+@contextmanager
+def lent(server: Server, *, template: str = TEMPLATE, pooler_port: int | None = None) -> Iterator[Database]:
+    """A database for as long as the context lasts; whoever is still connected then is thrown out."""
+    made = create(server, template=template, pooler_port=pooler_port)
+    try:
+        yield made
+    finally:
+        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {made.name} WITH (FORCE)".encode())
