@@ -1,0 +1,66 @@
+"""What tokens cost, in exact US dollars, from the price data bundled with genai-prices.
+
+A price that is not known is None, never 0; a model listed without a price is not known either.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+
+from shared.domain.usage import Usage
+from shared.llm.protocol import CacheTtl
+
+_NANO_DOLLAR = Decimal("0.000000001")
+_FRAMING_TOKENS = 512  # roles, separators and what a vendor puts around a schema
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """US dollars to nine places, or None when unknown, and which price data said so."""
+
+    usd: Decimal | None
+    version: str
+
+
+def cost(provider: str, model: str, usage: Usage, at: datetime, *, cache: CacheTtl | None = "5m") -> Cost:
+    """What that usage costs at the prices of `at`, rounded half to even. `cache` is the ttl that was asked for."""
+    usd, version = _price(provider, model, usage, at, cache)
+    return Cost(None if usd is None else usd.quantize(_NANO_DOLLAR, ROUND_HALF_EVEN), version)
+
+
+def ceiling(
+    provider: str, model: str, input_tokens: int, max_output_tokens: int, at: datetime, *, cache: CacheTtl | None = "5m"
+) -> Cost:
+    """The most a call can cost, rounded up: all input at its dearest rate (fresh or cached anew), all output used."""
+    extremes = (
+        Usage(uncached=input_tokens, output=max_output_tokens),
+        Usage(cache_write=input_tokens, output=max_output_tokens),
+    )
+    priced = [_price(provider, model, usage, at, cache) for usage in extremes]
+    known = [usd for usd, _ in priced if usd is not None]
+    return Cost(max(known).quantize(_NANO_DOLLAR, ROUND_CEILING) if len(known) == len(priced) else None, priced[0][1])
+
+
+def upper_tokens(*texts: str) -> int:
+    """No tokenizer makes more tokens of these texts: one a UTF-8 byte, and the framing of one request."""
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + _FRAMING_TOKENS
+
+
+def _price(provider: str, model: str, usage: Usage, at: datetime, cache: CacheTtl | None) -> tuple[Decimal | None, str]:
+    import genai_prices
+
+    version = f"genai-prices/{genai_prices.__version__}"
+    long_writes = usage.cache_write if cache == "1h" else 0
+    counts = genai_prices.Usage(
+        input_tokens=usage.input,
+        cache_read_tokens=usage.cache_read,
+        cache_write_tokens=usage.cache_write,
+        cache_write_1h_tokens=long_writes,
+        output_tokens=usage.output,
+    )
+    try:
+        price = genai_prices.calc_price(counts, model, provider_id=provider, genai_request_timestamp=at)
+    except LookupError:
+        return None, version
+    unpriced = (usage.input and not price.input_price) or (usage.output and not price.output_price)
+    return (None if unpriced else price.total_price), version

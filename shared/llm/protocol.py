@@ -1,0 +1,101 @@
+"""What a model call is: one request and one reply, whichever vendor answers.
+
+Importing this module loads no vendor SDK; `make_provider` and `preload` do.
+"""
+
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+from urllib.parse import urlencode
+
+from shared.config import ProviderConfig
+from shared.domain.usage import Usage
+from shared.errors import ConfigError, UnavailableError
+
+Stop = Literal["end", "length", "refusal", "tool", "context", "error", "unknown"]
+CacheTtl = Literal["5m", "1h"]
+
+CALL_HEADER = "x-backbeat-call"
+CONNECT_SECONDS = 5.0
+_ADAPTERS = {"anthropic": "AnthropicProvider", "openai": "OpenAIProvider"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One model call. Sending it makes exactly one HTTP request.
+
+    `system` is the stable prefix and gets the cache mark where the vendor wants one (`cache` is the life
+    of the entry, None marks nothing). `schema` is what `structured.json_schema` gave. `metadata` names the
+    call to whoever reads the vendor's log, form-encoded in the header `x-backbeat-call`.
+    """
+
+    model: str
+    prompt: str
+    max_output_tokens: int
+    timeout: float  # seconds, for the whole call
+    system: str = ""
+    schema: Mapping[str, Any] | None = None
+    schema_name: str = "output"
+    cache: CacheTtl | None = "5m"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """Everything the vendor may count as input, for `prices.upper_tokens`."""
+        return self.system, self.prompt, json.dumps(self.schema) if self.schema else ""
+
+    @property
+    def wire_headers(self) -> dict[str, str]:
+        """The headers to send beside the vendor's own."""
+        return {**self.headers, **({CALL_HEADER: urlencode(self.metadata)} if self.metadata else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, billed by `usage` whatever `stop` says. `detail` is the vendor's own word for the stop."""
+
+    text: str
+    usage: Usage
+    stop: Stop
+    model: str
+    response_id: str
+    request_id: str | None = None
+    detail: str = ""
+
+
+class UnreadableReplyError(UnavailableError):
+    """A vendor said 2xx and sent something that is no reply: billed, most likely, and nothing to show for it."""
+
+
+class Provider(Protocol):
+    """One vendor. It holds one pool of connections, so a process makes one and shares it."""
+
+    async def send(self, request: Request) -> Reply:
+        """Make the call, once. Raises the vendor SDK's errors, TimeoutError or UnreadableReplyError: see `classify`."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+def _adapter(name: str) -> Any:
+    if name not in _ADAPTERS:
+        raise ConfigError(f"no provider is called {name!r}", fix=f"Use one of {', '.join(_ADAPTERS)}")
+    return getattr(importlib.import_module(f"shared.llm.providers.{name}"), _ADAPTERS[name])
+
+
+def make_provider(config: ProviderConfig) -> Provider:
+    """Connect to the vendor `config` names, loading its SDK. Raises ConfigError without an API key."""
+    if not config.api_key:
+        variable = f"{config.name.upper()}_API_KEY"
+        raise ConfigError(f"provider {config.name!r} has no API key", fix=f"Set {variable} or {variable}_FILE")
+    provider: Provider = _adapter(config.name)(config)
+    return provider
+
+
+def preload(names: Iterable[str]) -> None:
+    """Load the SDKs of these vendors now: about half a second to one second of CPU each."""
+    for name in names:
+        _adapter(name)

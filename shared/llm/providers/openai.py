@@ -1,0 +1,98 @@
+"""OpenAI's Responses API. Its input count includes cached tokens."""
+
+import asyncio
+import hashlib
+import re
+from typing import Any
+
+import httpx2
+from openai import AsyncOpenAI
+from openai.resources.responses import AsyncResponses
+
+from shared.config import ProviderConfig
+from shared.domain.usage import Usage
+from shared.llm.protocol import CONNECT_SECONDS, Reply, Request, Stop, UnreadableReplyError
+
+_INCOMPLETE: dict[str | None, Stop] = {"max_output_tokens": "length", "content_filter": "refusal"}
+
+
+class OpenAIProvider:
+    """Sends requests to the Responses API."""
+
+    def __init__(self, config: ProviderConfig) -> None:
+        # The SDK's retries sleep through `retry-after`.
+        self._client = AsyncOpenAI(api_key=config.api_key, base_url=config.base_url, max_retries=0)
+        self._responses: AsyncResponses = self._client.responses
+
+    async def send(self, request: Request) -> Reply:
+        """Make the call, once; see `Provider.send`."""
+        async with asyncio.timeout(request.timeout):
+            raw = await self._responses.with_raw_response.create(**payload(request))
+        try:
+            return read(raw.http_response.json(), raw.headers.get("x-request-id"))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UnreadableReplyError(f"openai sent an unreadable reply: {error!r}") from error
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def payload(request: Request) -> dict[str, Any]:
+    """The arguments of `responses.create`."""
+    arguments: dict[str, Any] = {
+        "model": request.model,
+        "max_output_tokens": request.max_output_tokens,
+        "input": request.prompt,
+        "store": False,
+        "extra_headers": request.wire_headers,
+        "timeout": httpx2.Timeout(request.timeout, connect=min(CONNECT_SECONDS, request.timeout / 2)),
+    }
+    if request.system:
+        arguments["instructions"] = request.system
+        if request.cache:
+            arguments["prompt_cache_key"] = hashlib.sha256(request.system.encode()).hexdigest()[:32]
+    if request.schema:
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", request.schema_name)[:64]
+        arguments["text"] = {"format": {"type": "json_schema", "name": name, "schema": request.schema, "strict": True}}
+    return arguments
+
+
+def read(body: Any, request_id: str | None) -> Reply:
+    """A Responses response as a Reply. Raises LookupError, TypeError or AttributeError when it is none."""
+    parts = [part for item in body["output"] if item["type"] == "message" for part in item["content"]]
+    refusals = [part["refusal"] for part in parts if part["type"] == "refusal"]
+    stop, detail = _stop(body)
+    return Reply(
+        text="".join(part["text"] for part in parts if part["type"] == "output_text") or "".join(refusals),
+        usage=_usage(body["usage"]) if body.get("usage") or stop != "error" else Usage(),
+        stop="refusal" if refusals else stop,
+        model=body["model"],
+        response_id=body["id"],
+        request_id=request_id,
+        detail=detail,
+    )
+
+
+def _stop(body: Any) -> tuple[Stop, str]:
+    status = body["status"]
+    if status == "incomplete":
+        reason = (body.get("incomplete_details") or {}).get("reason")
+        return _INCOMPLETE.get(reason, "unknown"), reason or status
+    if status == "failed":
+        return "error", (body.get("error") or {}).get("code") or status
+    if status != "completed":
+        return "unknown", status
+    return ("tool" if any(item["type"].endswith("_call") for item in body["output"]) else "end"), status
+
+
+def _usage(usage: Any) -> Usage:
+    details = usage.get("input_tokens_details") or {}
+    read, write = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
+    return Usage(
+        uncached=max(0, usage["input_tokens"] - read - write),
+        cache_read=read,
+        cache_write=write,
+        output=int(usage["output_tokens"]),
+        reasoning=(usage.get("output_tokens_details") or {}).get("reasoning_tokens") or 0,
+    )

@@ -1,0 +1,86 @@
+"""The routes file: the default one, a custom one, and every way to get one wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigError
+from shared.llm.routes import Route, load_routes
+
+GOOD = """
+[tiers]
+small = ["mini"]
+vision = ["eye", "mini"]
+[routes.mini]
+provider = "openai"
+model = "gpt-mini"
+window = 1000
+max_output = 100
+bounded = true
+[routes.eye]
+provider = "anthropic"
+model = "claude-eye"
+window = 2000
+max_output = 200
+bounded = false
+"""
+
+
+def test_the_default_file_serves_the_three_tiers_with_either_vendor() -> None:
+    routes = load_routes()
+    assert [routes.for_tier(tier)[0].model for tier in ("small", "medium", "large")] == [
+        "claude-haiku-4-5",
+        "claude-sonnet-4-6",
+        "claude-opus-4-7",
+    ]
+    for tier in ("small", "medium", "large"):
+        for vendor in ("anthropic", "openai"):
+            only = routes.for_tier(tier, {vendor})
+            assert only
+            assert {route.provider for route in only} == {vendor}
+            assert all(route.bounded and 0 < route.max_output < route.window for route in only)
+
+
+def test_a_file_of_ones_own_replaces_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "routes.toml"
+    file.write_text(GOOD)
+    routes = load_routes(file)
+    assert set(routes.tiers) == {"small", "vision"}
+    assert routes.for_tier("vision") == (
+        Route("eye", "anthropic", "claude-eye", 2000, 200, bounded=False),
+        Route("mini", "openai", "gpt-mini", 1000, 100, bounded=True),
+    )
+    with pytest.raises(ConfigError, match=r"no tier 'large'.*It has small, vision"):
+        routes.for_tier("large")
+    with pytest.raises(ConfigError, match="tier 'small' needs a provider: openai"):
+        routes.for_tier("small", {"anthropic"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('["mini"]', '["maxi"]', "tier 'small' names route 'maxi'"),
+        ("[tiers]", "[teirs]", "unknown table 'teirs'"),
+        ("window = 1000\n", "", "route 'mini' is incomplete"),
+        ("window = 1000\n", "window = 1000\nprice = 3\n", "route 'mini' is incomplete"),
+        ("window = 1000", 'window = "1000"', "route 'mini': window is '1000'"),
+        ("window = 1000", "window = true", "route 'mini': window is True"),
+        ("window = 1000", "window = 0", "route 'mini': window is 0"),
+        ("window = 1000", "window = -1", "route 'mini': window is -1"),
+        ("bounded = true", "bounded = 1", "route 'mini': bounded is 1"),
+        ('"gpt-mini"', '""', "route 'mini': model is ''"),
+        ("[tiers]", "[tiers", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path, before: str, after: str, said: str) -> None:
+    file = tmp_path / "routes.toml"
+    file.write_text(GOOD.replace(before, after, 1))
+    with pytest.raises(ConfigError) as caught:
+        load_routes(file)
+    assert said in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_routes(tmp_path / "none.toml")
