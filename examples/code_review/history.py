@@ -1,0 +1,161 @@
+"""Reading commits out of a git history, whatever is in it.
+
+The last N commits are those of the first-parent line, so each change is reviewed once. The rules:
+
+- a merge is shown as what it brought to that line: its difference from its first parent;
+- the first commit is shown as all it adds; the oldest commits of a shallow clone, whose parents are not
+  there, are left out, since everything would look new;
+- a commit that changes nothing has an empty diff;
+- a renamed file is shown under its new name with only the lines that changed;
+- a binary file is named, not shown; so is a submodule, as the two commits it moved between;
+- text that is not UTF-8 is shown with U+FFFD in place of what is not; so is a NUL character;
+- a line is cut after 400 characters, a file after 20,000; files that would bring a commit over 60,000 are
+  left out; reading stops at 4 MB.
+
+Whatever was left out is said in the commit's `notes`. The pull request of a commit is invented: repository
+`local/<directory name>`, number = the commit's place on the first-parent line, counted from 1. Nothing the
+repository configures is run: no external diff, no text conversion, no hook, no pager, no fetch.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from examples.code_review.git import git, has_commits
+from examples.code_review.models import Commit
+from shared.errors import InputError
+
+LINE_LIMIT = 400  # characters
+FILE_LIMIT = 20_000
+COMMIT_LIMIT = 60_000
+READ_LIMIT = 4_000_000  # bytes
+MOST_NOTES = 20
+
+_DIFF = ("--root", "-r", "-M", "--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short")
+_RECORD = "%H%x00%P%x00%cI%x00%s%x00%B%x00"
+_FIELDS = 5
+_SECTION = re.compile(rb"^(?=diff --git )", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The commits to review, oldest first, and what should be said about their choice."""
+
+    commits: tuple[Commit, ...]
+    notes: tuple[str, ...] = ()
+
+
+def last_commits(path: Path, count: int) -> Selection:
+    """The last `count` commits of a repository. Raises InputError when `path` is not the top of one."""
+    _require_top(path)
+    name = f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', path.resolve().name.removesuffix('.git')) or 'repository'}"
+    if not has_commits(path):
+        return Selection((), (f"{path} has no commit yet",))
+    line = ("rev-list", "--first-parent", "HEAD")
+    total = int(git(path, *line, "--count"))
+    listing = git(path, *line, f"--max-count={count}", "--no-commit-header", "--encoding=UTF-8", f"--format={_RECORD}")
+    fields = _text(listing).split("\0")[:-1]
+    records = [fields[at : at + _FIELDS] for at in range(0, len(fields), _FIELDS)]
+    left_out = _shallow(path)
+    commits = [
+        _commit(path, name, total - place, record)
+        for place, record in enumerate(records)
+        if record[0].strip() not in left_out
+    ]
+    notes = (f"{path} is a shallow clone: its oldest commits are left out",) if len(commits) < len(records) else ()
+    return Selection(tuple(reversed(commits)), notes)
+
+
+def own_or_named(named: Path | None, own: Path, count: int) -> Selection:
+    """The commits of the repository a person named, else of this checkout, which may have come without history.
+
+    Raises InputError when the named path is no repository.
+    """
+    if named is not None:
+        return last_commits(named, count)
+    try:
+        return last_commits(own, count)
+    except InputError as error:
+        return Selection((), (f"this checkout has no history to review ({error.what})",))
+
+
+def _require_top(path: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"{path} is not a directory", fix="Name the top directory of a git repository")
+    try:
+        prefix = _text(git(path, "rev-parse", "--show-prefix")).strip()
+    except InputError as error:
+        raise InputError(f"{path} is not a git repository: {error.what}", fix="Name one, or leave REPO out") from error
+    if prefix:
+        raise InputError(f"{path} lies inside a repository", fix="Name the top directory of the repository")
+
+
+def _commit(path: Path, repository: str, number: int, record: list[str]) -> Commit:
+    sha, parents, at, subject, message = record[0].strip(), *record[1:]
+    diff, notes = _diff(path, sha)
+    if len(parents.split()) > 1:
+        notes.insert(0, f"a merge of {len(parents.split())} lines, shown against the first")
+    return Commit(
+        repository=repository,
+        number=number,
+        sha=sha,
+        subject=_cut_line(subject),
+        message=message.strip()[:FILE_LIMIT],
+        committed_at=datetime.fromisoformat(at),
+        notes=tuple(notes),
+        diff=diff,
+    )
+
+
+def _diff(path: Path, sha: str) -> tuple[str, list[str]]:
+    """The diff as it may be shown, and what is missing from it."""
+    raw = git(path, "diff-tree", "-p", *_DIFF, "--diff-merges=first-parent", "--no-commit-id", sha, limit=READ_LIMIT)
+    notes = [f"reading stopped after {READ_LIMIT} bytes"] if len(raw) >= READ_LIMIT else []
+    shown: list[str] = []
+    left_out = 0
+    for section in (part for part in _SECTION.split(raw) if part.startswith(b"diff --git ")):
+        text, complaint = _readable(section)
+        if complaint:
+            notes.append(f"{text.partition(chr(10))[0].rpartition(' b/')[2]}: {complaint}")
+        if sum(map(len, shown)) + len(text) > COMMIT_LIMIT:
+            left_out += 1
+        else:
+            shown.append(text)
+    if left_out:
+        notes.append(f"{left_out} more file(s) are not shown: the commit is longer than {COMMIT_LIMIT} characters")
+    if len(notes) > MOST_NOTES:
+        notes = [*notes[:MOST_NOTES], f"and {len(notes) - MOST_NOTES} notes more"]
+    return "".join(shown), notes
+
+
+def _readable(section: bytes) -> tuple[str, str]:
+    """One file's diff within its limits, and what was done to it."""
+    text, complaints = _text(section).replace("\0", "\ufffd"), []
+    if text.encode() != section:
+        complaints.append("not UTF-8 throughout")
+    if re.search(r"^Binary files ", text, re.MULTILINE):
+        complaints.append("binary, not shown")
+    lines = [_cut_line(line) for line in text.split("\n")]
+    cut = "\n".join(lines)
+    if cut != text:
+        complaints.append(f"lines cut after {LINE_LIMIT} characters")
+    if len(cut) > FILE_LIMIT:
+        kept = cut[:FILE_LIMIT].rpartition("\n")[0]
+        complaints.append(f"{cut.count(chr(10)) - kept.count(chr(10))} of {len(lines)} lines not shown")
+        cut = f"{kept}\n[the rest of this file is not shown]\n"
+    return cut, ", ".join(complaints)
+
+
+def _cut_line(line: str) -> str:
+    return line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]}…"
+
+
+def _shallow(path: Path) -> frozenset[str]:
+    """The commits whose parents a shallow clone left behind."""
+    file = path / _text(git(path, "rev-parse", "--git-path", "shallow")).strip()
+    return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

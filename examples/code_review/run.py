@@ -1,0 +1,204 @@
+"""One run of the demo, once the engines are up: enqueue, beat, decide, report, count."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from backbeat.embedded.stack import StackInfo
+from backbeat.reports.render import render_text, run_report
+from backbeat.reports.trace import trace_tree
+from examples.code_review.approvers import Approvers
+from examples.code_review.beat import Beat
+from examples.code_review.definitions import code_review
+from examples.code_review.models import Commit
+from examples.code_review.tally import Run, Tally, tally
+from shared import clock
+from shared.config import Config
+from shared.db import queue
+from shared.db.pool import Database, connect
+from shared.definitions import load_definitions
+from shared.errors import UnavailableError
+from shared.execution.producer import submit
+from shared.telemetry import open_telemetry
+from shared.telemetry.shipper import ship_once
+
+DEFINITIONS = "examples.code_review.definitions"
+INTERVAL = 2.5  # seconds between beats
+PATIENCE = 600.0  # seconds until a run that does not end is given up; a person at the keyboard has a day
+TICK = ("--max-tasks", "5", "--budget", "40s", "--grace", "60s", "--lease", "15s")
+HOW_TO_DECIDE = """
+Some reviews block and wait for you. In another terminal, here:
+  export BACKBEAT_CONFIG="{config}" BACKBEAT_TOKEN_FILE="{token}"
+  .venv/bin/backbeat approval list
+  .venv/bin/backbeat approval show ID
+  .venv/bin/backbeat approval approve ID     (or reject; both take --comment TEXT)
+"""
+_OPEN = """
+SELECT count(*) FILTER (WHERE t.finished_at IS NULL) AS tasks,
+       count(*) FILTER (WHERE w.finished_at IS NULL AND w.id IS NOT NULL) AS workflows
+FROM backbeat.tasks t LEFT JOIN backbeat.orchestrated_workflows w ON w.parent_task = t.id
+WHERE t.id = ANY (%(tasks)s::uuid[])
+"""
+# A review that went all the way tells most; any other will do.
+_ONE_TRACE = """
+SELECT split_part(t.traceparent, '-', 2) AS trace_id
+FROM backbeat.tasks t LEFT JOIN backbeat.orchestrated_workflows w ON w.parent_task = t.id
+LEFT JOIN backbeat.approval_requests r ON r.workflow_id = w.id
+WHERE t.id = ANY (%(tasks)s::uuid[]) ORDER BY (r.state = 'approved') IS TRUE DESC, t.id LIMIT 1
+"""
+talk = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The demo's settings; `make demo` explains them."""
+
+    repo: Path
+    commits: int
+    interactive: bool
+    latency: str
+    directory: Path
+    cron_only: bool
+
+    @property
+    def fixture(self) -> Path:
+        """Where the fixture repository is built."""
+        return self.directory / "fixture"
+
+
+class DemoRun:
+    """Everything between `up` and `down`."""
+
+    def __init__(
+        self, options: Options, info: StackInfo, config: Config, environment: dict[str, str], started: float
+    ) -> None:
+        self._options = options
+        self._info = info
+        self._config = config
+        self._environment = {**os.environ, **environment}
+        self._started = started
+        self._logs = options.directory / "log"
+        self._approvers = Approvers(environment, options.directory / "people", f"local/{options.fixture.name}")
+        self._beat = Beat(TICK, environment, self._logs / "ticks.log", INTERVAL)
+
+    async def run(self, commits: Sequence[Commit]) -> Tally:
+        """Review these commits to the end and count. Raises UnavailableError when it makes no end."""
+        async with connect(self._config.database_url) as db:
+            since, tasks = await self._enqueue(db, commits)
+            if not self._options.cron_only:
+                self._approvers.enrol()
+            with self._temporal_worker():
+                try:
+                    await self._until_done(db, tasks)
+                finally:
+                    self._beat.stop()
+            talk.print(f"{self._beat.started} ticks were started, {self._beat.overlapping} of them while another ran")
+            if self._beat.failed:
+                talk.print(f"ticks ended with exit codes {self._beat.failed}: see {self._logs}", style="red")
+            if not self._options.cron_only:
+                await self._report(db, tasks)
+            simulated = all(provider.simulated for provider in self._config.providers.values())
+            counted = Run(
+                tasks=tasks,
+                since=since,
+                provider_log=self._info.request_log("provider") if simulated else None,
+                recorder_log=self._info.request_log("recorder"),
+                telemetry=not self._options.cron_only,
+            )
+            vendor = "simulated" if simulated else "+".join(sorted(self._config.providers))
+            seconds = clock.monotonic() - self._started
+            return await tally(self._config, db, counted, seconds, self._info.latency, vendor)
+
+    async def _enqueue(self, db: Database, commits: Sequence[Commit]) -> tuple[datetime, list[UUID]]:
+        since: datetime = (await db.row("SELECT backbeat.clock() AS now"))["now"]
+        await queue.register(db, "demo", "cron", load_definitions([DEFINITIONS]).rows())
+        telemetry = open_telemetry(self._config, "demo")
+        added = await submit(db, telemetry, code_review, commits, source_at=[commit.committed_at for commit in commits])
+        telemetry.close()
+        new = sum(answer.created for answer in added)
+        talk.print(f"{len(added)} commits: {new} to review, {len(added) - new} known from earlier runs")
+        return since, [answer.task_id for answer in added]
+
+    @contextmanager
+    def _temporal_worker(self) -> Iterator[None]:
+        if self._options.cron_only:
+            yield
+            return
+        with (self._logs / "temporal-worker.log").open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "temporal_worker", "run"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            try:
+                worker.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+    async def _until_done(self, db: Database, tasks: Sequence[UUID]) -> None:
+        deadline = clock.monotonic() + (86_400.0 if self._options.interactive else PATIENCE)
+        with _progress() as progress:
+            bar = progress.add_task("reviews", total=len(tasks), waiting=0)
+            told = False
+            while True:
+                left = await db.row(_OPEN, {"tasks": list(tasks)})
+                waiting = 0 if self._options.cron_only else left["workflows"]
+                progress.update(bar, completed=len(tasks) - left["tasks"], waiting=waiting)
+                if not left["tasks"] and not waiting:
+                    return
+                if clock.monotonic() > deadline:
+                    what = f"{left['tasks']} tasks and {waiting} workflows do not end"
+                    raise UnavailableError(what, fix=f"Read the logs in {self._logs}")
+                if left["tasks"]:
+                    self._beat.poll()
+                if waiting:
+                    told = self._ask_people(told)
+                await clock.sleep(0.5)
+
+    def _ask_people(self, told: bool) -> bool:
+        if not self._options.interactive:
+            for line in self._approvers.decide():
+                talk.print(f"  {line}", markup=False)
+        elif not told and self._approvers.pending():
+            text = HOW_TO_DECIDE.format(config=self._info.config, token=self._approvers.token("alice"))
+            talk.print(text, markup=False, soft_wrap=True)
+            return True
+        return told
+
+    async def _report(self, db: Database, tasks: Sequence[UUID]) -> None:
+        """Take what is still spooled to ClickHouse, then ask it what the work cost, and for one whole trace."""
+        shipped = ship_once(self._config.spool_dir, self._config.clickhouse_url, 30.0)
+        if shipped.error:
+            talk.print(f"telemetry: {shipped.error}", style="red", markup=False)
+        summary = render_text(run_report(self._config.clickhouse_url, "summary", timedelta(days=7)))
+        trace = (await db.row(_ONE_TRACE, {"tasks": list(tasks)}))["trace_id"]
+        sys.stdout.write(f"{summary}\n{trace_tree(self._config.clickhouse_url, trace)}\n")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[waiting]} waiting for people"),
+        TimeElapsedColumn(),
+        console=talk,
+        transient=True,
+    )
