@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from cron_worker.execute import Slots
 from cron_worker.recover import recover
+from cron_worker.ship import ship
 from shared import clock
 from shared.config import Config
 from shared.db import calls, queue
@@ -62,10 +63,12 @@ async def tick(config: Config, limits: Limits, stop: asyncio.Event | None = None
     async with connect(config.database_url) as db:
         if (await schema_version(db)) < MINIMUM_SCHEMA:
             raise SchemaError("the database is not migrated far enough", fix="Run `backbeat migrate up`")
-        if not await queue.anything_to_do(db):
-            return Report()
-        async with _environment(config, db, limits) as env:
-            return await _Tick(env, limits, stop or asyncio.Event()).run()
+        report = Report()
+        if await queue.anything_to_do(db):
+            async with _environment(config, db, limits) as env:
+                report = await _Tick(env, limits, stop or asyncio.Event()).run()
+    await ship(config)
+    return report
 
 
 @contextlib.asynccontextmanager

@@ -135,6 +135,10 @@ async def _send(env: Environment, task: Task, ask: Ask, route: Route, seq: int) 
         request = _request(env, task, ask, route, seq)
         async with asyncio.timeout(request.timeout):
             reply = await provider.send(request)
+    except asyncio.CancelledError:
+        end = calls.Closing("lost", error_class="cut_off", error="the attempt ended while the call was under way")
+        await _close(env, task, ask, route, seq, started, end)
+        raise
     except Exception as error:
         verdict = classify(error)
         status = "lost" if verdict.lost else "refused"

@@ -8,6 +8,6 @@ def open_telemetry(config: Config, service: str) -> Telemetry:
     """The sink that `config.telemetry` names."""
     if config.telemetry == "off":
         return NullTelemetry()
-    from shared.telemetry.spool import SpoolTelemetry
+    from shared.telemetry.recorder import SpoolTelemetry
 
     return SpoolTelemetry(config.spool_dir, service)

@@ -28,6 +28,10 @@ class SpanRecord:
 class Telemetry(Protocol):
     """Where spans go. No method raises into the work it describes."""
 
+    @property
+    def shed(self) -> int:
+        """How many spans were given up so far; no span is lost in any other way."""
+
     def record(self, span: SpanRecord) -> None:
         """Keep a finished span for the next flush."""
 
@@ -40,6 +44,8 @@ class Telemetry(Protocol):
 
 class NullTelemetry:
     """`telemetry = "off"`: the same methods, nothing behind them, no OpenTelemetry imported."""
+
+    shed = 0
 
     def record(self, span: SpanRecord) -> None:
         """Forget it."""
