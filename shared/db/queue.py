@@ -91,11 +91,6 @@ async def enqueue(db: Database, batch: Submission) -> list[Enqueued]:
     return [Enqueued(row["task_id"], row["created"], row["status"]) for row in rows]
 
 
-async def anything_to_do(db: Database) -> bool:
-    """Whether a tick would find a row to move, without loading any definition."""
-    return bool((await db.row(_SQL["anything_to_do"]))["work"])
-
-
 async def register(db: Database, worker: str, kind: str, definitions: Sequence[Mapping[str, Any]]) -> int:
     """Say which definitions this process has loaded; returns how many rows that waited for them were released."""
     params = {"worker": worker, "kind": kind, "definitions": Jsonb(list(definitions))}

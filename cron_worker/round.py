@@ -1,0 +1,103 @@
+"""The work of one tick, once it is known that there is some."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+from cron_worker.execute import Slots
+from cron_worker.recover import recover
+from cron_worker.tick import Limits, Report
+from shared import clock
+from shared.config import Config
+from shared.db import calls, queue
+from shared.db.pool import Database
+from shared.db.queue import Task
+from shared.definitions import load_definitions
+from shared.domain.outcome import Outcome
+from shared.errors import ConfigError
+from shared.execution.environment import Deadline, Environment
+from shared.execution.spans import tick_span
+from shared.llm.routes import load_routes
+from shared.telemetry import open_telemetry
+
+POLL = 0.5  # seconds between looks for new rows while slots are free and other work is under way
+
+
+@contextlib.asynccontextmanager
+async def environment(config: Config, db: Database, limits: Limits) -> AsyncIterator[Environment]:
+    """Everything a round needs, closed at its end. Raises DefinitionError and ConfigError."""
+    registry = load_definitions(config.definitions)
+    if not registry.tasks:
+        raise ConfigError("no definitions are named", fix="Set BACKBEAT_DEFINITIONS to your task modules")
+    telemetry = open_telemetry(config, "cron-worker")
+    env = Environment(
+        config=config,
+        db=db,
+        registry=registry,
+        routes=load_routes(config.routes_file),
+        telemetry=telemetry,
+        deadline=Deadline.after(limits.budget, limits.grace),
+        expected_seconds=await calls.route_p95(db),
+    )
+    try:
+        yield env
+    finally:
+        await env.aclose()
+        telemetry.close()
+
+
+class Round:
+    """recover -> sweep -> claim -> execute -> settle, again and again until nothing is left or time is up."""
+
+    def __init__(self, env: Environment, limits: Limits, report: Report, stop: asyncio.Event) -> None:
+        self._env = env
+        self._limits = limits
+        self._stop = stop
+        self._report = report
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
+        self._slots = Slots(env, self._worker, limits.concurrency, limits.lease)
+        self._claimed: list[Task] = []
+
+    async def run(self) -> Report:
+        """Work until the queue is empty for us or the budget is used up, then let what runs end."""
+        env, report, started = self._env, self._report, clock.wall_ns()
+        await queue.register(env.db, self._worker, "cron", env.registry.rows())
+        tick_id = await queue.start_tick(env.db, self._worker)
+        report.recovered = await recover(env)
+        await queue.sweep(env.db)
+        while await self._claim() or self._slots.busy:
+            if env.deadline.left <= 0:
+                await self._settle(await self._slots.abort())
+                break
+            await self._settle(await self._slots.wait(min(POLL, env.deadline.left)))
+        if self._claimed:
+            env.telemetry.record(tick_span(env, tick_id, self._worker, started, self._claimed, report.settled))
+            env.telemetry.flush()
+        await queue.end_tick(env.db, tick_id, report.claimed, report.settled)
+        return report
+
+    async def _claim(self) -> bool:
+        """Fill free slots while tasks may still start; False when none was there."""
+        room = self._slots.free
+        if self._limits.max_tasks is not None:
+            room = min(room, self._limits.max_tasks - self._report.claimed)
+        if room <= 0 or self._stop.is_set() or not self._env.deadline.allows(0.0):
+            return False
+        loaded = list(self._env.registry.tasks)
+        tasks = await queue.claim(self._env.db, self._worker, loaded, room, self._limits.lease)
+        self._report.claimed += len(tasks)
+        self._claimed += tasks
+        self._slots.start(tasks)
+        return bool(tasks)
+
+    async def _settle(self, ended: list[tuple[Task, Outcome]]) -> None:
+        """Spans to disk first, then the outcomes: a finished row's trace is never missing."""
+        if not ended:
+            return
+        self._env.telemetry.flush()
+        refused = await queue.settle(self._env.db, ended)
+        self._report.settled += len(ended) - len(refused)
+        self._report.refused += len(refused)
