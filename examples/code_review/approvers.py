@@ -70,7 +70,7 @@ class Approvers:
         return int(number) if repository == self._fixture else None
 
     def _backbeat(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "backbeat.cli.main", *arguments]
+        command = [sys.executable, "-m", "backbeat", *arguments]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BackbeatError(f"`backbeat {' '.join(arguments[:2])}` failed: {done.stderr.strip()}")

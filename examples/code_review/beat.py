@@ -1,4 +1,4 @@
-"""The heartbeat of the demo: fresh `cron-worker tick` processes at an interval, as cron would start them."""
+"""What cron and systemd would do for the demo: start ticks at an interval, and keep the Temporal worker running."""
 
 import os
 import signal
@@ -53,3 +53,33 @@ class Beat:
                 tick.kill()
                 tick.wait()
         self._ticks.clear()
+
+
+class Service:
+    """One long-lived process, started again when it dies."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self._command = [sys.executable, *command]
+        self._environment = {**os.environ, **environment}
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def poll(self) -> None:
+        """Start it if it does not run."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL after half a minute."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

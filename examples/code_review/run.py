@@ -1,11 +1,7 @@
 """One run of the demo, once the engines are up: enqueue, beat, decide, report, count."""
 
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +14,7 @@ from backbeat.embedded.stack import StackInfo
 from backbeat.reports.render import render_text, run_report
 from backbeat.reports.trace import trace_tree
 from examples.code_review.approvers import Approvers
-from examples.code_review.beat import Beat
+from examples.code_review.beat import Beat, Service
 from examples.code_review.definitions import code_review
 from examples.code_review.models import Commit
 from examples.code_review.tally import Run, Tally, tally
@@ -85,11 +81,13 @@ class DemoRun:
         self._options = options
         self._info = info
         self._config = config
-        self._environment = {**os.environ, **environment}
         self._started = started
         self._logs = options.directory / "log"
         self._approvers = Approvers(environment, options.directory / "people", f"local/{options.fixture.name}")
         self._beat = Beat(TICK, environment, self._logs / "ticks.log", INTERVAL)
+        self._temporal_worker = Service(
+            ("-m", "temporal_worker", "run"), environment, self._logs / "temporal-worker.log"
+        )
 
     async def run(self, commits: Sequence[Commit]) -> Tally:
         """Review these commits to the end and count. Raises UnavailableError when it makes no end."""
@@ -97,11 +95,11 @@ class DemoRun:
             since, tasks = await self._enqueue(db, commits)
             if not self._options.cron_only:
                 self._approvers.enrol()
-            with self._temporal_worker():
-                try:
-                    await self._until_done(db, tasks)
-                finally:
-                    self._beat.stop()
+            try:
+                await self._until_done(db, tasks)
+            finally:
+                self._beat.stop()
+                self._temporal_worker.stop()
             talk.print(f"{self._beat.started} ticks were started, {self._beat.overlapping} of them while another ran")
             if self._beat.failed:
                 talk.print(f"ticks ended with exit codes {self._beat.failed}: see {self._logs}", style="red")
@@ -129,29 +127,6 @@ class DemoRun:
         talk.print(f"{len(added)} commits: {new} to review, {len(added) - new} known from earlier runs")
         return since, [answer.task_id for answer in added]
 
-    @contextmanager
-    def _temporal_worker(self) -> Iterator[None]:
-        if self._options.cron_only:
-            yield
-            return
-        with (self._logs / "temporal-worker.log").open("ab") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "temporal_worker", "run"],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            yield
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            try:
-                worker.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-
     async def _until_done(self, db: Database, tasks: Sequence[UUID]) -> None:
         deadline = clock.monotonic() + (86_400.0 if self._options.interactive else PATIENCE)
         with _progress() as progress:
@@ -168,6 +143,8 @@ class DemoRun:
                     raise UnavailableError(what, fix=f"Read the logs in {self._logs}")
                 if left["tasks"]:
                     self._beat.poll()
+                if not self._options.cron_only:
+                    self._temporal_worker.poll()
                 if waiting:
                     told = self._ask_people(told)
                 await clock.sleep(0.5)

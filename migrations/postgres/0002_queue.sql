@@ -248,6 +248,9 @@ BEGIN
     SELECT coalesce(array_agg(d.name || '@' || d.version ORDER BY d.name, d.version), '{}') INTO v_loaded
     FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer);
 
+    -- A tick registers under a name of its own; yesterday's are of no use to anybody.
+    DELETE FROM workers w WHERE w.id IN (
+        SELECT o.id FROM workers o WHERE o.seen_at < now() - interval '1 day' ORDER BY o.id LIMIT 100 FOR UPDATE SKIP LOCKED);
     INSERT INTO workers AS w (id, kind, loaded, started_at, seen_at)
     VALUES (p_worker, p_kind, v_loaded, now(), now())
     ON CONFLICT (id) DO UPDATE SET loaded = excluded.loaded, seen_at = excluded.seen_at;
