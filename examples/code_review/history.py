@@ -86,7 +86,8 @@ def _require_top(path: Path) -> None:
     try:
         prefix = _text(git(path, "rev-parse", "--show-prefix")).strip()
     except InputError as error:
-        raise InputError(f"{path} is not a git repository: {error.what}", fix="Name one, or leave REPO out") from error
+        why = "" if "not a git repository" in error.what else f": {error.what}"
+        raise InputError(f"{path} is not a git repository{why}", fix="Name one, or leave REPO out") from error
     if prefix:
         raise InputError(f"{path} lies inside a repository", fix="Name the top directory of the repository")
 

@@ -113,7 +113,7 @@ async def tally(config: Config, db: Database, run: Run, seconds: float, latency:
         llm_calls_lost=sum(call["status"] == "lost" for call in calls),
         input_tokens=sum(entry["input_tokens"] for entry in billed),
         output_tokens=sum(entry["output_tokens"] for entry in billed),
-        cost_usd=str(sum((call["cost_usd"] or Decimal() for call in calls), Decimal()).normalize() + 0),
+        cost_usd=f"{sum((call['cost_usd'] or Decimal() for call in calls), Decimal()):f}",
         spans=sum((span.trace_id, span.span_id) in found for span in expected),
         spans_lost=sum((span.trace_id, span.span_id) not in found for span in expected),
         complete_traces=len(complete),

@@ -6,10 +6,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from shared.db.pool import Database
 from shared.db.queries import load
+from shared.db.text import clean, storable
 from shared.domain.usage import Usage
 
 _SQL = load("calls")
@@ -90,15 +89,15 @@ async def close_call(db: Database, owner: UUID, key: str, seq: int, end: Closing
             "key": key,
             "seq": seq,
             "status": end.status,
-            "usage": Jsonb(end.usage.as_dict()) if end.usage else None,
+            "usage": storable(end.usage.as_dict()) if end.usage else None,
             "cost": end.cost,
-            "response": None if end.response is None else Jsonb(end.response),
+            "response": None if end.response is None else storable(end.response),
             "valid": end.valid,
             "stop": end.stop,
-            "model_answered": end.model_answered,
-            "response_id": end.response_id,
+            "model_answered": clean(end.model_answered),
+            "response_id": clean(end.response_id),
             "error_class": end.error_class,
-            "error": end.error,
+            "error": clean(end.error),
         },
     )
     return bool(row["written"])

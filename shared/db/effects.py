@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from shared.db.pool import Database
 from shared.db.queries import load
+from shared.db.text import clean, storable
 
 _SQL = load("effects")
 
@@ -49,7 +48,7 @@ async def begin_effect(db: Database, intent: Intent, fire_seconds: float) -> Ver
             "owner": intent.owner,
             "lease": intent.lease,
             "kind": intent.kind,
-            "request": Jsonb(intent.request),
+            "request": storable(intent.request),
             "request_hash": intent.request_hash,
             "origin": intent.origin,
             "traceparent": intent.traceparent,
@@ -62,7 +61,7 @@ async def begin_effect(db: Database, intent: Intent, fire_seconds: float) -> Ver
 
 async def finish_effect(db: Database, key: str, outcome: Any, by: str | None = None) -> bool:
     """Record that it happened; False when that was known already."""
-    params = {"key": key, "outcome": Jsonb(outcome), "by": by}
+    params = {"key": key, "outcome": storable(outcome), "by": by}
     return bool((await db.row(_SQL["finish_effect"], params))["written"])
 
 
@@ -70,7 +69,7 @@ async def refire_effect(
     db: Database, key: str, token: int | None, fire_seconds: float, error: str, by: str | None = None
 ) -> bool:
     """Say that it certainly did not happen; True when the caller may fire now (`fire_seconds` > 0)."""
-    params = {"key": key, "token": token, "fire_seconds": fire_seconds, "error": error, "by": by}
+    params = {"key": key, "token": token, "fire_seconds": fire_seconds, "error": clean(error), "by": by}
     return bool((await db.row(_SQL["refire_effect"], params))["granted"])
 
 

@@ -91,6 +91,8 @@ def translate(error: Exception) -> BackbeatError:
     match getattr(error, "sqlstate", None):
         case "BB001":
             return NotFoundError(text, fix="Check the name; a worker registers what it has loaded when it starts")
+        case "22P05":
+            return InputError(f"Postgres cannot store it: {text}", fix="Remove NUL and lone surrogates from the text")
         case "BB002":
             return InputError(text, fix="Store the large part elsewhere and enqueue a reference")
         case "3F000" | "42P01" | "42883" | "42703":

@@ -10,7 +10,9 @@ from psycopg.types.json import Jsonb
 
 from shared.db.pool import Database
 from shared.db.queries import load
+from shared.db.text import storable
 from shared.domain.outcome import Dead, Escalate, Hold, Outcome, Release, Retry, Snooze, Succeed
+from shared.errors import BackbeatError, SchemaError, UnavailableError
 
 _SQL = load("queue")
 
@@ -145,16 +147,29 @@ async def heartbeat(db: Database, worker: str, tasks: Sequence[Task], lease_seco
 async def settle(db: Database, ends: Sequence[tuple[Task, Outcome]]) -> set[UUID]:
     """Record how attempts ended; returns the tasks whose lease was lost, of which nothing was written.
 
-    An escalation is settled alone, so that one that is refused cannot undo the others of its batch.
+    An escalation is settled alone, and a batch that Postgres refuses is settled row by row, so that one bad
+    outcome cannot undo the others; that one ends in the dead letters. Raises UnavailableError.
     """
-    refused: set[UUID] = set()
     alone = [[end] for end in ends if isinstance(end[1], Escalate)]
     together = [end for end in ends if not isinstance(end[1], Escalate)]
+    refused: set[UUID] = set()
     for batch in [together, *alone] if together else alone:
-        rows = Jsonb([{"id": str(task.id), "lease": task.lease, **_row(outcome)} for task, outcome in batch])
-        answers = await db.rows(_SQL["settle"], {"rows": rows})
-        refused |= {answer["task_id"] for answer in answers if not answer["accepted"]}
+        try:
+            refused |= await _settle(db, batch)
+        except (UnavailableError, SchemaError):
+            raise
+        except BackbeatError as error:
+            if len(batch) > 1:
+                for end in batch:
+                    refused |= await settle(db, [end])
+            else:
+                refused |= await _settle(db, [(batch[0][0], Dead("not_storable", str(error)))])
     return refused
+
+
+async def _settle(db: Database, batch: Sequence[tuple[Task, Outcome]]) -> set[UUID]:
+    rows = storable([{"id": str(task.id), "lease": task.lease, **_row(outcome)} for task, outcome in batch])
+    return {answer["task_id"] for answer in await db.rows(_SQL["settle"], {"rows": rows}) if not answer["accepted"]}
 
 
 async def switches(db: Database) -> dict[str, str]:

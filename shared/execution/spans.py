@@ -101,7 +101,7 @@ def call_span(
     if end.stop:
         attributes["gen_ai.response.finish_reasons"] = [end.stop]
     if end.cost is not None:
-        attributes["backbeat.cost_usd"] = str(end.cost)
+        attributes["backbeat.cost_usd"] = f"{end.cost:f}"
     if end.price_version:
         attributes["backbeat.price_version"] = end.price_version
     if end.error_class:
