@@ -19,7 +19,7 @@ SELECT
 DO $$
 BEGIN
     ASSERT (SELECT count(*) = 2 FROM pg_catalog.pg_trigger
-            WHERE tgname = 'append_only' AND tgenabled <> 'D' AND tgrelid IN (
+            WHERE tgname = 'append_only' AND tgenabled = 'A' AND tgrelid IN (
                 'backbeat.approval_decisions'::regclass, 'backbeat.audit_log'::regclass)),
         'decisions and the audit are append-only';
 END

@@ -104,8 +104,8 @@ async def close_call(db: Database, owner: UUID, key: str, seq: int, end: Closing
 
 
 async def calls_of_lease(db: Database, owner: UUID, lease: int) -> list[dict[str, Any]]:
-    """The calls that a lost run left open."""
-    return await db.rows(_SQL["lost_with_lease"], {"owner": owner, "lease": lease})
+    """The calls of one run, however they stand."""
+    return await db.rows(_SQL["calls_of_lease"], {"owner": owner, "lease": lease})
 
 
 async def route_p95(db: Database) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -32,7 +33,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """The row of an orchestrated workflow, as its activities need it."""
+    """The row of an orchestrated workflow, as its activities need it; the parent is the attempt that escalated."""
 
     id: UUID
     workflow: str
@@ -43,6 +44,9 @@ class Workflow:
     temporal_id: str
     origin_id: UUID
     traceparent: str
+    created_at: datetime
+    parent_task: UUID | None
+    parent_lease: int | None
 
 
 @dataclass(frozen=True, slots=True)

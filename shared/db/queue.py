@@ -115,9 +115,9 @@ async def expired_leases(db: Database, limit: int = 100) -> list[dict[str, Any]]
     return await db.rows(_SQL["expired_leases"], {"limit": limit})
 
 
-async def reap(db: Database, limit: int = 100) -> int:
-    """Take back runs whose worker stopped renewing its lease; returns how many."""
-    return len(await db.rows(_SQL["reap"], {"limit": limit}))
+async def reap(db: Database, limit: int = 100, leases: Sequence[int] | None = None) -> int:
+    """Take back runs whose worker stopped renewing its lease, of `leases` only when given; returns how many."""
+    return len(await db.rows(_SQL["reap"], {"limit": limit, "leases": None if leases is None else list(leases)}))
 
 
 async def sweep(db: Database, limit: int = 5000) -> Mapping[str, int]:

@@ -25,7 +25,11 @@ async def attempt(env: Environment, task: Task) -> Outcome | None:
     The span of the attempt is recorded, not flushed.
     """
     started = clock.wall_ns()
-    outcome = await _run(env, task, env.registry.tasks[task.name])
+    try:
+        outcome = await _run(env, task, env.registry.tasks[task.name])
+    except asyncio.CancelledError:
+        env.telemetry.record(process_span(env, task, started, Release("cut_off")))
+        raise
     env.telemetry.record(process_span(env, task, started, outcome))
     return outcome
 
@@ -39,10 +43,10 @@ async def _run(env: Environment, task: Task, definition: Definition) -> Outcome 
     try:
         return _outcome(definition, await definition.run(context, value))
     except Interrupt as interrupt:
-        await (context.drain() if interrupt.outcome else context.abandon())
+        await context.drain()
         return interrupt.outcome
     except asyncio.CancelledError:
-        await context.abandon()
+        await context.drain()
         raise
     except (UnavailableError, ConfigError) as error:
         await context.drain()

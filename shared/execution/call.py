@@ -24,7 +24,7 @@ from shared.execution.interrupt import Interrupt
 from shared.execution.spans import call_span
 from shared.llm import prices
 from shared.llm.classify import Verdict, backoff, classify
-from shared.llm.protocol import Reply, Request
+from shared.llm.protocol import Provider, Reply, Request
 from shared.llm.routes import Route
 from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_prompt
 
@@ -73,11 +73,13 @@ async def model_call(env: Environment, task: Task, ask: Ask) -> Any:
 async def _answer(env: Environment, task: Task, ask: Ask) -> Any:
     """One valid answer, sending again in this tick what may be sent again. Raises OutputInvalidError."""
     route = env.routes.for_tier(ask.tier, env.config.providers.keys())[0]
+    # Loading a vendor's SDK takes a second: not while money is reserved, nor inside the call's span.
+    provider = await env.provider(route.provider)
     for send in range(1, TRIES_IN_TICK + 1):
         verdict = await _leave(env, task, ask, route)
         if verdict.verdict == "memo":
             return parse(ask.output, verdict.response["text"])
-        result = await _send(env, task, ask, route, verdict.seq)
+        result = await _send(env, task, ask, route, provider, verdict.seq)
         if not isinstance(result, Verdict):
             return result
         delay = result.delay if result.delay is not None else backoff(send, env.rng)
@@ -127,14 +129,11 @@ async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.
         await clock.sleep(RESERVATION_WAIT * (0.5 + env.rng.random()))
 
 
-async def _send(env: Environment, task: Task, ask: Ask, route: Route, seq: int) -> Any:
+async def _send(env: Environment, task: Task, ask: Ask, route: Route, provider: Provider, seq: int) -> Any:
     """Send one reserved call and close its row: the valid answer, or the verdict on why there is none."""
     started = clock.wall_ns()
     try:
-        provider = await env.provider(route.provider)
-        request = _request(env, task, ask, route, seq)
-        async with asyncio.timeout(request.timeout):
-            reply = await provider.send(request)
+        reply = await provider.send(_request(env, task, ask, route, seq))
     except asyncio.CancelledError:
         end = calls.Closing("lost", error_class="cut_off", error="the attempt ended while the call was under way")
         await _close(env, task, ask, route, seq, started, end)
@@ -183,7 +182,12 @@ async def _close(
 ) -> None:
     """Close the row even while the task is being cancelled: the bill is real."""
     env.telemetry.record(call_span(env, task, ask.key, ask.tier, route, seq, started, end))
-    await asyncio.shield(calls.close_call(env.db, task.id, ask.key, seq, end))
+    closing = asyncio.ensure_future(calls.close_call(env.db, task.id, ask.key, seq, end))
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await closing
+        raise
 
 
 def _request(env: Environment, task: Task, ask: Ask, route: Route, seq: int) -> Request:

@@ -98,12 +98,6 @@ class Context:
         return Escalate(workflow, body, None if result is None else result.model_dump(mode="json"))
 
     async def drain(self) -> None:
-        """Let calls that are under way end and be billed."""
+        """Let calls that are under way end and be billed, even when their answers are nobody's any more."""
         if self._running:
             await asyncio.gather(*self._running, return_exceptions=True)
-
-    async def abandon(self) -> None:
-        """Cancel calls that are under way: their answers are nobody's."""
-        for call in self._running:
-            call.cancel()
-        await self.drain()

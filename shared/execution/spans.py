@@ -11,9 +11,11 @@ from uuid import UUID
 from shared import clock
 from shared.db.calls import Closing
 from shared.db.effects import Intent
+from shared.db.outbox import Workflow
 from shared.db.queue import Task
 from shared.definitions import Definition
 from shared.domain.outcome import Dead, Outcome, Retry
+from shared.domain.usage import Usage
 from shared.execution.environment import Environment
 from shared.ids import SpanRef, parse_traceparent, span_id, trace_id
 from shared.llm.routes import Route
@@ -60,17 +62,7 @@ def process_span(env: Environment, task: Task, started: int, outcome: Outcome | 
 
 def lost_process_span(env: Environment, run: Mapping[str, Any]) -> SpanRecord:
     """An attempt whose worker did not come back, told by whoever found its row."""
-    attributes = {
-        "backbeat.workflow": run["workflow"],
-        "backbeat.version": run["version"],
-        "backbeat.task_id": str(run["id"]),
-        "backbeat.origin_id": str(run["origin_id"]),
-        "backbeat.tenant": run["tenant"],
-        "backbeat.tier": run["tier"],
-        "backbeat.attempt": run["attempts"],
-        "backbeat.runtime": env.runtime,
-        "backbeat.outcome": "lost",
-    }
+    attributes = _run(env, run) | {"backbeat.tier": run["tier"], "backbeat.outcome": "lost"}
     error = f"worker {run['worker']} stopped renewing its lease"
     started = _ns(run["started_at"])
     return _process(run["traceparent"], run["workflow"], run["id"], run["lease"], started, attributes, error)
@@ -81,53 +73,31 @@ def call_span(
 ) -> SpanRecord:
     """One model call that was sent, however it ended."""
     parent = process_ref(task.traceparent, task.id, task.lease)
-    attributes = _task(env, task) | _model(route.provider, route.model, tier, key, end.status)
-    attributes["backbeat.provider_simulated"] = env.simulated(route.provider)
-    attributes["backbeat.validation"] = {True: "passed", False: "failed", None: "none"}[end.valid]
-    if end.usage:
-        attributes |= {
-            "gen_ai.usage.input_tokens": end.usage.input,
-            "gen_ai.usage.output_tokens": end.usage.output,
-            "gen_ai.usage.cache_read.input_tokens": end.usage.cache_read,
-            "gen_ai.usage.cache_write.input_tokens": end.usage.cache_write,
-            "gen_ai.usage.reasoning.output_tokens": end.usage.reasoning,
-        }
-        if end.usage.cache_ratio is not None:
-            attributes["backbeat.cache_ratio"] = round(end.usage.cache_ratio, 4)
-    if end.model_answered:
-        attributes["gen_ai.response.model"] = end.model_answered
-    if end.response_id:
-        attributes["gen_ai.response.id"] = end.response_id
-    if end.stop:
-        attributes["gen_ai.response.finish_reasons"] = [end.stop]
-    if end.cost is not None:
-        attributes["backbeat.cost_usd"] = f"{end.cost:f}"
-    if end.price_version:
-        attributes["backbeat.price_version"] = end.price_version
-    if end.error_class:
-        attributes["error.type"] = end.error_class
+    attributes = _task(env, task) | _model(env, route.provider, route.model, tier, key) | _ending(end)
     error = f"{end.error_class}: {end.error}" if end.error_class else None
-    return _call(parent, route.model, task.id, key, seq, started, attributes, error)
+    return _call(parent, route.model, task.id, key, seq, started, clock.wall_ns(), attributes, error)
 
 
-def lost_call_span(env: Environment, run: Mapping[str, Any], call: Mapping[str, Any]) -> SpanRecord:
-    """A call that was under way when its worker disappeared: sent perhaps, billed perhaps."""
+def recovered_call_span(env: Environment, run: Mapping[str, Any], call: Mapping[str, Any]) -> SpanRecord:
+    """A call of a run whose worker disappeared, as its row tells it; an open one was sent perhaps, billed perhaps."""
+    still_open = call["status"] == "open"
+    end = Closing(
+        "lost" if still_open else call["status"],
+        usage=Usage(**{part: call[part] for part in Usage().as_dict()}) if call["status"] == "done" else None,
+        cost=call["cost_usd"],
+        valid=call["valid"],
+        stop=call["stop"],
+        model_answered=call["model_answered"],
+        response_id=call["response_id"],
+        price_version=call["price_version"],
+        error_class="worker_lost" if still_open else call["error_class"],
+        error=call["error"],
+    )
+    attributes = _run(env, run) | _ending(end)
+    attributes |= _model(env, call["provider"], call["model"], call["tier"], call["call_key"])
+    times = _ns(call["opened_at"]), _ns(call["closed_at"] or run["seen_at"])
     parent = process_ref(run["traceparent"], run["id"], run["lease"])
-    attributes = {
-        "backbeat.workflow": run["workflow"],
-        "backbeat.version": run["version"],
-        "backbeat.task_id": str(run["id"]),
-        "backbeat.origin_id": str(run["origin_id"]),
-        "backbeat.tenant": run["tenant"],
-        "backbeat.attempt": run["attempts"],
-        "backbeat.runtime": env.runtime,
-        "backbeat.price_version": call["price_version"],
-        "backbeat.validation": "none",
-        "error.type": "worker_lost",
-        **_model(call["provider"], call["model"], call["tier"], call["call_key"], "lost"),
-    }
-    started = _ns(call["opened_at"])
-    return _call(parent, call["model"], run["id"], call["call_key"], call["seq"], started, attributes, "worker_lost")
+    return _call(parent, call["model"], run["id"], call["call_key"], call["seq"], *times, attributes, end.error_class)
 
 
 def effect_span(env: Environment, intent: Intent, started: int, status: str) -> SpanRecord:
@@ -146,6 +116,29 @@ def effect_span(env: Environment, intent: Intent, started: int, status: str) -> 
             "backbeat.effect_status": status,
             "backbeat.task_id": str(intent.owner),
             "backbeat.origin_id": str(intent.origin),
+            "backbeat.runtime": env.runtime,
+        },
+    )
+
+
+def escalate_span(env: Environment, row: Workflow) -> SpanRecord:
+    """The hand-over from a task to a workflow: a child of the attempt that escalated, parent of all that follows."""
+    ref = parse_traceparent(row.traceparent)
+    parent = span_id("process", row.parent_task, row.parent_lease) if row.parent_task else None
+    return SpanRecord(
+        name=f"escalate {row.workflow}",
+        kind="producer",
+        trace_id=ref.trace_id,
+        span_id=ref.span_id,
+        parent_span_id=parent,
+        start_ns=_ns(row.created_at),
+        end_ns=_ns(row.created_at),
+        attributes={
+            "backbeat.workflow": row.workflow,
+            "backbeat.version": row.version,
+            "backbeat.task_id": str(row.id),
+            "backbeat.origin_id": str(row.origin_id),
+            "backbeat.tenant": row.tenant,
             "backbeat.runtime": env.runtime,
         },
     )
@@ -187,17 +180,55 @@ def _task(env: Environment, task: Task) -> dict[str, Any]:
     }
 
 
-def _model(provider: str, model: str, tier: str, key: str, status: str) -> dict[str, Any]:
+def _run(env: Environment, run: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "backbeat.workflow": run["workflow"],
+        "gen_ai.workflow.name": run["workflow"],
+        "backbeat.version": run["version"],
+        "backbeat.task_id": str(run["id"]),
+        "backbeat.origin_id": str(run["origin_id"]),
+        "backbeat.tenant": run["tenant"],
+        "backbeat.attempt": run["attempts"],
+        "backbeat.runtime": env.runtime,
+    }
+
+
+def _model(env: Environment, provider: str, model: str, tier: str, key: str) -> dict[str, Any]:
     return {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": provider,
         "gen_ai.request.model": model,
         "backbeat.tier": tier,
         "backbeat.call_key": key,
-        "backbeat.call_status": status,
         "backbeat.tools_offered": 0,
         "backbeat.tools_called": 0,
+        "backbeat.provider_simulated": env.simulated(provider),
     }
+
+
+def _ending(end: Closing) -> dict[str, Any]:
+    """How a call ended: its status, its bill and what was answered, as far as they are known."""
+    told: dict[str, Any] = {
+        "backbeat.cost_usd": None if end.cost is None else f"{end.cost:f}",
+        "backbeat.price_version": end.price_version,
+        "gen_ai.response.model": end.model_answered,
+        "gen_ai.response.id": end.response_id,
+        "gen_ai.response.finish_reasons": [end.stop] if end.stop else None,
+        "error.type": end.error_class,
+    }
+    if end.usage:
+        told |= {
+            "gen_ai.usage.input_tokens": end.usage.input,
+            "gen_ai.usage.output_tokens": end.usage.output,
+            "gen_ai.usage.cache_read.input_tokens": end.usage.cache_read,
+            "gen_ai.usage.cache_write.input_tokens": end.usage.cache_write,
+            "gen_ai.usage.reasoning.output_tokens": end.usage.reasoning,
+        }
+        if end.usage.cache_ratio is not None:
+            told["backbeat.cache_ratio"] = round(end.usage.cache_ratio, 4)
+    validation = {True: "passed", False: "failed", None: "none"}[end.valid]
+    known = {name: value for name, value in told.items() if value is not None}
+    return known | {"backbeat.call_status": end.status, "backbeat.validation": validation}
 
 
 def _process(
@@ -230,6 +261,7 @@ def _call(
     key: str,
     seq: int,
     started: int,
+    ended: int,
     attributes: dict[str, Any],
     error: str | None,
 ) -> SpanRecord:
@@ -240,7 +272,7 @@ def _call(
         span_id=span_id("call", owner, key, seq),
         parent_span_id=parent.span_id,
         start_ns=started,
-        end_ns=clock.wall_ns(),
+        end_ns=ended,
         attributes=attributes,
         error=error,
     )

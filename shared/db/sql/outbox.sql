@@ -7,8 +7,9 @@ SELECT backbeat.settle_outbox(
     %(stream)s, %(seq)s, %(lease)s, %(outcome)s, %(error)s, %(delay)s, %(run_id)s) AS settled
 
 -- name: workflow
-SELECT id, workflow, version, tenant, input, status, temporal_id, origin_id, traceparent
-FROM backbeat.orchestrated_workflows WHERE id = %(id)s
+SELECT w.id, w.workflow, w.version, w.tenant, w.input, w.status, w.temporal_id, w.origin_id, w.traceparent, w.created_at,
+       w.parent_task, (t.history -> -1 ->> 'lease')::bigint AS parent_lease
+FROM backbeat.orchestrated_workflows w LEFT JOIN backbeat.finished_tasks t ON t.id = w.parent_task WHERE w.id = %(id)s
 
 -- name: project
 SELECT backbeat.project_state(

@@ -28,7 +28,7 @@ SELECT id, lease, tenant, workflow, version, tier, attempts, origin_id, tracepar
 FROM backbeat.simple_tasks WHERE status = 'running' AND lease_until < backbeat.clock() ORDER BY id LIMIT %(limit)s
 
 -- name: reap
-SELECT task_id, lease, status FROM backbeat.reap(%(limit)s)
+SELECT task_id, lease, status FROM backbeat.reap(%(limit)s, %(leases)s::bigint[])
 
 -- name: sweep
 SELECT due, expired, promoted, unloaded FROM backbeat.sweep(%(limit)s)

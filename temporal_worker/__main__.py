@@ -1,0 +1,51 @@
+"""`temporal-worker run`: the long-lived half, for what waits hours or days.
+
+Exit codes: 0 stopped by a signal, 1 failed, 2 wrong usage, settings or definitions.
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+from shared.config import load
+from shared.errors import BackbeatError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="temporal-worker: %(message)s")
+    for noisy in ("httpx2", "httpx", "psycopg.pool", "temporalio.worker"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        asyncio.run(_run(arguments))
+    except BackbeatError as error:
+        sys.stderr.write(f"temporal-worker: {error}\n")
+        return error.exit_code
+    return 0
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    from temporal_worker.worker import Options, run
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(load(), Options(arguments.task_queue, arguments.build_id), stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="temporal-worker", description="Runs orchestrated workflows and approvals.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run")
+    run = commands.add_parser("run", help="work until SIGTERM")
+    run.add_argument("--task-queue", default="backbeat", metavar="backbeat", help="Temporal task queue to serve")
+    run.add_argument(
+        "--build-id", metavar="ID", help="pin workflows to this release (needs a current version set in Temporal)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Asking for decisions, reading them, and submitting what came in as a signal."""
+
+from typing import Any
+from uuid import UUID
+
+from temporalio import activity
+
+from shared.db import approvals, outbox
+from shared.db.approvals import Ballot, Request
+from shared.errors import InputError
+from shared.execution.environment import Environment
+from shared.execution.spans import escalate_span
+from shared.ids import parse_traceparent, payload_hash, span_id
+from shared.telemetry.spans import SpanRecord
+from temporal_worker.activities import temporal_errors
+from temporal_worker.messages import Standing, Start, Submission
+
+LONGEST = 366 * 86_400.0  # seconds a request may stay open
+STEP = "approve"
+
+
+class Decisions:
+    """The activities around one approval request."""
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+
+    @activity.defn(name="create_request")
+    async def create_request(self, start: Start) -> Standing:
+        """Ask for a decision on what the workflow's row says. A malformed escalation is refused here, for good."""
+        with temporal_errors():
+            row = await outbox.workflow(self._env.db, UUID(start.id))
+            self._env.telemetry.record(escalate_span(self._env, row))
+            content = await self._content(row.input)
+            request = await approvals.create(self._env.db, row.id, STEP, content, payload_hash(content["payload"]))
+            self._record(request, "approval.requested")
+            return Standing(str(request.id), request.state, request.seconds_left)
+
+    @activity.defn(name="close_if_pending")
+    async def close_if_pending(self, request_id: str) -> Standing:
+        """The committed decision, or `expired` from now on, or the seconds left. The one thing a workflow believes."""
+        with temporal_errors():
+            state, seconds_left = await approvals.close_if_pending(self._env.db, UUID(request_id))
+            if state != "pending":
+                self._record(await approvals.get(self._env.db, UUID(request_id)), "approval.decided")
+            return Standing(request_id, state, seconds_left)
+
+    @activity.defn(name="submit_decision")
+    async def submit_decision(self, submission: Submission) -> bool:
+        """Submit a `decide` signal to the one rule of every decision; False when it refused, which is then audited."""
+        body = submission.body if isinstance(submission.body, dict) else {}
+        ballot = Ballot(
+            request=UUID(submission.request_id),
+            decision=_text(body.get("decision")),
+            hash=_text(body.get("hash")),
+            comment=_text(body.get("comment")),
+            proof=_text(body.get("proof")) or None,
+            decision_id=UUID(submission.decision_id),
+            via="signal",
+        )
+        with temporal_errors():
+            verdict = await approvals.decide(self._env.db, ballot)
+        if not verdict.accepted:
+            activity.logger.warning("decide signal for %s refused: %s", submission.request_id, verdict.verdict)
+        return verdict.accepted
+
+    async def _content(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The request an escalation asks for. Raises InputError naming the field that is wrong."""
+        title, kind, seconds = given.get("title"), given.get("effect"), given.get("deadline_seconds")
+        if not isinstance(title, str) or not 1 <= len(title) <= 300:
+            raise _wrong("title", "must be a text of 1 to 300 characters")
+        if kind not in self._env.registry.effects:
+            raise _wrong(
+                "effect",
+                f"no loaded module defines {kind!r}; loaded: {', '.join(self._env.registry.effects) or 'none'}",
+            )
+        if not isinstance(given.get("request"), dict):
+            raise _wrong("request", "must be an object")
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= LONGEST:
+            raise _wrong("deadline_seconds", f"must be above 0 and at most {LONGEST:.0f}")
+        if problem := await approvals.policy_problem(self._env.db, given.get("policy")):
+            raise _wrong("policy", problem)
+        payload = {"effect": kind, "request": given["request"]}
+        return {"title": title, "payload": payload, "policy": given["policy"], "seconds": seconds}
+
+    def _record(self, request: Request, name: str) -> None:
+        """One span an event, its id and time from the row: told twice, it is still one span."""
+        at = request.requested_at if name == "approval.requested" else request.closed_at or request.deadline
+        moment = int(at.timestamp() * 1_000_000) * 1000
+        parent = parse_traceparent(request.traceparent)
+        self._env.telemetry.record(
+            SpanRecord(
+                name=name,
+                kind="internal",
+                trace_id=parent.trace_id,
+                span_id=span_id(name, request.id),
+                parent_span_id=parent.span_id,
+                start_ns=moment,
+                end_ns=moment,
+                attributes={
+                    "backbeat.workflow": request.workflow,
+                    "backbeat.version": 1,
+                    "backbeat.task_id": str(request.workflow_id),
+                    "backbeat.tenant": request.tenant,
+                    "backbeat.origin_id": str(request.origin_id),
+                    "backbeat.runtime": self._env.runtime,
+                    "backbeat.approval_id": str(request.id),
+                    "backbeat.approval_state": request.state if name == "approval.decided" else "pending",
+                    "backbeat.approval_hash": request.hash,
+                },
+            )
+        )
+        self._env.telemetry.flush()
+
+
+def _text(value: Any) -> str:
+    """Postgres takes neither NUL nor lone surrogates; a decision that contains one is not signed for anyway."""
+    if not isinstance(value, str):
+        return "" if value is None else "(not a text)"
+    return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def _wrong(field: str, what: str) -> InputError:
+    return InputError(f"the escalation's {field}: {what}", fix="Correct the task that escalates")

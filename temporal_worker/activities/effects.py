@@ -1,0 +1,87 @@
+"""The effect that was approved, through the same ledger as a task's."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from uuid import UUID
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from shared import clock
+from shared.db import approvals
+from shared.db.effects import Intent
+from shared.execution.effects import EffectOutcome, EffectRefusedError, perform_effect
+from shared.execution.environment import Environment
+from shared.ids import payload_hash
+from temporal_worker.activities import temporal_errors
+from temporal_worker.constants import EFFECT_HEARTBEAT
+from temporal_worker.messages import EffectReport
+
+REFUSALS = 8  # attempts after which the far side's "no" is final
+
+
+class Effects:
+    """The activity that writes to the world outside."""
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+
+    @activity.defn(name="perform_effect")
+    async def perform_effect(self, request_id: str) -> EffectReport:
+        """Do exactly what was approved, or learn that it is done. The hash is taken again from what will be sent."""
+        with temporal_errors():
+            request = await approvals.get(self._env.db, UUID(request_id))
+            intent = Intent(
+                key=f"{request.workflow_id}:effect",
+                kind=request.payload["effect"],
+                request=request.payload["request"],
+                request_hash=payload_hash(request.payload),
+                owner_kind="workflow",
+                owner=request.workflow_id,
+                lease=None,
+                origin=request.origin_id,
+                traceparent=request.traceparent,
+                approval=request.id,
+            )
+            try:
+                async with _heartbeat():
+                    result = await perform_effect(self._env, intent)
+            except EffectRefusedError as error:
+                final = activity.info().attempt >= REFUSALS
+                raise ApplicationError(str(error), type="EffectRefused", non_retryable=final) from error
+            finally:
+                self._env.telemetry.flush()
+        return _report(result)
+
+
+def _report(result: EffectOutcome) -> EffectReport:
+    match result.status:
+        case "done" | "unknown":
+            return EffectReport(result.status, result.outcome, result.detail)
+        case "wait" | "stopped":
+            raise ApplicationError(
+                f"the effect waits: {result.detail or 'another writer may be at it'}",
+                type=result.status,
+                next_retry_delay=timedelta(seconds=result.wait_seconds + 0.1),
+                category=ApplicationErrorCategory.BENIGN,
+            )
+        case _:
+            raise ApplicationError(f"the effect was refused: {result.detail}", type=result.status, non_retryable=True)
+
+
+@contextlib.asynccontextmanager
+async def _heartbeat() -> AsyncIterator[None]:
+    """Tell Temporal that this worker lives, so that it need not wait for the limit when it does not."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await clock.sleep(EFFECT_HEARTBEAT.total_seconds() / 3)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()

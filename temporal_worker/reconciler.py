@@ -1,0 +1,61 @@
+"""Heals what an outage, a lost message or a restore left apart: compares open rows with Temporal, a few at a time."""
+
+import asyncio
+from typing import Any
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.service import RPCError
+
+from shared.db import outbox
+from shared.db.outbox import Open, State
+from shared.db.pool import Database
+from shared.errors import UnavailableError
+from temporal_worker.constants import RECONCILE_AFTER, RECONCILE_BATCH, RPC_TIMEOUT
+from temporal_worker.delivery import not_found
+from temporal_worker.loops import describe, log
+
+
+class Reconciler:
+    """A row that Temporal does not know is started again; a workflow that ended unheard is copied."""
+
+    def __init__(self, db: Database, client: Client, after: float = RECONCILE_AFTER) -> None:
+        self._db = db
+        self._client = client
+        self._after = after
+
+    async def beat(self) -> bool:
+        """Check the open rows nobody heard of lately; True when there may be more. Raises UnavailableError."""
+        rows = await outbox.to_check(self._db, RECONCILE_BATCH, self._after)
+        for row in rows:
+            try:
+                await self._check(row)
+            except (RPCError, TimeoutError) as error:
+                fix = "Check temporal_address and that it runs"
+                raise UnavailableError(f"Temporal does not answer: {describe(error)}", fix=fix) from error
+        return len(rows) == RECONCILE_BATCH
+
+    async def _check(self, row: Open) -> None:
+        handle: WorkflowHandle[Any, Any] = self._client.get_workflow_handle(row.temporal_id)
+        try:
+            found = await asyncio.wait_for(handle.describe(), RPC_TIMEOUT)
+        except RPCError as error:
+            if not not_found(error):
+                raise
+            if await outbox.restart(self._db, row):
+                log.warning("%s: Temporal does not know it; started again", row.temporal_id)
+            return
+        if found.status in (None, WorkflowExecutionStatus.RUNNING):
+            return
+        state = await asyncio.wait_for(_end(handle, row.state_seq + 1, found.run_id), RPC_TIMEOUT)
+        if await outbox.project(self._db, row.id, state):
+            log.warning("%s: it ended unheard as %s", row.temporal_id, state.status)
+
+
+async def _end(handle: WorkflowHandle[Any, Any], seq: int, run_id: str) -> State:
+    try:
+        return State(seq, "completed", run_id, result=await handle.result() or {})
+    except WorkflowFailureError as error:
+        cause = error.cause
+        if type(cause).__name__ == "CancelledError":
+            return State(seq, "cancelled", run_id)
+        return State(seq, "failed", run_id, error=describe(cause.__cause__ or cause))

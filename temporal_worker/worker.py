@@ -1,0 +1,154 @@
+"""The wiring of one worker process: connection, activities, workflows, and the loops between Postgres and Temporal."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Worker, WorkerDeploymentConfig
+
+from shared.config import Config
+from shared.db import queue
+from shared.db.pool import Database, open_pool
+from shared.definitions import load_definitions
+from shared.errors import ConfigError
+from shared.execution.environment import Environment
+from shared.llm.routes import load_routes
+from shared.telemetry import open_telemetry
+from temporal_worker.activities.decisions import Decisions
+from temporal_worker.activities.effects import Effects
+from temporal_worker.activities.project import Projector
+from temporal_worker.constants import (
+    GRACE,
+    KNOWN_WORKFLOWS,
+    PATIENCE,
+    POLL,
+    RECONCILE_EVERY,
+    RPC_TIMEOUT,
+    STICKY,
+    TASK_QUEUE,
+)
+from temporal_worker.dispatcher import Dispatcher
+from temporal_worker.loops import describe, forever, log, pause, until
+from temporal_worker.reconciler import Reconciler
+from temporal_worker.relay import Relay
+from temporal_worker.workflows.approval import ApproveEffect
+
+CONNECTIONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How this process works. With a `build_id`, workflows stay pinned to the release that started them."""
+
+    task_queue: str = TASK_QUEUE
+    build_id: str | None = None
+
+
+async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
+    """Work until `stop` is set. Postgres and Temporal may be away, now or later.
+
+    Raises ConfigError or DefinitionError before anything is connected.
+    """
+    if not config.database_url:
+        raise ConfigError("database_url is not set", fix="Set BACKBEAT_DATABASE_URL, or run `backbeat up` here")
+    if not config.temporal_address:
+        raise ConfigError("temporal_address is not set", fix="Set BACKBEAT_TEMPORAL_ADDRESS, or run `backbeat up` here")
+    async with _environment(config) as env:
+        client = await connect(config, stop)
+        if client is not None:
+            await serve(env, client, options, stop)
+
+
+@contextlib.asynccontextmanager
+async def _environment(config: Config) -> AsyncIterator[Environment]:
+    registry = load_definitions(config.definitions)
+    routes = load_routes(config.routes_file)
+    telemetry = open_telemetry(config, "temporal-worker")
+    async with open_pool(config.database_url, CONNECTIONS) as pool:
+        env = Environment(config, Database(pool, PATIENCE), registry, routes, telemetry, runtime="temporal")
+        try:
+            yield env
+        finally:
+            await env.aclose()
+            telemetry.close()
+
+
+async def connect(config: Config, stop: asyncio.Event) -> Client | None:
+    """A connected client; waits for a server that is not there yet. None when `stop` is set first."""
+    failures = 0
+    while not stop.is_set():
+        try:
+            attempt = Client.connect(config.temporal_address, namespace=config.temporal_namespace)
+            client = await asyncio.wait_for(attempt, RPC_TIMEOUT)
+        except (RuntimeError, TimeoutError) as error:
+            failures += 1
+            if failures == 1:
+                log.warning("Temporal at %s: %s (trying again)", config.temporal_address, describe(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause(failures, 0.2))
+        else:
+            log.info("connected to Temporal at %s, namespace %s", config.temporal_address, config.temporal_namespace)
+            return client
+    return None
+
+
+async def serve(env: Environment, client: Client, options: Options, stop: asyncio.Event) -> None:
+    """Run activities, workflows and loops until `stop`; then let activities end for some seconds."""
+    impatient = Database(env.db.pool, patience=0.0)
+    dispatcher = Dispatcher(impatient, client, options.task_queue)
+    relay, reconciler = Relay(impatient, client), Reconciler(impatient, client)
+    identity = f"{socket.gethostname()}:{os.getpid()}"
+
+    async def present() -> bool:
+        loaded = [{"name": n, "version": v, "tier": "-", "max_attempts": 1} for n, v in KNOWN_WORKFLOWS.items()]
+        await queue.register(impatient, identity, "temporal", loaded)
+        return False
+
+    async with make_worker(client, activities_of(env), options, identity):
+        log.info("running %s on task queue %s", ", ".join(KNOWN_WORKFLOWS), options.task_queue)
+        await until(
+            stop,
+            forever("dispatcher", dispatcher.beat, POLL),
+            forever("relay", relay.beat, POLL),
+            forever("reconciler", reconciler.beat, RECONCILE_EVERY),
+            forever("presence", present, RECONCILE_EVERY),
+        )
+        log.info("stopping: activities may end for %d s", GRACE.total_seconds())
+
+
+def activities_of(env: Environment) -> list[Callable[..., Any]]:
+    """Every activity, bound to its surroundings."""
+    decisions = Decisions(env)
+    return [
+        decisions.create_request,
+        decisions.close_if_pending,
+        decisions.submit_decision,
+        Effects(env).perform_effect,
+        Projector(env).project,
+    ]
+
+
+def make_worker(
+    client: Client, activities: Sequence[Callable[..., Any]], options: Options, identity: str | None = None
+) -> Worker:
+    """A Temporal worker with this program's settings; tests hand in activities of their own."""
+    deployment = None
+    if options.build_id:
+        version = WorkerDeploymentVersion("backbeat", options.build_id)
+        deployment = WorkerDeploymentConfig(version, True, VersioningBehavior.PINNED)
+    return Worker(
+        client,
+        task_queue=options.task_queue,
+        workflows=[ApproveEffect],
+        activities=activities,
+        identity=identity,
+        sticky_queue_schedule_to_start_timeout=STICKY,
+        graceful_shutdown_timeout=GRACE,
+        deployment_config=deployment,
+    )

@@ -1,0 +1,189 @@
+"""Approvals end to end on a real Temporal server and a real Postgres: only the far side is simulated."""
+
+import asyncio
+import json
+import subprocess
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+from temporalio.client import Client
+
+from backbeat.embedded import temporal
+from shared.security import tokens
+from tests.support.approvals import REVIEW, audit, decide, start, state, token
+from tests.support.databases import Database
+from tests.support.temporal import FarSide, Server, Spans, asked, environment, eventually, finished, row, working
+
+
+async def test_what_is_approved_is_done_once(database: Database, temporal_server: Server) -> None:
+    far, spans = FarSide(), Spans()
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, far, spans) as env, working(env, client):
+        workflow = start(database)
+        request, shown = await asked(database, workflow)
+        assert far.writes == 0
+        assert row(database, workflow)["waiting_for"] == f"approval {request}"
+        decide(database, token(database, "alice"), request, "approve", shown)
+        done = await finished(database, workflow)
+    assert (done["status"], done["result"]) == ("completed", {"decision": "approved", "effect": {"id": 1}})
+    assert far.posted == {f"{workflow}:effect": [REVIEW]}
+    assert {span.name for span in spans.records} == {"approval.requested", "approval.decided", "effect note"}
+    query = "SELECT split_part(traceparent, '-', 3) FROM backbeat.orchestrated_workflows"
+    assert {span.parent_span_id for span in spans.records} == {database.value(query)}
+
+
+async def test_what_is_rejected_is_not_done(database: Database, temporal_server: Server) -> None:
+    far = FarSide()
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, far) as env, working(env, client):
+        workflow = start(database)
+        request, shown = await asked(database, workflow)
+        decide(database, token(database, "bob"), request, "reject", shown, comment="no")
+        done = await finished(database, workflow)
+    assert (done["status"], done["result"]) == ("completed", {"decision": "rejected"})
+    assert far.writes == 0
+
+
+def trail_of(database: Database, request: UUID, length: int) -> list[Any]:
+    trail: list[Any] = audit(database, request)
+    return trail if len(trail) >= length else []
+
+
+async def signal(server: Server, workflow: str, body: str | None) -> None:
+    """Send `decide` with the stock command, as anybody with access to Temporal can."""
+    command = [str(temporal.binary()), "workflow", "signal", "--address", server.address, "--workflow-id", workflow]
+    given = ["--input", body] if body is not None else []
+    options = ["--disable-config-env", "--disable-config-file"]
+    await asyncio.to_thread(
+        subprocess.run, [*command, "--name", "decide", *given, *options], check=True, capture_output=True
+    )
+
+
+def signed(who: str, request: UUID, decision: str, shown: str) -> str:
+    proof = tokens.sign(who, request, decision, shown)
+    return json.dumps({"decision": decision, "hash": shown, "comment": "", "proof": proof})
+
+
+async def test_a_plain_signal_is_a_request_to_decide(database: Database, temporal_server: Server) -> None:
+    far = FarSide()
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, far) as env, working(env, client):
+        workflow = start(database)
+        request, shown = await asked(database, workflow)
+        name = row(database, workflow)["temporal_id"]
+        unsigned = {"decision": "approve", "hash": shown}
+        refused = [
+            (json.dumps(unsigned), "unauthenticated"),
+            (json.dumps({**unsigned, "proof": "bbd_0123456789abcdef_" + "0" * 64}), "unauthenticated"),
+            (signed(token(database, "mallory"), request, "approve", shown), "not_eligible"),
+            (signed(token(database, "alice"), request, "approve", "0" * 64), "stale"),
+            (json.dumps("zz"), "malformed"),
+            (json.dumps([1, {"decision": ["approve"], "hash": None, "comment": "\0\ud800"}]), "malformed"),
+            (json.dumps({**unsigned, "comment": "\0\ud800"}), "unauthenticated"),
+            (None, "malformed"),
+        ]
+        for number, (body, verdict) in enumerate(refused, start=2):
+            await signal(temporal_server, name, body)
+            trail = await eventually(partial(trail_of, database, request, number))
+            assert trail[-1][2]["verdict"] == verdict, body
+        assert state(database, request) == "pending"
+        await signal(temporal_server, name, signed(token(database, "alice"), request, "approve", shown))
+        done = await finished(database, workflow)
+    assert done["result"]["decision"] == "approved"
+    assert far.writes == 1
+    assert database.value("SELECT via FROM backbeat.approval_decisions") == "signal"
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"title": ""}, "title: must be a text of 1 to 300 characters"),
+    ({"effect": "launch"}, "effect: no loaded module defines 'launch'; loaded: note"),
+    ({"request": "text"}, "request: must be an object"),
+    ({"deadline_seconds": -1}, "deadline_seconds: must be above 0"),
+    ({"deadline_seconds": True}, "deadline_seconds: must be above 0"),
+    ({"policy": {"approvers": []}}, "policy: nobody can satisfy"),
+    ({"policy": None}, "policy: the policy is not an object"),
+]
+
+
+async def test_a_malformed_escalation_fails_and_says_why(database: Database, temporal_server: Server) -> None:
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, FarSide()) as env, working(env, client):
+        made = [(start(database, **wrong), problem) for wrong, problem in WRONG]
+        for workflow, problem in made:
+            done = await finished(database, workflow)
+            assert done["status"] == "failed"
+            assert problem in done["error"]
+    assert database.value("SELECT count(*) FROM backbeat.approval_requests") == 0
+
+
+async def test_cancelling_before_a_decision_closes_the_request(database: Database, temporal_server: Server) -> None:
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, FarSide()) as env, working(env, client):
+        workflow = start(database)
+        request, shown = await asked(database, workflow)
+        await client.get_workflow_handle(row(database, workflow)["temporal_id"]).cancel()
+        done = await finished(database, workflow)
+    assert done["status"] == "cancelled"
+    assert state(database, request) == "cancelled"
+    assert decide(database, token(database, "alice"), request, "approve", shown)["verdict"] == "closed"
+
+
+async def test_what_was_approved_is_finished_even_when_cancelled(database: Database, temporal_server: Server) -> None:
+    far = FarSide()
+    far.gate.clear()
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, far) as env, working(env, client):
+        workflow = start(database)
+        request, shown = await asked(database, workflow)
+        decide(database, token(database, "alice"), request, "approve", shown)
+        await asyncio.wait_for(far.asked.wait(), 10)
+        handle = client.get_workflow_handle(row(database, workflow)["temporal_id"])
+        await handle.cancel()
+        far.gate.set()
+        done = await finished(database, workflow)
+        assert await handle.result() == done["result"]
+    assert done["status"] == "completed"
+    assert far.writes == 1
+
+
+@pytest.mark.parametrize("trouble", ["lose request", "lose answer", "refuse"])
+async def test_a_write_that_fails_still_happens_once(database: Database, temporal_server: Server, trouble: str) -> None:
+    far = FarSide(troubles=[trouble])
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, far) as env, working(env, client):
+        workflow = start(database)
+        request, shown = await asked(database, workflow)
+        decide(database, token(database, "alice"), request, "approve", shown)
+        done = await finished(database, workflow)
+    assert done["status"] == "completed"
+    assert far.writes == 1
+
+
+async def test_an_outcome_nobody_can_know_waits_for_a_person(database: Database, temporal_server: Server) -> None:
+    far = FarSide(troubles=["lose answer"], can_look=False)
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, far) as env, working(env, client):
+        workflow = start(database)
+        request, shown = await asked(database, workflow)
+        decide(database, token(database, "alice"), request, "approve", shown)
+        await eventually(lambda: "unknown" in (row(database, workflow)["waiting_for"] or ""))
+        database.sql("SELECT backbeat.finish_effect(%s, %s::jsonb, 'carol')", [f"{workflow}:effect", '{"id": 9}'])
+        database.sql("SELECT backbeat.push_outbox(%s, 'poke')", [workflow])
+        done = await finished(database, workflow)
+    assert done["result"] == {"decision": "approved", "effect": {"id": 9}}
+    assert far.writes == 1
+
+
+async def test_pokes_without_news_change_nothing(database: Database, temporal_server: Server) -> None:
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, FarSide()) as env, working(env, client):
+        workflow = start(database)
+        request, shown = await asked(database, workflow)
+        handle = client.get_workflow_handle(row(database, workflow)["temporal_id"])
+        for _ in range(5):
+            await handle.signal("poke")
+        decide(database, token(database, "alice"), request, "reject", shown)
+        done = await finished(database, workflow)
+    assert done["result"] == {"decision": "rejected"}

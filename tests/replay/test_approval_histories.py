@@ -1,0 +1,182 @@
+"""Histories of released workflows, replayed for ever: a change that would strand what waits today fails here.
+
+`BACKBEAT_RECORD=1` writes the runs of this test into the corpus, for a new version; recorded files are never changed.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio import workflow
+from temporalio.client import Client, WorkflowHistory
+from temporalio.worker import Replayer
+
+from shared.security import tokens
+from temporal_worker.messages import Start
+from temporal_worker.workflows.approval import ApproveEffect
+from tests.support.approvals import start, token
+from tests.support.databases import Database
+from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, row, working
+
+HISTORIES = Path(__file__).with_name("histories")
+CORPUS = sorted(HISTORIES.glob("*.json"))
+
+# What each kind of run must have crossed: a history that ended early would let any change pass.
+CROSSES = {
+    "approved": {
+        "create_request",
+        "project",
+        "close_if_pending",
+        "submit_decision",
+        "perform_effect",
+        "signal poke",
+        "signal decide",
+        "WORKFLOW_EXECUTION_COMPLETED",
+    },
+    "expired": {"create_request", "project", "close_if_pending", "TIMER_FIRED", "WORKFLOW_EXECUTION_COMPLETED"},
+    "cancelled": {"create_request", "project", "TIMER_CANCELED", "WORKFLOW_EXECUTION_CANCELED"},
+    "failed": {"project", "WORKFLOW_EXECUTION_FAILED"},
+}
+
+
+def crossed(history: WorkflowHistory) -> set[str]:
+    """The activities that completed, the signals that came, and the kinds of the other events."""
+    found: set[str] = set()
+    scheduled: dict[int, str] = {}
+    for event in history.events:
+        found.add(workflow_event(event))
+        if event.HasField("activity_task_scheduled_event_attributes"):
+            scheduled[event.event_id] = event.activity_task_scheduled_event_attributes.activity_type.name
+        elif event.HasField("activity_task_completed_event_attributes"):
+            found.add(scheduled[event.activity_task_completed_event_attributes.scheduled_event_id])
+        elif event.HasField("workflow_execution_signaled_event_attributes"):
+            found.add(f"signal {event.workflow_execution_signaled_event_attributes.signal_name}")
+    return found
+
+
+def workflow_event(event: Any) -> str:
+    from temporalio.api.enums.v1 import EventType
+
+    return EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
+
+
+def anonymous(value: Any) -> Any:
+    """Without what names a machine or its paths; replaying looks at neither."""
+    if isinstance(value, dict):
+        kept = {name: anonymous(field) for name, field in value.items() if name != "stackTrace"}
+        return kept | {"identity": "recorded"} if "identity" in kept else kept
+    return [anonymous(item) for item in value] if isinstance(value, list) else value
+
+
+def load(path: Path) -> WorkflowHistory:
+    return WorkflowHistory.from_json(path.stem, path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=[path.stem for path in CORPUS])
+async def test_a_recorded_run_replays(path: Path) -> None:
+    await Replayer(workflows=[ApproveEffect]).replay_workflow(load(path))
+
+
+def test_the_corpus_crosses_every_wait() -> None:
+    kinds = {path.stem.split("-")[-1] for path in CORPUS}
+    assert kinds == set(CROSSES)
+    for path in CORPUS:
+        missing = CROSSES[path.stem.split("-")[-1]] - crossed(load(path))
+        assert not missing, f"{path.name} never crossed {missing}"
+
+
+@workflow.defn(name="approve_effect")
+class WithOneMoreWait(ApproveEffect):
+    """What a careless change looks like: it waits before it does anything else."""
+
+    @workflow.init
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+
+    @workflow.run
+    async def run(self, start: Start) -> dict[str, Any]:
+        await asyncio.sleep(1)
+        return await super().run(start)
+
+
+@workflow.defn(name="approve_effect")
+class WithoutItsLastProjection(ApproveEffect):
+    """A change at the very end, which only a history that got there can show."""
+
+    @workflow.init
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+
+    @workflow.run
+    async def run(self, start: Start) -> dict[str, Any]:
+        return await super().run(start)
+
+    async def _end(self, status: str, **fields: Any) -> None:
+        self._over = True
+
+
+@pytest.mark.parametrize("changed", [WithOneMoreWait, WithoutItsLastProjection])
+@pytest.mark.parametrize("path", CORPUS, ids=[path.stem for path in CORPUS])
+async def test_an_incompatible_change_is_noticed(path: Path, changed: type) -> None:
+    with pytest.raises(workflow.NondeterminismError):
+        await Replayer(workflows=[changed]).replay_workflow(load(path))
+
+
+Play = Callable[[Database, Client, str], Awaitable[None]]
+
+
+async def _approve(database: Database, client: Client, name: str) -> None:
+    """A poke without news, a signed signal, an outcome nobody knows until a person says."""
+    (found,) = database.sql("SELECT id, hash FROM backbeat.approval_requests")
+    request, shown = found
+    handle = client.get_workflow_handle(name)
+    await handle.signal("poke")
+    proof = tokens.sign(token(database, "alice"), request, "approve", shown)
+    await handle.signal("decide", {"decision": "approve", "hash": shown, "proof": proof})
+    query = "SELECT id, waiting_for FROM backbeat.orchestrated_workflows WHERE waiting_for LIKE '%unknown%'"
+    ((workflow_id, _),) = await eventually(lambda: database.sql(query))
+    database.sql("SELECT backbeat.finish_effect(%s, %s::jsonb, 'carol')", [f"{workflow_id}:effect", '{"id": 9}'])
+    database.sql("SELECT backbeat.push_outbox(%s, 'poke')", [workflow_id])
+
+
+async def _cancel(database: Database, client: Client, name: str) -> None:
+    await client.get_workflow_handle(name).cancel()
+
+
+async def _wait(database: Database, client: Client, name: str) -> None:
+    """Nothing: the deadline comes."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "play"),
+    [
+        ("approved", {}, _approve),
+        ("expired", {"deadline_seconds": 0.4}, _wait),
+        ("cancelled", {}, _cancel),
+        ("failed", {"title": ""}, None),
+    ],
+)
+async def test_a_run_of_today_replays(
+    database: Database, temporal_server: Server, kind: str, changed: dict[str, Any], play: Play | None
+) -> None:
+    far = FarSide(troubles=["lose answer"], can_look=False)
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, far) as env, working(env, client):
+        made = start(database, **changed)
+        name = row(database, made)["temporal_id"]
+        if play:
+            await asked(database, made)
+            await play(database, client, name)
+        await finished(database, made)
+        handle = client.get_workflow_handle(name)
+        await asyncio.wait([asyncio.ensure_future(handle.result())])
+        history = await handle.fetch_history()
+    assert CROSSES[kind] <= crossed(history)
+    await Replayer(workflows=[ApproveEffect]).replay_workflow(history)
+    if os.environ.get("BACKBEAT_RECORD") == "1":
+        text = json.dumps(anonymous(json.loads(history.to_json())), indent=1, sort_keys=True)
+        (HISTORIES / f"approve_effect-1-{kind}.json").write_text(text + "\n", encoding="utf-8")
