@@ -1,0 +1,220 @@
+"""`backbeat task`: put work into the queue, see what became of it, take it back."""
+
+import functools
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TextIO
+from uuid import UUID
+
+import click
+
+from backbeat.cli.arguments import duration, json_value, moment
+from backbeat.cli.output import amount, database, emit, os_user, output_option, run_async, talk
+from shared import clock
+
+if TYPE_CHECKING:
+    from shared.db.inspect import Story
+    from shared.db.queue import Enqueued
+
+STATUSES = ["pending", "ready", "running", "delayed", "held", "succeeded", "escalated", "dead", "cancelled", "expired"]
+_LIST = ("id", "workflow", "status", "tries", "age", "detail")
+_ATTEMPTS = ("outcome", "started_at", "seconds", "worker", "error")
+_CALLS = ("call_key", "seq", "status", "model", "input", "output", "cost_usd", "seconds", "error_class")
+_EFFECTS = ("key", "kind", "status", "fires", "done_at")
+
+
+@click.group()
+def task() -> None:
+    """Enqueue, watch and cancel tasks."""
+
+
+@task.command()
+@click.argument("name")
+@click.option("--payload", type=json_value, metavar="JSON", help="One payload.")
+@click.option(
+    "--file", "file", type=click.File(encoding="utf-8"), help="A JSON payload, or a list of them; - is stdin."
+)
+@click.option("--version", type=click.IntRange(1), help="Of the definition; the newest if not given.")
+@click.option("--tenant", default="default", show_default=True)
+@click.option("--class", "class_", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True)
+@click.option("--run-after", type=moment, metavar="WHEN", help="Not before: 2030-01-31T08:00:00Z, or +10m.")
+@click.option("--expires-at", type=moment, metavar="WHEN", help="Drop it if it has not begun by then.")
+@click.option("--salt", default="", help="Equal payloads are one task; a salt makes them another.")
+@output_option
+def enqueue(name: str, payload: Any, file: TextIO | None, version: int | None, output: str, **how: Any) -> None:
+    """Enqueue tasks of a definition, all or none.
+
+    The payload is checked against the definition first, which must be in a module that BACKBEAT_DEFINITIONS names. The
+    same payload again answers with the task that has it, and its status.
+    """
+    if (payload is None) == (file is None):
+        raise click.UsageError("give either --payload or --file")
+    payloads = [payload] if file is None else _read(file)
+    added = run_async(_enqueue(name, version, payloads, how))
+    rows = [{"task_id": each.task_id, "status": each.status, "new": each.created} for each in added]
+    emit(rows, output=output)
+
+
+@task.command("list")
+@click.option("--status", "statuses", type=click.Choice(STATUSES), multiple=True, help="Only these; may be repeated.")
+@click.option("--workflow", help="Only of this definition.")
+@click.option("--tenant", help="Only of this tenant.")
+@click.option("--since", type=duration, default="7d", show_default=True, help="Only those created since.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=30, show_default=True)
+@output_option
+def list_(
+    statuses: tuple[str, ...], workflow: str | None, tenant: str | None, since: timedelta, limit: int, output: str
+) -> None:
+    """List tasks, the newest first, and count them by status."""
+
+    async def main() -> tuple[list[dict[str, Any]], dict[str, int], dict[str, str]]:
+        from shared.config import load
+        from shared.db import inspect, queue
+
+        which = inspect.Filter(since, statuses, workflow, tenant)
+        async with database(load()) as db:
+            found = await inspect.tasks(db, which, limit), await inspect.counts(db, which)
+            return *found, await queue.switches(db)
+
+    tasks, counts, switches = run_async(main())
+    for name, reason in switches.items():
+        talk(f"STOPPED (--{name}): {reason}")
+    if output == "json":
+        emit({"counts": counts, "tasks": tasks}, output=output)
+        return
+    emit(
+        [{**row, "tries": row["attempts"], "age": _age(row["created_at"]), "detail": _detail(row)} for row in tasks],
+        columns=_LIST,
+    )
+    click.echo(" · ".join(f"{status} {count}" for status, count in counts.items()))
+
+
+@task.command()
+@click.argument("task_id", type=click.UUID)
+@output_option
+def show(task_id: UUID, output: str) -> None:
+    """Show one task with its attempts, model calls, costs and effects."""
+
+    async def main() -> "Story":
+        from shared.config import load
+        from shared.db import inspect
+
+        async with database(load()) as db:
+            return await inspect.story(db, task_id)
+
+    story = run_async(main())
+    if output == "json":
+        emit(story, output=output)
+    else:
+        _print(story)
+
+
+@task.command()
+@click.argument("task_id", type=click.UUID)
+@click.option("--reason", required=True, metavar="TEXT", help="Stands in the task's record.")
+def cancel(task_id: UUID, reason: str) -> None:
+    """End a task that has not ended, even while it runs.
+
+    Nothing that its worker writes counts any more, except what its calls cost.
+    """
+
+    async def main() -> None:
+        from shared.config import load
+        from shared.db import inspect, operate
+        from shared.errors import ConflictError
+
+        async with database(load()) as db:
+            if not await operate.cancel(db, task_id, f"{reason} (by {os_user()})"):
+                ended = (await inspect.story(db, task_id)).task
+                raise ConflictError(
+                    f"task {task_id} has already ended: {ended['status']}", fix="Nothing is left to cancel"
+                )
+
+    run_async(main())
+    talk(f"cancelled {task_id}")
+
+
+async def _enqueue(name: str, version: int | None, payloads: Sequence[Any], how: Mapping[str, Any]) -> "list[Enqueued]":
+    from shared.config import load
+    from shared.db import queue
+    from shared.definitions import load_definitions
+    from shared.errors import DefinitionError, InputError, NotFoundError
+    from shared.execution.producer import submit
+    from shared.telemetry import open_telemetry
+
+    config = load()
+    registry = load_definitions(config.definitions)
+    definition = registry.newest(name) if version is None else registry.tasks.get(f"{name}@{version}")
+    if definition is None:
+        loaded = ", ".join(sorted(registry.tasks)) or "none"
+        raise DefinitionError(f"no loaded module defines {name}@{version}", fix=f"Loaded: {loaded}")
+    async with database(config) as db:
+        telemetry = open_telemetry(config, "backbeat")
+        add = functools.partial(submit, db, telemetry, definition, payloads, **how)
+        try:
+            return await add()
+        except NotFoundError:
+            # Perhaps no worker has ever loaded this definition: then nobody has told Postgres of it.
+            await queue.register(db, f"{socket.gethostname()}:backbeat", "cron", registry.rows())
+            return await add()
+        except ValueError as error:
+            what = f"{definition.full_name}: the payload has no canonical form: {error}"
+            raise InputError(what, fix="Write NaN and numbers beyond 2**53 as strings") from error
+        finally:
+            telemetry.close()
+
+
+def _read(file: TextIO) -> list[Any]:
+    try:
+        found = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"{file.name} is not JSON: {error}", param_hint="--file") from None
+    return found if isinstance(found, list) else [found]
+
+
+def _detail(row: Mapping[str, Any]) -> str:
+    """The one thing worth knowing about a task in its state."""
+    match row["status"]:
+        case "held":
+            return f"{row['hold_reason']} {row['hold_key']}"
+        case "delayed":
+            return f"until {row['run_after']:%Y-%m-%d %H:%M:%S}Z"
+        case "succeeded" | "escalated":
+            cost = "unpriced" if row["cost_usd"] is None else f"${amount(row['cost_usd'])}"
+            return f"{row['calls']} calls, {cost}"
+    return row["error"] or ""
+
+
+def _age(moment: datetime) -> str:
+    seconds = int((clock.wall() - moment).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit}"
+    return f"{max(seconds, 0)}s"
+
+
+def _print(story: "Story") -> None:
+    emit({name: value for name, value in story.task.items() if value is not None})
+    attempts = [_attempt(entry) for entry in story.attempts]
+    bill = sum((call["cost_usd"] or Decimal() for call in story.calls), Decimal())
+    sections: list[tuple[str, Sequence[Mapping[str, Any]], Sequence[str]]] = [
+        ("attempts", attempts, _ATTEMPTS),
+        (f"model calls, ${amount(bill)} in all", story.calls, _CALLS),
+        ("effects", story.effects, _EFFECTS),
+    ]
+    for title, rows, columns in sections:
+        if rows:
+            click.echo()
+            emit(rows, columns=columns, title=title, fold=True)
+    if story.orchestration:
+        click.echo()
+        emit(story.orchestration, title="orchestrated workflow")
+
+
+def _attempt(entry: Mapping[str, Any]) -> dict[str, Any]:
+    start, end = (datetime.fromisoformat(entry[name]) for name in ("started_at", "ended_at"))
+    error = ": ".join(str(entry[name]) for name in ("error_class", "error") if name in entry)
+    return {**entry, "started_at": start, "seconds": (end - start).total_seconds(), "error": error}

@@ -1,0 +1,66 @@
+"""The real command lines as subprocesses, with nothing of the surroundings of whoever runs the tests."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.tree import ROOT
+
+FOREIGN = ("BACKBEAT_", "ANTHROPIC_", "OPENAI_", "_BACKBEAT_")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed, which must be JSON and nothing else."""
+        return json.loads(self.out)
+
+    def refused(self, code: int) -> str:
+        """The one line it refused with, after making sure that it is one, with this exit code and no data."""
+        lines = self.err.splitlines()
+        assert (self.code, self.out, len(lines)) == (code, "", 1), self
+        return lines[0]
+
+    def fine(self) -> "Done":
+        """Itself, after making sure that it exited 0."""
+        assert self.code == 0, self
+        return self
+
+
+def clean_environ(**environ: str) -> dict[str, str]:
+    """This environment without settings, and with the source tree on the path."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environ}
+
+
+def command(
+    module: str,
+    *arguments: object,
+    home: Path,
+    environ: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    within: float = 60.0,
+) -> Done:
+    """Run `python -m module` in a directory, which decides what ./backbeat.toml it finds."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=home,
+        env=clean_environ(**(environ or {})),
+        input=stdin or "",
+        capture_output=True,
+        text=True,
+        timeout=within,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
