@@ -80,7 +80,7 @@ class Provider:
         raw = await request.body()
         call = self._call(request, wire, raw)
         try:
-            ask = wire.parse(_json(raw))
+            ask = _parsed(wire, raw)
         except BadRequestError as problem:
             self._log.write({"event": "start", **call.entry})
             return self._refuse(call, 400, "", str(problem))
@@ -107,7 +107,10 @@ class Provider:
     async def _deliver(self, request: Request, call: Call, fault: faults.Fault, ask: Ask) -> Response:
         """Make the answer, let its time pass, log it, send it: it is billed whether or not it arrives."""
         wire, hit = call.wire, self._prefixes.look(ask)
-        made = _answer(call, ask, fault, hit)
+        try:
+            made = _answer(call, ask, fault, hit)
+        except BadRequestError as problem:
+            return self._refuse(call, 400, "", str(problem))
         seconds = self._delay(call.dice.random(), ask.input_tokens, made.usage.output) + fault.seconds
         await sleep(seconds * (_FIRST_BYTE if ask.stream else 1))
         self._prefixes.keep(hit)
@@ -128,7 +131,7 @@ class Provider:
         request_id = f"sim_req_{secrets.token_hex(10)}"
         headers = self._headers(wire, request_id)
         try:
-            ask = wire.parse(_json(await request.body()))
+            ask = _parsed(wire, await request.body())
         except BadRequestError as problem:
             return JSONResponse(wire.error(400, "", str(problem), request_id), 400, headers)
         return JSONResponse(wire.counted(ask.input_tokens), headers=headers)
@@ -189,17 +192,27 @@ class Provider:
         return {**wire.headers(request_id, left, LIMITS), **server.SIMULATED}
 
 
-def _json(raw: bytes) -> Any:
+def _parsed(wire: Wire, raw: bytes) -> Ask:
     try:
-        return json.loads(raw)
-    except ValueError as error:
-        raise BadRequestError(f"The request body is not JSON: {error}") from error
+        return wire.parse(json.loads(raw))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadRequestError(f"The request body cannot be read: {error}") from error
+
+
+def _said(ask: Ask) -> str:
+    """What the rules say to the prompt, in the shape that was asked for. Raises BadRequestError for a hopeless one."""
+    facts = rules.read(ask.prompt)
+    if ask.schema is None:
+        return answer.markdown(facts)
+    try:
+        return json.dumps(schema.build(ask.schema, facts))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BadRequestError(f"Invalid schema: {error!r}") from error
 
 
 def _answer(call: Call, ask: Ask, fault: faults.Fault, hit: cache.Hit) -> Answer:
-    """What the rules say to the prompt, in the shape that was asked for, with its bill."""
-    facts = rules.read(ask.prompt)
-    said = json.dumps(schema.build(ask.schema, facts)) if ask.schema is not None else answer.markdown(facts)
+    """The finished answer, with what the fault does to it, and its bill."""
+    said = _said(ask)
     if fault.kind == "invalid-json":
         said = f"Here is the JSON you asked for: {said[:-1]}"
     elif fault.kind == "wrong-schema":

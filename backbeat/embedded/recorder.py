@@ -165,8 +165,12 @@ async def _health(_request: Request) -> Response:
     return JSONResponse({"status": "ok", "service": "recorder", "simulated": True}, headers=server.SIMULATED)
 
 
-async def _bad_fault(_request: Request, error: Exception) -> Response:
-    return _error(400, str(error))
+async def _not_found(_request: Request, _problem: Exception) -> Response:
+    return _error(404)
+
+
+async def _bad_fault(_request: Request, problem: Exception) -> Response:
+    return _error(400, str(problem))
 
 
 def application(recorder: Recorder) -> Starlette:
@@ -177,7 +181,7 @@ def application(recorder: Recorder) -> Starlette:
         Route(path, recorder.create, methods=["POST"]),
         Route(path, recorder.listing, methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={ConfigError: _bad_fault})
+    return Starlette(routes=routes, exception_handlers={ConfigError: _bad_fault, 404: _not_found})
 
 
 def main(argv: list[str] | None = None) -> None:

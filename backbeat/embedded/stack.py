@@ -3,10 +3,9 @@
 Whoever kills what at whatever moment, the next `up` brings it back with its data.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from backbeat.embedded import settings
@@ -16,9 +15,7 @@ from backbeat.embedded.postgres import dsn
 from backbeat.embedded.site import Log, Site
 from shared.errors import ConfigError, ConflictError, NotFoundError
 
-__all__ = ["ALL", "CRON_ONLY", "EngineInfo", "Migrate", "StackInfo", "down", "kill", "restart", "status", "up"]
-
-Migrate = Callable[[str], list[str]]
+__all__ = ["ALL", "CRON_ONLY", "EngineInfo", "StackInfo", "down", "kill", "restart", "status", "up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +54,12 @@ def up(
     ports: Mapping[str, int] | None = None,
     log: Log = lambda _line: None,
     catalogue: Catalogue = CATALOGUE,
-    migrations: Mapping[str, Migrate] | None = None,
 ) -> StackInfo:
     """Start what does not run, wait until all is ready, migrate, write `backbeat.toml`.
 
     Ports are the last ones where still free; those named in `ports` must be. The provider's `latency` ("0.2-2",
     seconds) and `args`, what to add to an engine's command line, are remembered too; a change restarts the
-    engine. `migrations` replaces the runners of `postgres` and `clickhouse`. A second call while one works waits.
+    engine. A second call while one works waits for it.
 
     Raises ConfigError, ConflictError (a port is taken) or UnavailableError (an engine does not come up,
     disk full), after stopping whatever this very call started.
@@ -82,7 +78,7 @@ def up(
             _stop(before, changed.intersection(engines), catalogue, log)
             site, missing = _choose_ports(site, engines, ports or {}, catalogue, log)
             replace(before, ports=site.ports).write()
-            applied = _bring_up(site, engines, missing, catalogue, migrations or {}, log)
+            applied = _bring_up(site, engines, missing, catalogue, log)
             site.write()  # not before: a latency that the provider refuses is not remembered
     if not missing:
         log(f"already running in {site.directory}")
@@ -113,14 +109,7 @@ def _keep(site: Site, name: str, wanted: int | None, catalogue: Catalogue) -> bo
     return True
 
 
-def _bring_up(
-    site: Site,
-    names: Sequence[str],
-    missing: Sequence[str],
-    catalogue: Catalogue,
-    migrations: Mapping[str, Migrate],
-    log: Log,
-) -> list[str]:
+def _bring_up(site: Site, names: Sequence[str], missing: Sequence[str], catalogue: Catalogue, log: Log) -> list[str]:
     """Start the missing ones, prepare all; return the migrations applied."""
     try:
         for name in missing:
@@ -129,7 +118,7 @@ def _bring_up(
         for name in names:
             engine = catalogue[name](site)
             engine.daemon.ready(engine.probe, within=engine.within)
-        applied = _prepare(site, names, {**_runners(names, log), **migrations})
+        applied = _prepare(site, names, log)
         settings.write(site, _running(site, catalogue))
     except BaseException:
         _stop(site, missing, catalogue, log)
@@ -177,32 +166,22 @@ def restart(directory: Path, name: str, *, catalogue: Catalogue = CATALOGUE) -> 
         engine.daemon.ready(engine.probe, within=engine.within)
 
 
-def _prepare(site: Site, names: Sequence[str], migrations: Mapping[str, Migrate]) -> list[str]:
+def _prepare(site: Site, names: Sequence[str], log: Log) -> list[str]:
     """Make databases and logins, and bring the schemas up to date. Doing it again changes nothing."""
     applied: list[str] = []
     if "postgres" in names:
         from backbeat.embedded import roles
+        from backbeat.migrate import postgres_up
 
         admin = dsn(site.home("postgres"), site.port("postgres"))
         roles.create_owner(admin, site.secret(roles.OWNER))
-        applied += migrations["postgres"](settings.database_url(site, roles.OWNER))
+        applied += postgres_up(settings.database_url(site, roles.OWNER), log=log)
         roles.create_app(admin, site.secret(roles.APP))
-    if "clickhouse" in names:
-        applied += migrations["clickhouse"](settings.clickhouse_url(site))
-    return applied
-
-
-def _runners(names: Sequence[str], log: Log) -> dict[str, Migrate]:
-    found: dict[str, Migrate] = {}
-    if "postgres" in names:
-        from backbeat.migrate import postgres_up
-
-        found["postgres"] = partial(postgres_up, log=log)
     if "clickhouse" in names:
         from backbeat.migrate_clickhouse import clickhouse_up
 
-        found["clickhouse"] = clickhouse_up
-    return found
+        applied += clickhouse_up(settings.clickhouse_url(site))
+    return applied
 
 
 def _stop(site: Site, names: Iterable[str], catalogue: Catalogue, log: Log) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 _FILES = Path(__file__).parent
+_DECIMAL = re.compile(r"Decimal\(\d+, (\d+)\)")
 _EXACT = {"output_format_json_quote_decimals": 1, "output_format_json_quote_64bit_integers": 0}
 
 
@@ -48,7 +50,12 @@ def run_report(client_or_url: "Client | str", name: str, since: timedelta | date
 
 
 def _typed(type_name: str, value: Any) -> Any:
-    return Decimal(value) if "Decimal" in type_name and value is not None else value
+    if value is None:
+        return None
+    decimal = _DECIMAL.search(type_name)
+    if decimal:
+        return Decimal(value).quantize(Decimal(1).scaleb(-int(decimal[1])))
+    return float(value) if "Float" in type_name else value
 
 
 def render_text(table: Table) -> str:

@@ -67,19 +67,6 @@ def last_commits(path: Path, count: int) -> Selection:
     return Selection(tuple(reversed(commits)), notes)
 
 
-def own_or_named(named: Path | None, own: Path, count: int) -> Selection:
-    """The commits of the repository a person named, else of this checkout, which may have come without history.
-
-    Raises InputError when the named path is no repository.
-    """
-    if named is not None:
-        return last_commits(named, count)
-    try:
-        return last_commits(own, count)
-    except InputError as error:
-        return Selection((), (f"this checkout has no history to review ({error.what})",))
-
-
 def _require_top(path: Path) -> None:
     if not path.is_dir():
         raise InputError(f"{path} is not a directory", fix="Name the top directory of a git repository")

@@ -152,7 +152,7 @@ class DemoRun:
     def _ask_people(self, told: bool) -> bool:
         if not self._options.interactive:
             for line in self._approvers.decide():
-                talk.print(f"  {line}", markup=False)
+                talk.print(f"  {line}", markup=False, soft_wrap=True)
         elif not told and self._approvers.pending():
             text = HOW_TO_DECIDE.format(config=self._info.config, token=self._approvers.token("alice"))
             talk.print(text, markup=False, soft_wrap=True)

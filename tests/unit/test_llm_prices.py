@@ -1,9 +1,12 @@
 """Prices: golden figures, unknown ones, and a ceiling that no call of its size can pass."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from genai_prices import data_snapshot
+from genai_prices.types import ModelPrice
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,15 +57,31 @@ def test_an_unknown_price_is_none_and_says_which_data_did_not_know_it(provider: 
         assert found.version.startswith("genai-prices/")
 
 
-def test_a_model_listed_without_a_price_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    from genai_prices import data_snapshot
-    from genai_prices.types import ModelPrice
-
+@pytest.fixture
+def list_price(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Change what the price data says about claude-opus-4-7."""
     _, model = data_snapshot.get_snapshot().find_provider_model("claude-opus-4-7", None, "anthropic", None)
-    monkeypatch.setattr(model, "prices", ModelPrice(input_mtok=Decimal(5)))
-    assert cost("anthropic", "claude-opus-4-7", Usage(uncached=1), AT).usd is not None
-    assert cost("anthropic", "claude-opus-4-7", Usage(uncached=1, output=1), AT).usd is None
+    return lambda **prices: monkeypatch.setattr(model, "prices", ModelPrice(**prices))
+
+
+@pytest.mark.parametrize("half", ["input_mtok", "output_mtok"])
+def test_a_model_listed_with_half_a_price_is_unknown_where_that_matters(
+    list_price: Callable[..., None], half: str
+) -> None:
+    list_price(**{half: Decimal(5)})
+    priced, unpriced = Usage(uncached=1), Usage(output=1)
+    if half == "output_mtok":
+        priced, unpriced = unpriced, priced
+    assert cost("anthropic", "claude-opus-4-7", priced, AT).usd == Decimal("0.000005")
+    assert cost("anthropic", "claude-opus-4-7", unpriced, AT).usd is None
     assert ceiling("anthropic", "claude-opus-4-7", 1, 1, AT).usd is None
+
+
+def test_below_a_nano_dollar_a_ceiling_goes_up_and_a_cost_to_the_even_digit(list_price: Callable[..., None]) -> None:
+    list_price(input_mtok=Decimal("0.0125"), output_mtok=Decimal(1))
+    assert str(cost("anthropic", "claude-opus-4-7", Usage(uncached=1), AT).usd) == "1.2E-8"
+    assert cost("anthropic", "claude-opus-4-7", Usage(uncached=3), AT).usd == Decimal("0.000000038")
+    assert ceiling("anthropic", "claude-opus-4-7", 1, 0, AT).usd == Decimal("0.000000013")
 
 
 @pytest.mark.parametrize(
@@ -75,14 +94,6 @@ def test_a_model_listed_without_a_price_is_unknown(monkeypatch: pytest.MonkeyPat
 )
 def test_golden_ceilings(model: str, cache: CacheTtl, tokens: int, usd: str) -> None:
     assert ceiling("anthropic", model, tokens, 3_000, AT, cache=cache).usd == Decimal(usd)
-
-
-def test_a_ceiling_rounds_up_and_a_cost_to_even() -> None:
-    usage, at_most = Usage(cache_read=1), ceiling("openai", "gpt-6.1-terra", 1, 0, AT)
-    assert cost("openai", "gpt-6.1-terra", usage, AT).usd == Decimal("0.000000050")
-    assert at_most.usd == Decimal("0.000001250")
-    assert ceiling("anthropic", "claude-haiku-5-5", 1, 0, AT).usd == Decimal("0.000000125")
-    assert str(at_most.usd) == "0.000001250"
 
 
 @given(

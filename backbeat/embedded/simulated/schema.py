@@ -32,8 +32,6 @@ _FORMATS = {
 }
 _PATTERN_TEXTS = ("simulated", "SIMULATED", "A1", "1", "2026-01-01", "a-b", "0" * 40, "EUR", "1.0", "v1.0.0")
 _LIMITS = re.compile(r"\b(m(?:in|ax)(?:imum|Length|Items)|exclusiveM(?:in|ax)imum|multipleOf): (-?\d+(?:\.\d+)?)")
-_MOVED = re.compile(r"\{?(?:[a-zA-Z]+: .+)\}?")
-_MOVED_PATTERN = re.compile(r'pattern: ("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,10 @@ def _value(schema: Any, at: _Place) -> Any:
 def _resolved(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
     """The schema with references followed, unions decided for their first real variant, and limits moved back."""
     node: dict[str, Any] = dict(schema) if isinstance(schema, dict) else {}
-    while reference := node.pop("$ref", None):
+    for _ in range(_DEEPEST):
+        reference = node.pop("$ref", None)
+        if reference is None:
+            break
         target: Any = root
         for part in reference.removeprefix("#").strip("/").split("/") if reference != "#" else ():
             target = target[part.replace("~1", "/").replace("~0", "~")]
@@ -91,11 +92,13 @@ def _resolved(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
 
 def _moved(description: str) -> dict[str, Any]:
     last = description.rpartition("\n")[2]
-    if not _MOVED.fullmatch(last):
+    last = last[1:-1] if last.startswith("{") else last
+    if not re.match(r"[a-zA-Z]+: ", last):
         return {}
     found: dict[str, Any] = {key: float(value) for key, value in _LIMITS.findall(last)}
-    pattern = _MOVED_PATTERN.search(last)
-    return {**found, "pattern": json.loads(pattern[1])} if pattern else found
+    if pattern := re.search(r"\bpattern: (.+?)(?:, [a-zA-Z]+: .*)?$", last):
+        found["pattern"] = json.loads(pattern[1]) if pattern[1].startswith('"') else pattern[1]
+    return found
 
 
 def _kind(node: dict[str, Any]) -> str:

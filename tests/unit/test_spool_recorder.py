@@ -1,0 +1,261 @@
+"""Telemetry into the spool: spans as recorded, bounded by time, shed only when counted."""
+
+import json
+import logging
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.config import Config
+from shared.ids import SpanRef, span_id, trace_id
+from shared.telemetry import open_telemetry, recorder
+from shared.telemetry.recorder import SpoolTelemetry, Writer
+from shared.telemetry.spans import NullTelemetry, SpanRecord
+from shared.telemetry.spool import read_batch, write_batch
+
+START = 1_795_000_000_123_456_789
+
+
+def record(number: int = 1, **other: Any) -> SpanRecord:
+    known: dict[str, Any] = {
+        "name": "process x",
+        "kind": "consumer",
+        "trace_id": trace_id("task", 1),
+        "span_id": span_id("process", number),
+        "parent_span_id": span_id("enqueue", 1),
+        "start_ns": START,
+        "end_ns": START + 1_500_000_000,
+    }
+    return SpanRecord(**(known | other))
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    found = [read_batch(path).body.splitlines() for path in sorted(directory.glob("*.spool"))]
+    return [json.loads(line) for lines in found for line in lines]
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Writes wait until the event is set."""
+    free = threading.Event()
+
+    def wait_then_write(directory: Path, lines: list[bytes]) -> Path:
+        free.wait(20)
+        return write_batch(directory, lines)
+
+    monkeypatch.setattr(recorder, "write_batch", wait_then_write)
+    yield free
+    free.set()
+
+
+def test_a_span_is_written_with_its_own_ids_and_times(tmp_path: Path) -> None:
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    link = SpanRef(trace_id("tick", 1), span_id("tick", 1))
+    attributes = {
+        "n": 1,
+        "flag": False,
+        "usd": Decimal("1E-9"),
+        "absent": None,
+        "many": ["a", "b"],
+        "other": link.trace_id,
+    }
+    telemetry.record(record(attributes=attributes, links=(link,), error="it broke"))
+    telemetry.record(record(2, parent_span_id=None, name="tick", kind="internal"))
+    telemetry.flush()
+    first, second = rows(tmp_path)
+    assert first["Timestamp"] == "1795000000.123456789"
+    assert first["Duration"] == 1_500_000_000
+    assert (first["TraceId"], first["SpanId"]) == (trace_id("task", 1), span_id("process", 1))
+    assert first["ParentSpanId"] == span_id("enqueue", 1)
+    assert (first["SpanName"], first["SpanKind"], first["ServiceName"]) == ("process x", "Consumer", "cron-worker")
+    assert (first["StatusCode"], first["StatusMessage"]) == ("Error", "it broke")
+    assert (first["Links.TraceId"], first["Links.SpanId"]) == ([link.trace_id], [link.span_id])
+    texts = {"n": "1", "flag": "false", "usd": "0.000000001", "many": '["a", "b"]', "other": link.trace_id}
+    assert first["SpanAttributes"] == texts
+    assert (second["TraceId"], second["ParentSpanId"], second["StatusCode"]) == (trace_id("task", 1), "", "Unset")
+    assert telemetry.shed == 0
+
+
+def test_other_instrumentation_goes_the_same_way(tmp_path: Path) -> None:
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    telemetry.record(record())
+    with telemetry.provider.get_tracer("library", "1.0").start_as_current_span("outer") as outer:
+        outer.add_event("happened", {"k": "v"})
+        telemetry.record(record(2))
+    telemetry.close()
+    _, inner, foreign = rows(tmp_path)
+    assert inner["ParentSpanId"] == span_id("enqueue", 1)
+    assert (foreign["SpanName"], foreign["ScopeName"], foreign["ParentSpanId"]) == ("outer", "library", "")
+    assert (foreign["Events.Name"], foreign["Events.Attributes"]) == (["happened"], [{"k": "v"}])
+    assert len({foreign["TraceId"], inner["TraceId"]}) == 2
+
+
+def test_texts_that_are_no_unicode_do_not_spoil_the_file(tmp_path: Path) -> None:
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    telemetry.record(record(attributes={"text": "a\ud800b\x00\n"}))
+    telemetry.close()
+    assert rows(tmp_path)[0]["SpanAttributes"] == {"text": "a?b\x00\n"}
+
+
+def test_one_flush_is_one_file_and_an_empty_one_is_none(tmp_path: Path) -> None:
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    for number in range(3):
+        telemetry.record(record(number))
+    telemetry.flush()
+    telemetry.flush()
+    telemetry.record(record(9))
+    telemetry.close()
+    assert [read_batch(path).rows for path in sorted(tmp_path.glob("*.spool"))] == [3, 1]
+
+
+def test_a_long_worker_writes_before_memory_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_SPANS", 10)
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    for number in range(25):
+        telemetry.record(record(number))
+    telemetry.close()
+    assert [read_batch(path).rows for path in sorted(tmp_path.glob("*.spool"))] == [10, 10, 5]
+
+
+def test_a_slow_disk_costs_50_ms_a_flush_and_loses_nothing(tmp_path: Path, slow_disk: threading.Event) -> None:
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    for number in range(2):
+        telemetry.record(record(number))
+        started = time.monotonic()
+        telemetry.flush()
+        assert 0.04 < time.monotonic() - started < 0.25
+    assert rows(tmp_path) == []
+    slow_disk.set()
+    telemetry.record(record(2))
+    telemetry.close()
+    assert [row["SpanId"] for row in rows(tmp_path)] == [span_id("process", number) for number in range(3)]
+    assert telemetry.shed == 0
+
+
+def test_a_disk_that_never_answers_is_given_up_and_counted_at_the_end(
+    tmp_path: Path, slow_disk: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recorder, "CLOSE_SECONDS", 0.1)
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    telemetry.record(record(1))
+    telemetry.flush()
+    telemetry.record(record(2))
+    telemetry.close()
+    assert telemetry.shed == 2
+    assert [entry.message.partition(":")[0] for entry in caplog.records] == ["telemetry"]
+    assert "2 spans shed" in caplog.text
+
+
+def test_memory_is_bounded_while_the_disk_hangs(
+    tmp_path: Path, slow_disk: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_PENDING", 4)
+    writer = Writer(tmp_path)
+    assert not writer.write([b"{}\n"] * 3, 0)
+    assert not writer.write([b"{}\n"] * 2, 0)
+    assert not writer.write([b"{}\n"] * 1, 0)
+    assert writer.shed == 2
+    slow_disk.set()
+    assert writer.write([], 20)
+    assert len(rows(tmp_path)) == 4
+
+
+def test_a_full_disk_is_one_log_line_and_a_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
+        for number in range(3):
+            telemetry.record(record(number))
+            telemetry.record(record(number + 100))
+            telemetry.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert telemetry.shed == 6
+    assert list(tmp_path.iterdir()) == []
+    (entry,) = caplog.records
+    assert entry.levelno == logging.ERROR
+    assert entry.getMessage() == (
+        f"telemetry: 2 spans shed, the work goes on: {tmp_path} cannot be written: [Errno 27] File too large"
+    )
+    telemetry.record(record(7))
+    telemetry.close()
+    assert (len(rows(tmp_path)), telemetry.shed) == (1, 6)
+
+
+def test_a_spool_that_cannot_be_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    telemetry = SpoolTelemetry(tmp_path / "file" / "spool", "cron-worker")
+    telemetry.record(record())
+    telemetry.close()
+    assert telemetry.shed == 1
+    assert "Not a directory" in caplog.text
+
+
+def test_a_span_that_cannot_be_recorded_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    telemetry.record(record(span_id="not hex"))
+    telemetry.record(record(kind="nonsense"))
+    telemetry.close()
+    assert telemetry.shed == 2
+    assert "cannot be recorded" in caplog.text
+    assert rows(tmp_path) == []
+
+
+def test_an_overfull_spool_keeps_model_calls_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, other = b'{"SpanAttributes":{"gen_ai.operation.name":"chat"}}\n', b'{"SpanAttributes":{}}\n'
+    writer = Writer(tmp_path, capacity=300)
+    assert writer.write([other] * 10, 20)
+    assert writer.write([other, model, other], 20)
+    assert writer.write([other], 20)
+    assert (writer.shed, len(rows(tmp_path))) == (3, 11)
+    assert "is anybody shipping?" in caplog.text
+    for path in tmp_path.glob("*.spool"):
+        path.unlink()
+    assert writer.write([other], 20)
+    assert (writer.shed, len(rows(tmp_path))) == (3, 1)
+
+
+def test_many_threads_record_everything_once(tmp_path: Path) -> None:
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+
+    def work(base: int) -> None:
+        for number in range(100):
+            telemetry.record(record(base + number))
+            if number % 10 == 0:
+                telemetry.flush()
+
+    threads = [threading.Thread(target=work, args=(base,)) for base in (0, 1000, 2000, 3000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    telemetry.close()
+    assert len({row["SpanId"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 400
+
+
+def test_off_does_nothing_and_imports_no_opentelemetry(tmp_path: Path) -> None:
+    telemetry = open_telemetry(Config(telemetry="off", spool_dir=tmp_path), "cron-worker")
+    assert isinstance(telemetry, NullTelemetry)
+    telemetry.record(record())
+    telemetry.flush()
+    telemetry.close()
+    assert (telemetry.shed, list(tmp_path.iterdir())) == (0, [])
+    spooled = open_telemetry(Config(telemetry="spool", spool_dir=tmp_path), "cron-worker")
+    assert isinstance(spooled, SpoolTelemetry)
+
+
+@pytest.mark.parametrize("module", ["shared.telemetry", "shared.telemetry.spool", "shared.telemetry.shipper"])
+def test_what_a_tick_imports_without_telemetry_is_light(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in sys.modules if name.split('.')[0] in "
+    code += "{'opentelemetry', 'clickhouse_connect', 'urllib3', 'numpy'}])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
