@@ -23,7 +23,6 @@ from shared.config import load
 from shared.errors import BackbeatError
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL_LATENCY = "18-35"  # seconds a call with 50 K tokens of context takes, by the article
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +92,7 @@ def _options(argv: Sequence[str] | None) -> Options:
         repo=given.repo,
         commits=given.commits,
         interactive=given.interactive,
-        latency=REAL_LATENCY if given.latency == "real" else given.latency,
+        latency=given.latency,
         directory=given.dir.absolute(),
         cron_only=given.cron_only,
     )

@@ -34,7 +34,7 @@ _CALLS = """
 SELECT status, cost_usd, uncached + cache_read + cache_write AS input_tokens, output AS output_tokens
 FROM backbeat.model_calls WHERE owner = ANY (%(tasks)s::uuid[]) AND opened_at >= %(since)s
 """
-_EFFECTS = "SELECT key FROM backbeat.side_effects WHERE status = 'done' AND owner = ANY (%(owners)s::uuid[])"
+_EFFECTS = "SELECT key, owner = ANY (%(owners)s::uuid[]) AND status = 'done' AS done FROM backbeat.side_effects"
 
 
 _SPANS = """
@@ -94,7 +94,9 @@ async def tally(config: Config, db: Database, run: Run, seconds: float, latency:
     states = await db.rows(_STATES, {"tasks": list(run.tasks)})
     calls = await db.rows(_CALLS, {"tasks": list(run.tasks), "since": run.since})
     owners = [*run.tasks, *(row["workflow_id"] for row in states if row["workflow_id"])]
-    done_effects = {row["key"] for row in await db.rows(_EFFECTS, {"owners": owners})}
+    ledger = await db.rows(_EFFECTS, {"owners": owners})
+    done_effects = {row["key"] for row in ledger if row["done"]}
+    strays = _strays(run.recorder_log, {row["key"] for row in ledger})
     posted = _posted(run.recorder_log, done_effects)
     billed = _billed(run, calls)
     expected = await expected_spans(db, run.tasks) if run.telemetry else []
@@ -121,7 +123,7 @@ async def tally(config: Config, db: Database, run: Run, seconds: float, latency:
         latency=latency,
         provider=provider,
     )
-    return Tally(totals, tuple(_problems(totals, run, states, calls, done_effects, posted)))
+    return Tally(totals, tuple(_problems(totals, run, states, calls, done_effects, posted, strays)))
 
 
 def _problems(
@@ -131,6 +133,7 @@ def _problems(
     calls: Sequence[Mapping[str, Any]],
     done_effects: set[str],
     posted: Mapping[str, int],
+    strays: int,
 ) -> Iterable[str]:
     for row in states:
         if row["status"] not in ("succeeded", "escalated"):
@@ -142,6 +145,8 @@ def _problems(
         yield f"{totals.effects} review(s) were posted, {wanted} should have been"
     if done_effects != set(posted):
         yield f"the ledger says {len(done_effects)} effects are done, the recorder has {len(posted)} of them"
+    if strays:
+        yield f"{strays} review(s) were posted that the ledger does not know"
     done = [call for call in calls if call["status"] == "done"]
     if run.provider_log is not None:
         # A call that was answered and whose answer was lost is billed too.
@@ -175,6 +180,12 @@ def _posted(log: Path, keys: set[str]) -> Counter[str]:
     by_marker = {marker(key): key for key in keys}
     bodies = [entry["review"]["body"] for entry in read(log)]
     return Counter(key for text, key in by_marker.items() for body in bodies if text in body)
+
+
+def _strays(log: Path, keys: set[str]) -> int:
+    """How many reviews the recorder holds that no row of the ledger accounts for."""
+    markers = [marker(key) for key in keys]
+    return sum(not any(text in entry["review"]["body"] for text in markers) for entry in read(log))
 
 
 def _found(config: Config, expected: Sequence[ExpectedSpan]) -> dict[tuple[str, str], str]:
