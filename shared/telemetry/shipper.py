@@ -82,6 +82,9 @@ def _ship(spool_dir: Path, target: "_Target") -> ShipReport:
         except ValueError as broken:
             quarantined += _quarantine(path, str(broken))
             continue
+        except OSError as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            continue
         try:
             target.insert(batch)
             path.unlink()
