@@ -56,7 +56,7 @@ def _clickhouse(site: Site) -> Engine:
     site.secret("clickhouse")
     flags = ["--path", str(site.home("clickhouse") / "data"), "--user", "backbeat"]
     flags += ["--password-file", str(site.secret_file("clickhouse"))]
-    return _service(site, "clickhouse", flags, "/ping", needs=("chdb", "starlette", "uvicorn"))
+    return _service(site, "clickhouse", flags, "/ping", needs=("chdb", "lz4", "starlette", "uvicorn", "zstandard"))
 
 
 def _provider(site: Site) -> Engine:
