@@ -64,7 +64,7 @@ def render_text(table: Table) -> str:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(table.columns):
         numeric = any(isinstance(row[index], int | float | Decimal) for row in table.rows)
         grid.add_column(name, justify="right" if numeric else "left", no_wrap=True)

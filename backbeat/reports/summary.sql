@@ -9,8 +9,8 @@ SELECT
     sum(OutputTokens) AS output_tokens,
     sum(CostUsd) AS cost_usd,
     countIf(CostUsd IS NULL) AS unpriced,
-    round(quantileExactIf(0.50)(DurationNs / 1e9, CallStatus != 'lost'), 3) AS p50_seconds,
-    round(quantileExactIf(0.95)(DurationNs / 1e9, CallStatus != 'lost'), 3) AS p95_seconds
+    round(quantileExactIf(0.50)(DurationNs / 1e9, CallStatus != 'lost'), 3) AS p50_s,
+    round(quantileExactIf(0.95)(DurationNs / 1e9, CallStatus != 'lost'), 3) AS p95_s
 FROM v_llm_calls
 WHERE Timestamp >= {since:DateTime64(9, 'UTC')}
 GROUP BY workflow, tier

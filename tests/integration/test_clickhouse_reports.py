@@ -24,8 +24,8 @@ deliver = _clickhouse.deliver
 Deliver = Callable[..., ShipReport]
 HOUR = timedelta(hours=1)
 COLUMNS = (
-    "workflow", "tier", "calls", "lost", "input_tokens", "output_tokens", "cost_usd", "unpriced", "p50_seconds",
-    "p95_seconds",
+    "workflow", "tier", "calls", "lost", "input_tokens", "output_tokens", "cost_usd", "unpriced", "p50_s",
+    "p95_s",
 )  # fmt: skip
 
 
