@@ -45,8 +45,8 @@ def list_(state: str, limit: int, output: str) -> None:
         async with database(load()) as db:
             return await approvals.find(db, None if state == "all" else state, limit)
 
-    columns = ("id", "title", "state", "approvals", "who_may_decide", "deadline", "closed_by")
-    emit([_sheet(found) for found in run_async(main())], columns=columns, output=output, title=f"requests, {state}")
+    columns = ("deadline", "who_may_decide") if state == "pending" else ("state", "closed_by", "closed_at")
+    emit([_sheet(found) for found in run_async(main())], columns=("id", "title", *columns), output=output)
 
 
 @approval.command()
@@ -67,7 +67,7 @@ def show(request: UUID, output: str) -> None:
         emit({**_sheet(found), "history": history}, output=output)
         return
     _show(found)
-    emit([{"at": h["at"], "who": h["actor"], "what": h["action"], "detail": h["detail"]} for h in history])
+    emit([_event(entry) for entry in history])
     if found.state == "pending":
         talk(f"\nbackbeat approval approve|reject {found.id} --hash {_hash(found)[:SHORTEST_HASH]} --comment TEXT")
 
@@ -172,6 +172,12 @@ def _sheet(found: "Request") -> dict[str, Any]:
     from backbeat.decide import eligible
 
     return {**asdict(found), "who_may_decide": eligible(found.policy), "on_expiry": "rejected: nothing happens"}
+
+
+def _event(entry: dict[str, Any]) -> dict[str, Any]:
+    detail = entry["detail"]
+    note = detail.get("verdict") or detail.get("comment") or ""
+    return {"at": entry["at"], "who": entry["actor"], "what": entry["action"], "note": note}
 
 
 def _show(found: "Request") -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from backbeat.cli.arguments import amount
-from backbeat.cli.output import database, emit, os_user, output_option, run_async, talk
+from backbeat.cli.output import database, emit, os_user, output_option, run_async, say_what_is_simulated, talk
 
 _COLUMNS = ("scope", "key", "cap_usd", "spent_usd", "presumed_usd", "reserved_usd", "calls", "cap_tokens")
 _scope = click.argument("scope", type=click.Choice(["workflow", "tenant"]))
@@ -33,7 +33,8 @@ def show(day: Any, output: str) -> None:
         from shared.config import load
         from shared.db import inspect
 
-        async with database(load()) as db:
+        say_what_is_simulated(config := load())
+        async with database(config) as db:
             return await inspect.budgets(db, day and day.date())
 
     emit(run_async(main()), columns=_COLUMNS, output=output)

@@ -91,6 +91,13 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(main)
 
 
+def say_what_is_simulated(config: "Config") -> None:
+    """Before figures: answers and costs of simulated providers are made up."""
+    made_up = sorted(provider.name for provider in config.providers.values() if provider.simulated)
+    if made_up:
+        talk(f"note: simulated provider, no real money: {', '.join(made_up)}")
+
+
 def os_user() -> str:
     """Who the operating system says runs this command: for the record, not for permission."""
     import getpass

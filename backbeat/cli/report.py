@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 
 from backbeat.cli.arguments import duration
-from backbeat.cli.output import clean, database, emit, output_option, run_async
+from backbeat.cli.output import clean, database, emit, output_option, run_async, say_what_is_simulated
 
 if TYPE_CHECKING:
     from shared.config import Config
@@ -25,7 +25,8 @@ def report(name: str, since: timedelta, output: str) -> None:
     """
     from backbeat.reports.render import run_report
 
-    table = run_report(_clickhouse(_config()), name, since)
+    say_what_is_simulated(config := _config())
+    table = run_report(_clickhouse(config), name, since)
     rows: list[dict[str, Any]] = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     emit(rows, output=output)
 

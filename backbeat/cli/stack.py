@@ -43,6 +43,7 @@ def up(directory: Path, profile: str, latency: str | None, ports: tuple[str, ...
     engines = stack.ALL if profile == "full" else stack.CRON_ONLY
     wanted = dict(_port(text, engines) for text in ports)
     _show(stack.up(directory, engines=engines, latency=latency, ports=wanted, log=talk), output)
+    talk("note: the models are simulated, unless ANTHROPIC_API_KEY or OPENAI_API_KEY is in the environment")
     if directory != Path("var"):
         talk(f"To use it: export BACKBEAT_CONFIG={shlex.quote(str(directory.absolute() / 'backbeat.toml'))}")
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import click
 
 from backbeat.cli.arguments import duration, json_value, moment
-from backbeat.cli.output import amount, database, emit, os_user, output_option, run_async, talk
+from backbeat.cli.output import amount, database, emit, os_user, output_option, run_async, say_what_is_simulated, talk
 from shared import clock
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def show(task_id: UUID, output: str) -> None:
         from shared.config import load
         from shared.db import inspect
 
-        async with database(load()) as db:
+        say_what_is_simulated(config := load())
+        async with database(config) as db:
             return await inspect.story(db, task_id)
 
     story = run_async(main())

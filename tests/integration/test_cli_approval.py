@@ -1,0 +1,193 @@
+"""`backbeat approval` and `backbeat token` as people and scripts use them."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from shared.security import tokens
+from tests.support.approvals import REVIEW, ask, audit, decide, state, token
+from tests.support.approvals import start as escalate
+from tests.support.command import Done, clean_environ, command
+from tests.support.databases import Database
+from tests.support.temporal import FarSide, Server, asked, environment, finished, row, working
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(database: Database, tmp_path: Path) -> Run:
+    def backbeat(*arguments: object, who: Path | None = None, **environ: str) -> Done:
+        given = {**database.environ, **environ, **({"BACKBEAT_TOKEN_FILE": str(who)} if who else {})}
+        return command("backbeat", *arguments, home=tmp_path, environ=given)
+
+    return backbeat
+
+
+@pytest.fixture
+def alice(run: Run, tmp_path: Path) -> Path:
+    run("token", "create", "--user", "alice", "--group", "leads", "--expires", "30d", "--out", "alice.token").fine()
+    return tmp_path / "alice.token"
+
+
+def test_a_token_file_is_its_owners_alone(run: Run, alice: Path, database: Database) -> None:
+    assert alice.stat().st_mode & 0o777 == 0o600
+    text = alice.read_text().strip()
+    columns = "id, user_name, groups, expires_at - created_at"
+    ((token_id, user, groups, days),) = database.sql(f"SELECT {columns} FROM backbeat.api_tokens")
+    assert (token_id, user, groups, days) == (tokens.fingerprint(text), "alice", ["leads"], timedelta(days=30))
+    assert "exists" in run("token", "create", "--user", "alice", "--out", "alice.token").refused(5)
+    assert alice.read_text().strip() == text
+    everything = run("token", "list", "-o", "json").fine().out + json.dumps(audit(database, token_id))
+    assert text not in everything
+    assert tokens.key(text).hex() not in everything
+
+
+def test_a_token_is_shown_once_on_stdout_alone(run: Run) -> None:
+    done = run("token", "create", "--user", "bob").fine()
+    assert re.fullmatch(r"bbt_[0-9a-f]{64}\n", done.out)
+    assert done.out.strip() not in done.err
+    made = run("token", "create", "--user", "bob", "-o", "json").fine().json
+    assert made["id"] == tokens.fingerprint(made["token"])
+
+
+def test_only_who_owns_the_schema_makes_tokens(run: Run, database: Database, tmp_path: Path) -> None:
+    worker = {"BACKBEAT_DIRECT_URL": database.worker_url}
+    said = run("token", "create", "--user", "x", "--out", "x", **worker).refused(4)
+    why = "tokens are made and revoked with the login that runs the migrations. Set BACKBEAT_DIRECT_URL to it"
+    assert said == f"backbeat: {why}"
+    assert not (tmp_path / "x").exists()
+    assert why in run("token", "revoke", "0" * 16, **worker).refused(4)
+    assert "cannot be a name" in run("token", "create", "--user", "(deadline)").refused(2)
+
+
+def test_a_revoked_token_is_nobody(run: Run, alice: Path, database: Database) -> None:
+    request = ask(database)
+    run("token", "revoke", tokens.fingerprint(alice.read_text())).fine()
+    assert "there is no valid token" in run("token", "revoke", tokens.fingerprint(alice.read_text())).refused(3)
+    assert "unknown, expired or revoked" in run("approval", "approve", request.id, who=alice).refused(4)
+
+
+def test_what_waits_is_listed_and_shown_in_full(run: Run, database: Database) -> None:
+    request = ask(database, policy={"approvers": ["alice", "bob"], "groups": ["leads"], "needed": 2})
+    (listed,) = run("approval", "list", "-o", "json").fine().json
+    assert listed["id"] == str(request.id)
+    assert listed["hash"] == request.hash
+    text = run("approval", "list").fine().out
+    assert str(request.id) in text
+    assert "2 of alice, bob, group leads" in run("approval", "show", request.id).fine().out
+    shown = run("approval", "show", request.id).fine()
+    lines = shown.out.splitlines()
+    assert lines[0] == "Post a review"
+    fold = "\n".join(lines[:12])
+    for expected in ("note, once, exactly what stands", "nothing happens", request.hash, "| repository: acme/shop"):
+        assert expected in fold
+    assert f"backbeat approval approve|reject {request.id} --hash {request.hash[:12]}" in shown.err
+    full = run("approval", "show", request.id, "-o", "json").fine().json
+    assert full["payload"] == {"effect": "note", "request": REVIEW}
+    assert [entry["action"] for entry in full["history"]] == ["approval.requested"]
+    assert run("approval", "list", "--state", "approved").fine().out == ""
+
+
+def test_deciding_binds_to_what_was_shown(run: Run, alice: Path, database: Database) -> None:
+    request = ask(database)
+    assert "needs at least 12 digits" in run("approval", "approve", request.id, "--hash", "ab", who=alice).refused(2)
+    said = run("approval", "approve", request.id, "--hash", "0" * 12, who=alice).refused(5)
+    assert "the request shows something else now" in said
+    done = run("approval", "approve", request.id, "--hash", request.hash[:12], "--comment", "fine", who=alice).fine()
+    assert done.err == "alice: approve; the request is approved\n"
+    said = run("approval", "reject", request.id, who=alice).refused(5)
+    assert re.search(r"already approved by alice at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\.", said)
+    assert audit(database, request.id)[1][2]["comment"] == "fine"
+
+
+def test_a_row_that_was_tampered_with_cannot_be_approved(run: Run, alice: Path, database: Database) -> None:
+    request = ask(database)
+    database.sql("UPDATE backbeat.approval_requests SET payload = jsonb_set(payload, '{request,body}', '\"LGTM\"')")
+    assert "this is not what the request shows" in run("approval", "approve", request.id, who=alice).refused(5)
+    assert state(database, request.id) == "pending"
+
+
+def test_refusals_say_why(run: Run, alice: Path, database: Database, tmp_path: Path) -> None:
+    request = ask(database, policy={"approvers": ["bob"], "groups": ["security"]})
+    assert "no token: nobody knows who you are" in run("approval", "approve", request.id).refused(4)
+    assert "cannot be read" in run("approval", "approve", request.id, "--token-file", "nowhere").refused(4)
+    (tmp_path / "junk").write_text("junk")
+    assert "not a Backbeat token" in run("approval", "approve", request.id, "--token-file", "junk").refused(4)
+    said = run("approval", "approve", request.id, who=alice).refused(4)
+    assert said == "backbeat: alice may not decide this. It takes 1 of bob, group security"
+    nothing = "01a203b6-a07d-7bfb-8827-564de37ba04f"
+    assert f"no approval request {nothing}" in run("approval", "show", nothing).refused(3)
+    assert "not a valid UUID" in run("approval", "show", "7").refused(2)
+    late = ask(database, seconds=60.0)
+    database.advance(timedelta(minutes=2))
+    assert "the deadline passed at" in run("approval", "approve", late.id, who=alice).refused(5)
+
+
+def test_text_from_a_model_cannot_pass_for_ours(run: Run, database: Database) -> None:
+    workflow = escalate(database)
+    payload = {"effect": "note", "request": {"body": "fine\n\x1b[2J\u202estate approved\nif approved  nothing"}}
+    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', %s, %s::jsonb, %s, %s::jsonb, 60)"
+    title = "A \x1b[31mred\x1b[0m title"
+    policy = json.dumps({"approvers": ["alice"]})
+    request = database.value(call, [workflow, title, json.dumps(payload), "0" * 64, policy])
+    shown = run("approval", "show", request).fine().out
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "  |     if approved  nothing" in shown.splitlines()
+
+
+def test_at_a_terminal_it_is_shown_and_asked(database: Database, alice: Path, tmp_path: Path) -> None:
+    request = ask(database)
+    environ = clean_environ(**database.environ, BACKBEAT_TOKEN_FILE=str(alice))
+    command = [sys.executable, "-m", "backbeat", "approval", "approve", str(request.id)]
+
+    def answer(word: str) -> subprocess.CompletedProcess[bytes]:
+        ours, theirs = pty.openpty()
+        os.write(ours, f"{word}\n".encode())
+        done = subprocess.run(command, cwd=tmp_path, env=environ, stdin=theirs, capture_output=True, timeout=60)
+        os.close(ours)
+        os.close(theirs)
+        return done
+
+    no = answer("n")
+    assert no.returncode == 130
+    assert b"| repository: acme/shop" in no.stdout
+    assert state(database, request.id) == "pending"
+    assert answer("y").returncode == 0
+    assert state(database, request.id) == "approved"
+
+
+def test_a_quorum_says_that_more_are_needed(run: Run, alice: Path, database: Database) -> None:
+    request = ask(database, policy={"approvers": ["alice", "bob"], "needed": 2})
+    done = run("approval", "approve", request.id, "-o", "json", who=alice).fine()
+    assert (done.json["user"], done.json["state"], done.err) == ("alice", "pending", "")
+    assert "alice has approved already" in run("approval", "approve", request.id, who=alice).refused(5)
+    decide(database, token(database, "bob"), request.id, "reject", request.hash)
+    assert "already rejected by bob" in run("approval", "reject", request.id, who=alice).refused(5)
+
+
+async def test_a_signed_signal_needs_no_access_to_postgres(
+    run: Run, alice: Path, database: Database, temporal_server: Server
+) -> None:
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, FarSide()) as env, working(env, client):
+        workflow = escalate(database)
+        request, _ = await asked(database, workflow)
+        words = ("approval", "sign", request, "reject", "--comment", "no: later")
+        signed = await asyncio.to_thread(run, *words, who=alice)
+        assert "bbt_" not in signed.fine().out
+        handle = client.get_workflow_handle(row(database, workflow)["temporal_id"])
+        await handle.signal("decide", signed.json)
+        done = await finished(database, workflow)
+    assert done["result"] == {"decision": "rejected"}
+    assert database.value("SELECT user_name FROM backbeat.approval_decisions") == "alice"

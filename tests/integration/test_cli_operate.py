@@ -1,0 +1,159 @@
+"""`backbeat budget`, `stop`, `resume` and `effect` against a real database."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from shared.db import effects
+from shared.db.effects import Intent
+from shared.domain.outcome import Hold
+from tests.support import tasks
+from tests.support.command import Done, command
+from tests.support.databases import Database
+
+Run = Callable[..., Done]
+KEY = "01a203b6-a07d-7bfb-8827-564de37ba04f:post"
+
+
+@pytest.fixture
+def run(database: Database, tmp_path: Path) -> Run:
+    def backbeat(*arguments: object) -> Done:
+        return command("backbeat", *arguments, home=tmp_path, environ=database.environ)
+
+    return backbeat
+
+
+def _cap(run: Run, key: str = "alpha") -> tuple[str | None, int | None]:
+    (row,) = [row for row in run("budget", "show", "-o", "json").fine().json if row["key"] == key]
+    return row["cap_usd"], row["cap_tokens"]
+
+
+async def _held(database: Database) -> None:
+    """A task of alpha that spent 0.004 and waits for more money."""
+    async with tasks.worker(database) as db:
+        await tasks.add(db)
+        task = await tasks.take_one(db)
+        await tasks.answered(db, task, await tasks.opened(db, task))
+        await tasks.settle(db, task, Hold("budget", "workflow/alpha"))
+
+
+def test_raising_a_budget_lets_held_tasks_go_on(run: Run, database: Database) -> None:
+    asyncio.run(_held(database))
+    assert run("budget", "set", "workflow", "alpha", "--usd", "0.005").fine().err.endswith("1 held task released\n")
+    asyncio.run(_held_again(database))
+    assert "workflow  alpha      0.005      0.004" in run("budget", "show").fine().out
+    done = run("budget", "raise", "workflow", "alpha", "--usd", "1.50").fine()
+    assert done.err == "workflow 'alpha': set; 1 held task released\n"
+    assert database.value("SELECT status FROM backbeat.simple_tasks") == "pending"
+    assert _cap(run) == ("1.50", None)
+
+
+async def _held_again(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        await db.rows("SELECT FROM backbeat.sweep()")
+        await tasks.settle(db, await tasks.take_one(db), Hold("budget", "workflow/alpha"))
+
+
+def test_a_cap_that_is_not_named_stays(run: Run, database: Database) -> None:
+    run("budget", "set", "tenant", "default", "--usd", "5", "--tokens", "1000000").fine()
+    run("budget", "set", "tenant", "default", "--usd", "7").fine()
+    assert _cap(run, "default") == ("7", 1_000_000)
+    run("budget", "set", "tenant", "default", "--no-tokens").fine()
+    assert _cap(run, "default") == ("7", None)
+    run("budget", "set", "tenant", "default", "--no-usd").fine()
+    assert _cap(run, "default") == (None, None)
+
+
+def test_raise_does_not_lower(run: Run, database: Database) -> None:
+    said = run("budget", "raise", "workflow", "alpha", "--usd", "2").refused(5)
+    assert said == "backbeat: workflow 'alpha' has no cap in usd. `backbeat budget set` sets or lowers one"
+    run("budget", "set", "workflow", "alpha", "--usd", "3").fine()
+    said = run("budget", "raise", "workflow", "alpha", "--usd", "2").refused(5)
+    assert said == "backbeat: workflow 'alpha' has a cap of 3 in usd. `backbeat budget set` sets or lowers one"
+    assert _cap(run) == ("3", None)
+
+
+def test_a_budget_for_nobody_is_pointed_out(run: Run, database: Database) -> None:
+    done = run("budget", "set", "workflow", "code_reveiw", "--usd", "1").fine()
+    assert done.err.startswith("note: no workflow 'code_reveiw' has been heard of yet\n")
+
+
+def test_show_budgets_of_another_day(run: Run, database: Database) -> None:
+    asyncio.run(_held(database))
+    assert [row["calls"] for row in run("budget", "show", "-o", "json").json] == [1, 1]
+    assert run("budget", "show", "--day", "2001-01-01", "-o", "json").fine().json == []
+
+
+@pytest.mark.parametrize("switch", ["all", "effects"])
+def test_stop_and_resume(run: Run, database: Database, switch: str) -> None:
+    assert f"backbeat resume --{switch}" in run("stop", f"--{switch}", "--reason", "an incident").fine().err
+    assert database.sql("SELECT name, reason FROM backbeat.switches") == [(switch, "an incident")]
+    run("stop", f"--{switch}", "--reason", "a worse incident").fine()
+    assert database.sql("SELECT name, reason FROM backbeat.switches") == [(switch, "a worse incident")]
+    assert run("resume", f"--{switch}").fine().err.startswith("resumed: ")
+    assert database.sql("SELECT name FROM backbeat.switches") == []
+    assert run("resume", f"--{switch}").fine().err == f"nothing to resume: --{switch} was not stopped\n"
+
+
+async def _begin(database: Database, fire_seconds: float = 10.0) -> str:
+    async with tasks.worker(database) as db:
+        owner = UUID(KEY.partition(":")[0])
+        intent = Intent(KEY, "mail", {"to": "a"}, "h", "workflow", owner, None, owner, "00-1-1-01")
+        return (await effects.begin_effect(db, intent, fire_seconds)).verdict
+
+
+@pytest.fixture
+def unknown(database: Database) -> str:
+    """The key of an effect whose writer did not come back."""
+    assert asyncio.run(_begin(database)) == "fire"
+    database.advance(timedelta(seconds=11))
+    assert asyncio.run(_begin(database)) == "look"
+    database.advance(timedelta(seconds=11))
+    return KEY
+
+
+def test_list_and_show_effects(run: Run, unknown: str) -> None:
+    out = run("effect", "list").fine().out
+    assert out.splitlines()[1].startswith(f"{KEY}  mail  unknown      1")
+    assert run("effect", "list", "--status", "done", "-o", "json").json == []
+    shown = run("effect", "show", unknown, "-o", "json").fine().json
+    assert (shown["status"], shown["request"], shown["busy_seconds"]) == ("unknown", {"to": "a"}, 0.0)
+    assert (
+        run("effect", "show", "nope").refused(3)
+        == "backbeat: there is no effect 'nope'. `backbeat effect list` names them"
+    )
+
+
+def test_resolve_as_done(run: Run, database: Database, unknown: str) -> None:
+    run("effect", "resolve", unknown, "--done", '{"id": 7}').fine()
+    row = run("effect", "show", unknown, "-o", "json").json
+    assert (row["status"], row["outcome"]) == ("done", {"id": 7})
+    assert row["resolved_by"]
+    assert asyncio.run(_begin(database)) == "done"
+    for way in (["--done", "{}"], ["--absent", "--reason", "x"]):
+        assert run("effect", "resolve", unknown, *way).refused(5).startswith(f"backbeat: effect '{KEY}' is done, or")
+
+
+def test_resolve_as_absent_lets_it_be_looked_at_and_fired_again(run: Run, database: Database, unknown: str) -> None:
+    done = run("effect", "resolve", unknown, "--absent", "--reason", "the mailbox is empty").fine()
+    assert done.err == f"effect '{KEY}': may be fired again\n"
+    row = run("effect", "show", unknown, "-o", "json").json
+    assert (row["status"], row["error"]) == ("intended", "the mailbox is empty")
+
+
+def test_nobody_resolves_what_a_worker_may_still_be_writing(run: Run, database: Database) -> None:
+    assert asyncio.run(_begin(database, fire_seconds=600.0)) == "fire"
+    for way in (["--done", "{}"], ["--absent", "--reason", "x"]):
+        said = run("effect", "resolve", KEY, *way).refused(5)
+        assert said.startswith(f"backbeat: effect '{KEY}' may still be written by its worker for ")
+    assert database.value("SELECT status FROM backbeat.side_effects") == "intended"
+
+
+def test_amounts_stay_exact(run: Run, database: Database) -> None:
+    run("budget", "set", "workflow", "alpha", "--usd", "0.1234567890123456789").fine()
+    assert database.value("SELECT usd FROM backbeat.budget_caps") == Decimal("0.1234567890123456789")

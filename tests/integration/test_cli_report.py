@@ -1,0 +1,81 @@
+"""`backbeat report`, `trace` and `telemetry` against a real ClickHouse."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.ids import trace_id
+from tests.integration import _clickhouse
+from tests.integration._clickhouse import Server, call, process, span, spool
+from tests.support.command import Done, command
+from tests.support.databases import Database
+
+clickhouse_server = _clickhouse.clickhouse_server
+empty_clickhouse = _clickhouse.empty_clickhouse
+clickhouse = _clickhouse.clickhouse
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(database: Database, clickhouse: str, tmp_path: Path) -> Run:
+    environ = {
+        **database.environ,
+        "BACKBEAT_CLICKHOUSE_URL": clickhouse,
+        "BACKBEAT_TELEMETRY": "spool",
+        "BACKBEAT_SPOOL_DIR": str(tmp_path / "spool"),
+        "BACKBEAT_DEFINITIONS": "tests.support.triage",
+    }
+
+    def backbeat(*arguments: object) -> Done:
+        return command("backbeat", *arguments, home=tmp_path, environ=environ)
+
+    return backbeat
+
+
+def test_from_the_spool_to_a_report(run: Run, tmp_path: Path) -> None:
+    assert run("report").fine().err == "none\n"
+    spool(tmp_path / "spool", call(1, backbeat__cost_usd="0.000000020"), process())
+    assert run("telemetry", "status", "-o", "json").fine().json["depth"] == 1
+    assert run("telemetry", "ship", "-o", "json").fine().json["spans"] == 2
+    assert run("telemetry", "status", "-o", "json").fine().json["depth"] == 0
+    (row,) = run("report", "summary", "--since", "1h", "-o", "json").fine().json
+    assert (row["calls"], row["cost_usd"]) == (1, "0.000000020")
+    out = run("report").fine().out
+    assert "0.00000002 " in out
+    assert max(map(len, out.splitlines())) <= 110
+    said = run("report", "nosuch").refused(3)
+    assert said.startswith("backbeat: there is no report 'nosuch'. Reports: ")
+
+
+def test_a_task_leads_to_its_trace(run: Run) -> None:
+    added = run("task", "enqueue", "support_triage", "--payload", '{"subject": "x"}', "-o", "json").fine().json
+    task = added[0]["task_id"]
+    trace = trace_id("task", task)
+    assert f"no span of trace {trace} is in ClickHouse" in run("trace", "show", task).refused(3)
+    run("telemetry", "ship").fine()
+    for identifier in (task, trace, trace.upper()):
+        tree = run("trace", "show", identifier).fine().out
+        assert tree.startswith(f"trace {trace}: 1 spans")
+        assert "enqueue support_triage" in tree
+    assert [span["name"] for span in run("trace", "show", task, "-o", "json").json] == ["enqueue support_triage"]
+    assert run("trace", "show", "xyz").refused(2).startswith("backbeat: 'xyz' is not a trace id")
+
+
+def test_a_hostile_span_commands_no_terminal(run: Run, tmp_path: Path) -> None:
+    hostile = span("chat \x1b[2Jgone", "a")
+    spool(tmp_path / "spool", hostile)
+    run("telemetry", "ship").fine()
+    out = run("trace", "show", hostile.trace_id).fine().out
+    assert "chat \\x1b[2Jgone" in out
+
+
+def test_what_clickhouse_does_not_take_waits(run: Run, tmp_path: Path, clickhouse_server: Server) -> None:
+    spool(tmp_path / "spool", call(1))
+    environ = {"BACKBEAT_CLICKHOUSE_URL": "http://127.0.0.1:9/x", "BACKBEAT_SPOOL_DIR": str(tmp_path / "spool")}
+    done = command("backbeat", "telemetry", "ship", "-o", "json", home=tmp_path, environ=environ)
+    assert (done.code, json.loads(done.out)["remaining"]) == (75, 1)
+    assert done.err.startswith("backbeat: ")
+    said = command("backbeat", "report", home=tmp_path, environ=environ).refused(75)
+    assert said.startswith("backbeat: ClickHouse at 127.0.0.1:9 does not answer: ")
