@@ -48,6 +48,10 @@ soak: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.$(BENCH)
 
+# Rewrites migrations/schema.sql from the migrations.
+schema: $(STAMP)
+	$(BIN)/python -m tests.support.dump_schema
+
 # Rebuilds the lock file; needs uv, which is not part of the project.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o $(LOCK)

@@ -36,7 +36,7 @@ def single_shot(
     except ValueError as error:
         raise _mistake(name, f"its prompt is no valid template: {error}") from error
     if unknown:
-        raise _mistake(name, f"its prompt asks for {sorted(unknown)[0]!r}, which {input.__name__} has not")
+        raise _mistake(name, f"its prompt asks for {min(unknown)!r}, which {input.__name__} has not")
     if max_output_tokens < 1:
         raise _mistake(name, "max_output_tokens must be at least 1")
 
@@ -76,7 +76,7 @@ def effect(
     *,
     perform: Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]],
     read_back: Callable[[dict[str, Any], str], Awaitable[dict[str, Any] | None]] | None = None,
-    timeout: float = 10.0,  # noqa: ASYNC109
+    timeout: float = 10.0,
 ) -> Effect:
     """A write to the outside that happens once; see `shared.definitions.Effect` for the contract of both functions."""
     if not re.match(NAME_PATTERN, kind):

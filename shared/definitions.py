@@ -42,6 +42,11 @@ class Definition:
         """`name@version`, as rows pin it."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """What Postgres knows of it."""
+        return {"name": self.name, "version": self.version, "tier": self.tier, "max_attempts": self.attempts}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
@@ -75,10 +80,7 @@ class Registry:
 
     def rows(self) -> list[dict[str, Any]]:
         """What `backbeat.register_worker` wants to know."""
-        return [
-            {"name": d.name, "version": d.version, "tier": d.tier, "max_attempts": d.attempts}
-            for d in self.tasks.values()
-        ]
+        return [definition.row for definition in self.tasks.values()]
 
 
 def load_definitions(modules: Iterable[str]) -> Registry:

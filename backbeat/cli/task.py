@@ -1,8 +1,6 @@
 """`backbeat task`: put work into the queue, see what became of it, take it back."""
 
-import functools
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -140,9 +138,8 @@ def cancel(task_id: UUID, reason: str) -> None:
 
 async def _enqueue(name: str, version: int | None, payloads: Sequence[Any], how: Mapping[str, Any]) -> "list[Enqueued]":
     from shared.config import load
-    from shared.db import queue
     from shared.definitions import load_definitions
-    from shared.errors import DefinitionError, InputError, NotFoundError
+    from shared.errors import DefinitionError
     from shared.execution.producer import submit
     from shared.telemetry import open_telemetry
 
@@ -154,16 +151,8 @@ async def _enqueue(name: str, version: int | None, payloads: Sequence[Any], how:
         raise DefinitionError(f"no loaded module defines {name}@{version}", fix=f"Loaded: {loaded}")
     async with database(config) as db:
         telemetry = open_telemetry(config, "backbeat")
-        add = functools.partial(submit, db, telemetry, definition, payloads, **how)
         try:
-            return await add()
-        except NotFoundError:
-            # Perhaps no worker has ever loaded this definition: then nobody has told Postgres of it.
-            await queue.register(db, f"{socket.gethostname()}:backbeat", "cron", registry.rows())
-            return await add()
-        except ValueError as error:
-            what = f"{definition.full_name}: the payload has no canonical form: {error}"
-            raise InputError(what, fix="Write NaN and numbers beyond 2**53 as strings") from error
+            return await submit(db, telemetry, definition, payloads, **how)
         finally:
             telemetry.close()
 

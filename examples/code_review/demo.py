@@ -30,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = _demo(_options(argv))
     except BackbeatError as error:
-        talk.print(f"demo: {error}", style="red", markup=False)
+        talk.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)
         return error.exit_code
     for problem in result.problems:
-        talk.print(f"demo: {problem}", style="red", markup=False)
+        talk.print(f"demo: {problem}", style="red", markup=False, soft_wrap=True)
     sys.stdout.write(result.totals.as_json() + "\n")
     return 1 if result.problems else 0
 
@@ -42,7 +42,7 @@ def _demo(options: Options) -> Tally:
     started = clock.monotonic()
     commits, notes = _commits(options)
     for note in notes:
-        talk.print(f"note: {note}", markup=False)
+        talk.print(f"note: {note}", markup=False, soft_wrap=True)
     engines = stack.CRON_ONLY if options.cron_only else stack.ALL
     info = stack.up(options.directory, engines=engines, latency=options.latency, log=_say)
     try:

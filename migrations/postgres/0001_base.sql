@@ -10,7 +10,9 @@ CREATE SCHEMA backbeat;
 
 DO $$
 BEGIN
-    CREATE ROLE backbeat_worker NOLOGIN;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'backbeat_worker') THEN
+        CREATE ROLE backbeat_worker NOLOGIN;
+    END IF;
 EXCEPTION
     -- Roles belong to the cluster: another database, or a racing runner, may have made it.
     WHEN duplicate_object OR unique_violation THEN NULL;

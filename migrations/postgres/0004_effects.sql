@@ -127,7 +127,9 @@ BEGIN
     UPDATE side_effects
     SET status = 'intended', fire_until = clock() + make_interval(secs => p_fire_seconds), error = p_error, resolved_by = p_by,
         fires = fires + CASE WHEN p_fire_seconds > 0 THEN 1 ELSE 0 END
-    WHERE key = p_key AND status <> 'done' AND (token = p_token OR p_token IS NULL);
+    WHERE key = p_key AND status <> 'done' AND (token = p_token OR p_token IS NULL)
+      -- A person may speak only when no writer and no looker can be at it any more.
+      AND (p_by IS NULL OR fire_until <= clock());
     IF FOUND AND p_by IS NOT NULL THEN
         PERFORM release_held('effect', p_key);
     END IF;

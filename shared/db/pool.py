@@ -14,7 +14,15 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from shared import clock
-from shared.errors import BackbeatError, InputError, NotFoundError, SchemaError, UnavailableError
+from shared.errors import (
+    AuthError,
+    BackbeatError,
+    ConfigError,
+    InputError,
+    NotFoundError,
+    SchemaError,
+    UnavailableError,
+)
 
 PATIENCE = 15.0  # seconds a statement is repeated while Postgres restarts
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -57,8 +65,30 @@ class Database:
 @asynccontextmanager
 async def connect(url: str, max_size: int = 4, patience: float = PATIENCE) -> AsyncIterator[Database]:
     """A database for the length of a block. Raises UnavailableError when Postgres does not answer."""
-    async with open_pool(url, max_size) as pool:
+    pool = open_pool(url, max_size)
+    try:
+        await pool.open(wait=True, timeout=CONNECT_TIMEOUT)
+    except PoolTimeout as error:
+        await pool.close()
+        raise await _reason(url) or translate(error) from error
+    try:
         yield Database(pool, patience)
+    finally:
+        await pool.close()
+
+
+async def _reason(url: str) -> BackbeatError | None:
+    """Why nobody gets a connection: the pool only knows that it took too long."""
+    try:
+        await (await psycopg.AsyncConnection.connect(url, connect_timeout=int(CONNECT_TIMEOUT))).close()
+    except psycopg.OperationalError as error:
+        text = str(error)
+        if "authentication failed" in text or ('role "' in text and "does not exist" in text):
+            return AuthError("Postgres refuses this user or password", fix="Correct database_url")
+        if "database" in text and "does not exist" in text:
+            return ConfigError(text.strip().splitlines()[-1], fix="Create it, or correct database_url")
+        return translate(error)
+    return None
 
 
 def open_pool(url: str, max_size: int = 4) -> type_of_pool:

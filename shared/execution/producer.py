@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from shared import clock
 from shared.db.pool import Database
-from shared.db.queue import Enqueued, Submission, enqueue
+from shared.db.queue import Enqueued, Submission, enqueue, register_definitions
 from shared.definitions import Definition
-from shared.errors import InputError
+from shared.errors import InputError, NotFoundError
 from shared.execution.spans import enqueue_span
 from shared.ids import idempotency_key, parse_traceparent
 from shared.telemetry.spans import Telemetry
@@ -26,6 +26,14 @@ def checked(definition: Definition, payload: Any) -> dict[str, Any]:
         where = ".".join(str(part) for part in problem["loc"]) or "the payload"
         raise InputError(f"{definition.full_name}: {where}: {problem['msg']}", fix="Correct the payload") from error
     return value
+
+
+def _key(definition: Definition, value: dict[str, Any], salt: str) -> bytes:
+    try:
+        return idempotency_key(definition.name, definition.version, value, salt)
+    except ValueError as error:
+        what = f"{definition.full_name}: the payload has no canonical form: {error}"
+        raise InputError(what, fix="Write NaN and numbers beyond 2**53 as strings") from error
 
 
 async def submit(
@@ -57,7 +65,7 @@ async def submit(
         workflow=name,
         version=version,
         payloads=values,
-        keys=[idempotency_key(name, version, value, salt) if idempotent else None for value in values],
+        keys=[_key(definition, value, salt) if idempotent else None for value in values],
         tenant=tenant,
         class_=class_,
         run_after=run_after,
@@ -66,7 +74,11 @@ async def submit(
         traceparent=traceparent,
         origin=origin,
     )
-    added = await enqueue(db, batch)
+    try:
+        added = await enqueue(db, batch)
+    except NotFoundError:
+        await register_definitions(db, "cron", [definition.row])
+        added = await enqueue(db, batch)
     for answer in added:
         if answer.created:
             telemetry.record(enqueue_span(definition, answer.task_id, origin, tenant, traceparent, started))
