@@ -11,13 +11,15 @@ from shared.domain.outcome import Outcome, Release
 from shared.execution.attempt import attempt
 from shared.execution.environment import Environment
 
+LAST_WORDS = 1.0  # seconds between the end of all calls' time and the end of the attempts around them
 SPREAD = 0.25  # seconds over which the starts of one claim are spread, so that a burst trips no ramp limit
 
 
 class Slots:
     """Runs attempts concurrently and renews their leases three times a lease.
 
-    An attempt whose lease turns out to be somebody else's is cancelled, and nothing of it is settled.
+    An attempt whose lease turns out to be somebody else's is cancelled; its calls end and are billed, and nothing of
+    it is settled.
     """
 
     def __init__(self, env: Environment, worker: str, size: int, lease_seconds: float) -> None:
@@ -39,6 +41,11 @@ class Slots:
         """How many attempts are under way."""
         return len(self._runs)
 
+    @property
+    def alone(self) -> bool:
+        """Whether what runs must have the process for itself."""
+        return any(task.alone for task in self._runs.values())
+
     def start(self, tasks: Iterable[Task]) -> None:
         """Begin an attempt of each task, within a fraction of a second of each other."""
         for task in tasks:
@@ -56,7 +63,9 @@ class Slots:
         return self._collect()
 
     async def abort(self) -> list[tuple[Task, Outcome]]:
-        """Cancel what is under way; the rows go back to the queue."""
+        """Let calls end and be billed, their time is up too; cancel what then still runs, which costs no attempt."""
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=LAST_WORDS)
         for run in self._runs:
             run.cancel()
         if self._runs:
@@ -68,11 +77,11 @@ class Slots:
         return await attempt(self._env, task)
 
     async def _renew(self) -> None:
-        tasks = list(self._runs.values())
+        tasks = [task for task in self._runs.values() if (task.id, task.lease) not in self._lost]
         self._renewed = clock.monotonic()
         gone = await queue.heartbeat(self._env.db, self._worker, tasks, self._lease_seconds)
         for run, task in self._runs.items():
-            if task.id in gone:
+            if task in tasks and task.id in gone:
                 self._lost.add((task.id, task.lease))
                 run.cancel()
 

@@ -84,10 +84,11 @@ class Round:
         room = self._slots.free
         if self._limits.max_tasks is not None:
             room = min(room, self._limits.max_tasks - self._report.claimed)
-        if room <= 0 or self._stop.is_set() or not self._env.deadline.allows(0.0):
+        if room <= 0 or self._slots.alone or self._stop.is_set() or not self._env.deadline.allows(0.0):
             return False
         loaded = list(self._env.registry.tasks)
-        tasks = await queue.claim(self._env.db, self._worker, loaded, room, self._limits.lease)
+        idle = not self._slots.busy
+        tasks = await queue.claim(self._env.db, self._worker, loaded, room, self._limits.lease, idle=idle)
         self._report.claimed += len(tasks)
         self._claimed += tasks
         self._slots.start(tasks)

@@ -101,7 +101,7 @@ BEGIN
         END IF;
     END IF;
     SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR v_effect.status = 'intended' AND v_effect.fire_until IS NULL AND v_effect.request_hash = p_request_hash THEN
         RETURN QUERY SELECT 'stopped', NULL::bigint, NULL::jsonb, NULL::double precision, s.reason FROM switches s ORDER BY s.name LIMIT 1;
         IF FOUND THEN
             RETURN;
@@ -110,10 +110,11 @@ BEGIN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;
-        INSERT INTO side_effects (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fire_until, traceparent, intended_at)
+        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fire_until, traceparent, intended_at)
         VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
                 clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
-        ON CONFLICT DO NOTHING;
+        ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + 1, error = NULL
+        WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash;
         IF FOUND THEN
             RETURN QUERY SELECT 'fire', v_token, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
@@ -164,6 +165,23 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamp with time zone) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_stands boolean;
+BEGIN
+    IF p_reason IN ('budget', 'price') THEN
+        SELECT c.set_at <= p_since INTO v_stands FROM budget_caps c
+        WHERE c.scope || '/' || c.key = regexp_replace(p_key, '^.* under ', '') FOR SHARE;
+    ELSIF p_reason = 'effect' THEN
+        SELECT e.status = 'unknown' INTO v_stands FROM side_effects e WHERE e.key = p_key FOR SHARE;
+    END IF;
+    RETURN coalesce(v_stands, true);
+END
+$$;
+
 CREATE TABLE backbeat.simple_tasks (
     id uuid NOT NULL,
     tenant text NOT NULL,
@@ -185,6 +203,7 @@ CREATE TABLE backbeat.simple_tasks (
     max_attempts smallint NOT NULL,
     releases smallint DEFAULT 0 NOT NULL,
     history jsonb DEFAULT '[]'::jsonb NOT NULL,
+    alone boolean DEFAULT false NOT NULL,
     lease bigint,
     lease_until timestamp with time zone,
     worker text,
@@ -207,7 +226,7 @@ CREATE TABLE backbeat.simple_tasks (
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_cost_delay='0');
 
-CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
+CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true) RETURNS SETOF backbeat.simple_tasks
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
@@ -215,40 +234,47 @@ CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, 
 DECLARE
     v_tiers text[];
     v_candidates uuid[];
-    v_ids uuid[];
+    v_seen uuid[] := '{}';
     v_taken uuid[] := '{}';
+    v_alone boolean;
 BEGIN
-    IF EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
     END IF;
     SELECT array_agg(DISTINCT w.tier) INTO v_tiers FROM workflows w WHERE w.name || '@' || w.version = ANY (p_loaded);
-    -- Racing claimers see the same candidates; the one that gets none of them looks again.
+    IF p_idle THEN
+        SELECT coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
+            SELECT t.id FROM simple_tasks t
+            WHERE t.status = 'ready' AND t.alone AND t.workflow || '@' || t.version = ANY (p_loaded)
+            ORDER BY t.vstart, t.id LIMIT 1 FOR UPDATE SKIP LOCKED) l;
+    END IF;
+    v_alone := v_taken <> '{}';
+    -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
     FOR v_try IN 1..4 LOOP
+        EXIT WHEN v_alone OR cardinality(v_taken) >= p_limit;
         SELECT array_agg(c.id) INTO v_candidates FROM (
             SELECT walk.id FROM (
                 SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
                 FROM unnest(v_tiers) AS wanted(tier) CROSS JOIN LATERAL (
                     SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                    WHERE t.status = 'ready' AND t.tier = wanted.tier AND t.workflow || '@' || t.version = ANY (p_loaded)
+                    WHERE t.status = 'ready' AND t.tier = wanted.tier AND NOT t.alone AND t.id <> ALL (v_seen)
+                        AND t.workflow || '@' || t.version = ANY (p_loaded)
                     ORDER BY t.vstart, t.id LIMIT p_limit) r) walk
             ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
         EXIT WHEN v_candidates IS NULL;
+        v_seen := v_seen || v_candidates;
 
-        SELECT array_agg(l.id) INTO v_ids FROM (
+        SELECT v_taken || array_agg(l.id) INTO v_taken FROM (
             SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_candidates) AND t.status = 'ready'
             ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
-        IF v_ids IS NOT NULL THEN
-            UPDATE simple_tasks t
-            SET status = 'running', lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_lease_seconds),
-                worker = p_worker, started_at = clock(), attempts = t.attempts + 1
-            WHERE t.id = ANY (v_ids);
-            v_taken := v_taken || v_ids;
-        END IF;
-        EXIT WHEN cardinality(v_taken) >= p_limit;
     END LOOP;
     IF cardinality(v_taken) = 0 THEN
         RETURN;
     END IF;
+    UPDATE simple_tasks t
+    SET status = 'running', lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_lease_seconds),
+        worker = p_worker, started_at = clock(), attempts = t.attempts + 1
+    WHERE t.id = ANY (v_taken);
 
     PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
     ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
@@ -386,7 +412,7 @@ DECLARE
     v_id text := left(encode(sha256(p_key), 'hex'), 16);
 BEGIN
     INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at)
-    VALUES (v_id, p_key, p_user, p_groups, now(), session_user, now() + make_interval(secs => p_seconds));
+    VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
     PERFORM audit(session_user, 'token.created', v_id, jsonb_build_object('user', p_user, 'groups', p_groups));
     RETURN v_id;
 END
@@ -540,7 +566,7 @@ BEGIN
         INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, expires_at, source_at,
                                   max_attempts, parent_id, origin_id, idempotency_key, traceparent, created_at)
         SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.tier, p_class, p_payloads[f.n],
-               CASE WHEN p_run_after > now() THEN 'delayed' ELSE 'pending' END, CASE WHEN p_run_after > now() THEN p_run_after END,
+               CASE WHEN p_run_after > backbeat.now() THEN 'delayed' ELSE 'pending' END, CASE WHEN p_run_after > backbeat.now() THEN p_run_after END,
                p_expires_at, p_source_at[f.n], v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), p_keys[f.n],
                '00-' || coalesce(split_part(p_traceparent, '-', 2), trace_id('task', f.id::text)) || '-' || span_id('enqueue', f.id::text) || '-01', v_at
         FROM fresh f ORDER BY f.id
@@ -597,12 +623,39 @@ BEGIN
 END
 $$;
 
+CREATE TABLE backbeat.flows (
+    tenant text NOT NULL,
+    tier text NOT NULL,
+    class text NOT NULL,
+    last_v double precision DEFAULT 0 NOT NULL,
+    ready integer DEFAULT 0 NOT NULL,
+    running integer DEFAULT 0 NOT NULL,
+    CONSTRAINT flows_class_check CHECK ((class = ANY (ARRAY['high'::text, 'normal'::text, 'low'::text]))),
+    CONSTRAINT flows_ready_check CHECK ((ready >= 0)),
+    CONSTRAINT flows_running_check CHECK ((running >= 0))
+)
+WITH (fillfactor='50');
+
+CREATE TABLE backbeat.tenants (
+    id text NOT NULL,
+    weight double precision DEFAULT 1 NOT NULL,
+    max_running integer,
+    CONSTRAINT tenants_id_check CHECK ((id <> ''::text)),
+    CONSTRAINT tenants_max_running_check CHECK ((max_running > 0)),
+    CONSTRAINT tenants_weight_check CHECK ((weight > (0)::double precision))
+);
+
+CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    RETURN (SELECT (LEAST(64, (n.max_running - (flow_room.p_flow).running)) - (flow_room.p_flow).ready) FROM backbeat.tenants n WHERE (n.id = (flow_room.p_flow).tenant));
+
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
-    UPDATE workers SET seen_at = now() WHERE id = p_worker;
+    UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
     RETURN QUERY
     WITH mine AS (
         SELECT t.id FROM simple_tasks t JOIN unnest(p_ids, p_leases) AS m(id, lease) ON t.id = m.id AND t.lease = m.lease
@@ -619,23 +672,6 @@ CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome t
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
     RETURN jsonb_strip_nulls(jsonb_build_object('lease', (p_task).lease, 'worker', (p_task).worker, 'started_at', (p_task).started_at, 'ended_at', backbeat.clock(), 'outcome', p_outcome, 'error_class', p_error_class, 'error', "left"(p_error, 2000)));
-
-CREATE FUNCTION backbeat.hold_ready(p_id uuid) RETURNS integer
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
-    AS $$
-DECLARE
-    v_task simple_tasks;
-BEGIN
-    UPDATE simple_tasks SET status = 'held', hold_reason = 'version', hold_key = workflow || '@' || version, vstart = NULL, estimate = NULL
-    WHERE id = p_id AND status = 'ready' RETURNING * INTO v_task;
-    IF NOT FOUND THEN
-        RETURN 0;
-    END IF;
-    UPDATE flows SET ready = ready - 1 WHERE (tenant, tier, class) = (v_task.tenant, v_task.tier, v_task.class);
-    RETURN 1;
-END
-$$;
 
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -735,7 +771,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS integer
+CREATE FUNCTION backbeat.lose_calls(p_owners uuid[], p_key text DEFAULT NULL::text) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
@@ -743,13 +779,14 @@ DECLARE
     v_calls model_calls[];
 BEGIN
     SELECT array_agg(l.c) INTO v_calls FROM (
-        SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE) l;
+        SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' AND (p_key IS NULL OR c.call_key = p_key)
+        ORDER BY c.owner, c.call_key FOR UPDATE) l;
     IF v_calls IS NULL THEN
         RETURN 0;
     END IF;
     PERFORM book(v_calls, 'lost', NULL, 0);
     UPDATE model_calls c SET status = 'lost', closed_at = clock(), error_class = 'worker_lost'
-    WHERE c.owner = ANY (p_owners) AND c.status = 'open';
+    WHERE c.owner = ANY (p_owners) AND c.status = 'open' AND (p_key IS NULL OR c.call_key = p_key);
     RETURN cardinality(v_calls);
 END
 $$;
@@ -764,7 +801,7 @@ DECLARE
     v_day date;
     v_name text;
 BEGIN
-    FOR v_day IN SELECT utc_day(now()) + n FROM generate_series(-1, p_days_ahead) AS n LOOP
+    FOR v_day IN SELECT utc_day(backbeat.now()) + n FROM generate_series(-1, p_days_ahead) AS n LOOP
         v_name := 'finished_tasks_' || to_char(v_day, 'YYYYMMDD');
         IF to_regclass('backbeat.' || v_name) IS NULL THEN
             BEGIN
@@ -788,7 +825,7 @@ CREATE FUNCTION backbeat.open_call(p_owner uuid, p_lease bigint, p_key text, p_r
 DECLARE
     v_task simple_tasks;
     v_budget budgets;
-    v_day date := utc_day(now());
+    v_day date := utc_day(backbeat.now());
     v_tight text;
 BEGIN
     -- KEY SHARE blocks a reaper and a settlement, not a heartbeat: no call opens under a lease that is being taken away.
@@ -808,6 +845,8 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
+    -- Asked a second time, when the first answer was lost on its way: what that one reserved may have been used.
+    PERFORM lose_calls(ARRAY[p_owner], p_key);
 
     FOR v_budget IN SELECT * FROM lock_budgets(v_task.workflow, v_task.tenant, v_day) LOOP
         IF v_budget.cap_usd IS NOT NULL AND p_reserve_usd IS NULL THEN
@@ -885,18 +924,14 @@ CREATE FUNCTION backbeat.promote(p_tenant text, p_tier text, p_class text) RETUR
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 DECLARE
-    c_window CONSTANT integer := 64;
     v_ids uuid[];
     v_room integer;
     v_flow flows;
-    v_tenant tenants;
     v_weight double precision;
     v_base double precision;
     v_end double precision;
 BEGIN
-    SELECT * INTO v_tenant FROM tenants WHERE id = p_tenant;
-    SELECT * INTO v_flow FROM flows WHERE (tenant, tier, class) = (p_tenant, p_tier, p_class);
-    v_room := least(c_window, coalesce(v_tenant.max_running - v_flow.running, c_window)) - v_flow.ready;
+    SELECT flow_room(f) INTO v_room FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, p_tier, p_class);
     IF v_room IS NULL OR v_room <= 0 THEN
         RETURN 0;
     END IF;
@@ -910,13 +945,12 @@ BEGIN
     END IF;
 
     SELECT * INTO v_flow FROM flows WHERE (tenant, tier, class) = (p_tenant, p_tier, p_class) FOR UPDATE;
-    v_room := least(c_window, coalesce(v_tenant.max_running - v_flow.running, c_window)) - v_flow.ready;
-    v_ids := v_ids[1:greatest(v_room, 0)];
+    v_ids := v_ids[1:greatest(flow_room(v_flow), 0)];
     IF cardinality(v_ids) = 0 THEN
         RETURN 0;
     END IF;
 
-    v_weight := v_tenant.weight * class_weight(p_class);
+    SELECT n.weight * class_weight(p_class) INTO v_weight FROM tenants n WHERE n.id = p_tenant;
     SELECT greatest(v_flow.last_v, coalesce(max(v), 0)) INTO v_base FROM virtual_time WHERE tier = p_tier;
     WITH placed AS (
         SELECT t.id, coalesce(e.cost, 1) AS cost,
@@ -943,7 +977,7 @@ CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer
     RETURNING seq
 $$;
 
-CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100) RETURNS TABLE(task_id uuid, lease bigint, status text)
+CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEFAULT NULL::bigint[]) RETURNS TABLE(task_id uuid, lease bigint, status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
@@ -954,7 +988,8 @@ DECLARE
     v_ends jsonb;
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
-        SELECT t.id, t.lease FROM simple_tasks t WHERE t.status = 'running' AND t.lease_until < clock()
+        SELECT t.id, t.lease FROM simple_tasks t
+        WHERE t.status = 'running' AND t.lease_until < clock() AND (p_leases IS NULL OR t.lease = ANY (p_leases))
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
     IF v_ids IS NULL THEN
         RETURN;
@@ -970,7 +1005,7 @@ BEGIN
     END IF;
     UPDATE simple_tasks t
     SET status = 'pending', rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
-        history = t.history || history_entry(t, 'lost', 'worker_lost', NULL)
+        alone = t.attempts + 1 >= t.max_attempts, history = t.history || history_entry(t, 'lost', 'worker_lost', NULL)
     WHERE t.id = ANY (v_ids);
     RETURN QUERY
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
@@ -986,14 +1021,29 @@ BEGIN
         RETURN false;
     END IF;
     UPDATE side_effects
-    SET status = 'intended', fire_until = clock() + make_interval(secs => p_fire_seconds), error = p_error, resolved_by = p_by,
+    SET status = 'intended', error = p_error, resolved_by = p_by,
+        fire_until = CASE WHEN p_fire_seconds > 0 THEN clock() + make_interval(secs => p_fire_seconds) END,
         fires = fires + CASE WHEN p_fire_seconds > 0 THEN 1 ELSE 0 END
-    WHERE key = p_key AND status <> 'done' AND (token = p_token OR p_token IS NULL);
+    WHERE key = p_key AND status <> 'done' AND (token = p_token OR p_token IS NULL)
+      -- A person may speak only when no writer and no looker can be at it any more.
+      AND (p_by IS NULL OR (fire_until > clock()) IS NOT TRUE);
     IF FOUND AND p_by IS NOT NULL THEN
         PERFORM release_held('effect', p_key);
     END IF;
     RETURN FOUND;
 END
+$$;
+
+CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts)
+    SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts
+    FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer, tier text, max_attempts smallint)
+    ORDER BY d.name, d.version
+    ON CONFLICT (name, version) DO UPDATE SET tier = excluded.tier, max_attempts = excluded.max_attempts
+    WHERE (w.tier, w.max_attempts) IS DISTINCT FROM (excluded.tier, excluded.max_attempts)
 $$;
 
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
@@ -1004,18 +1054,15 @@ DECLARE
     v_loaded text[];
     v_released integer;
 BEGIN
-    INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts)
-    SELECT d.name, d.version, p_kind, d.tier, d.max_attempts
-    FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer, tier text, max_attempts smallint)
-    ORDER BY d.name, d.version
-    ON CONFLICT (name, version) DO UPDATE SET tier = excluded.tier, max_attempts = excluded.max_attempts
-    WHERE (w.tier, w.max_attempts) IS DISTINCT FROM (excluded.tier, excluded.max_attempts);
-
+    PERFORM register_definitions(p_kind, p_definitions);
     SELECT coalesce(array_agg(d.name || '@' || d.version ORDER BY d.name, d.version), '{}') INTO v_loaded
     FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer);
 
+    -- A tick registers under a name of its own; yesterday's are of no use to anybody.
+    DELETE FROM workers w WHERE w.id IN (
+        SELECT o.id FROM workers o WHERE o.seen_at < backbeat.now() - interval '1 day' ORDER BY o.id LIMIT 100 FOR UPDATE SKIP LOCKED);
     INSERT INTO workers AS w (id, kind, loaded, started_at, seen_at)
-    VALUES (p_worker, p_kind, v_loaded, now(), now())
+    VALUES (p_worker, p_kind, v_loaded, backbeat.now(), backbeat.now())
     ON CONFLICT (id) DO UPDATE SET loaded = excluded.loaded, seen_at = excluded.seen_at;
 
     SELECT coalesce(sum(release_held('version', l.key)), 0) INTO v_released FROM unnest(v_loaded) AS l(key);
@@ -1093,12 +1140,19 @@ CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
+DECLARE
+    v_name text := p_scope || '/' || p_key;
 BEGIN
-    INSERT INTO budget_caps AS c (scope, key, usd, tokens, set_by) VALUES (p_scope, p_key, p_usd, p_tokens, p_by)
-    ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, set_by = excluded.set_by, set_at = now();
-    UPDATE budgets SET cap_usd = p_usd, cap_tokens = p_tokens, raised_by = p_by
-    WHERE (scope, key, day) = (p_scope, p_key, utc_day(now()));
-    RETURN release_held('budget', p_scope || '/' || p_key);
+    INSERT INTO budget_caps AS c (scope, key, usd, tokens, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_by, clock())
+    ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, set_by = excluded.set_by, set_at = clock();
+    -- Even before the day's first call, which may be copying the old cap at this moment.
+    INSERT INTO budgets AS b (scope, key, day, cap_usd, cap_tokens, raised_by)
+    VALUES (p_scope, p_key, utc_day(backbeat.now()), p_usd, p_tokens, p_by)
+    ON CONFLICT (scope, key, day) DO UPDATE SET cap_usd = p_usd, cap_tokens = p_tokens, raised_by = p_by;
+    RETURN release_held('budget', v_name) + (
+        SELECT coalesce(sum(release_held('price', h.hold_key)), 0) FROM (
+            SELECT DISTINCT t.hold_key FROM simple_tasks t
+            WHERE t.status = 'held' AND t.hold_reason = 'price' AND right(t.hold_key, length(v_name) + 7) = ' under ' || v_name) h);
 END
 $$;
 
@@ -1118,6 +1172,12 @@ BEGIN
         SELECT t.id FROM simple_tasks t JOIN jsonb_to_recordset(p_rows) AS r(id uuid, lease bigint) ON r.id = t.id AND r.lease = t.lease
         WHERE t.status = 'running' ORDER BY t.id FOR UPDATE OF t) l;
     v_ids := coalesce(v_ids, '{}');
+    IF p_rows @> '[{"outcome": "hold"}]' THEN
+        SELECT jsonb_agg(CASE WHEN NOT cause_stands(r.body ->> 'reason', r.body ->> 'key', t.started_at)
+            THEN r.body || '{"outcome": "snooze", "until": null}' ELSE r.body END ORDER BY r.n) INTO p_rows
+        FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS r(body, n)
+        LEFT JOIN simple_tasks t ON t.id = (r.body ->> 'id')::uuid AND r.body ->> 'outcome' = 'hold' AND t.id = ANY (v_ids);
+    END IF;
     SELECT jsonb_agg(DISTINCT jsonb_build_object('tenant', t.tenant, 'tier', t.tier, 'class', t.class)) INTO v_flows
     FROM simple_tasks t WHERE t.id = ANY (v_ids);
     PERFORM leave_flows(v_ids);
@@ -1142,7 +1202,7 @@ BEGIN
     END IF;
 
     UPDATE simple_tasks t
-    SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > now() THEN 'delayed' ELSE 'pending' END,
+    SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now() THEN 'delayed' ELSE 'pending' END,
         rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
         run_after = CASE WHEN r.outcome = 'hold' THEN r.until ELSE coalesce(r.until, clock() + make_interval(secs => coalesce(r.after, 0))) END,
         hold_reason = CASE WHEN r.outcome = 'hold' THEN r.reason END, hold_key = CASE WHEN r.outcome = 'hold' THEN r.key END,
@@ -1245,34 +1305,45 @@ CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE(due i
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
+DECLARE
+    v_expired uuid[];
+    v_homeless uuid[];
+    v_flows flows[];
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
-        WHERE t.status IN ('delayed', 'held') AND t.run_after <= now()
+        WHERE t.status IN ('delayed', 'held') AND t.run_after <= backbeat.now()
         ORDER BY t.run_after LIMIT p_limit FOR UPDATE SKIP LOCKED
     )
     UPDATE simple_tasks t SET status = 'pending', rank = 0, run_after = NULL, hold_reason = NULL, hold_key = NULL
     FROM picked p WHERE t.id = p.id;
     GET DIAGNOSTICS due = ROW_COUNT;
 
-    SELECT count(*) INTO expired FROM finish(ARRAY(
+    SELECT coalesce(array_agg(l.id), '{}') INTO v_expired FROM (
         SELECT t.id FROM simple_tasks t
-        WHERE t.expires_at <= now() AND t.status <> 'running'
-        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED), 'expired', 'expired', 'not started before its expires_at');
-
-    WITH homeless AS (
+        WHERE t.expires_at <= backbeat.now() AND t.status <> 'running'
+        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
+    SELECT coalesce(array_agg(l.id), '{}') INTO v_homeless FROM (
         SELECT t.id FROM simple_tasks t
-        WHERE t.status = 'ready' AND NOT EXISTS (
+        WHERE t.status = 'ready' AND t.id <> ALL (v_expired) AND NOT EXISTS (
             SELECT FROM workers w
-            WHERE w.seen_at > now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
-        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED
-    )
-    SELECT coalesce(sum(hold_ready(h.id)), 0) INTO unloaded FROM homeless h;
+            WHERE w.seen_at > backbeat.now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
+        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
+    -- The flows of all that follows at once, or two sweeps would lock them in different orders.
+    SELECT array_agg(l.f) INTO v_flows FROM (
+        SELECT f FROM flows f
+        WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless))
+            OR flow_room(f) > 0
+            AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
+        ORDER BY f.tenant, f.tier, f.class FOR UPDATE) l;
 
-    SELECT coalesce(sum(promote(f.tenant, f.tier, f.class)), 0) INTO promoted FROM (
-        SELECT f.* FROM flows f
-        WHERE EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
-        ORDER BY f.tenant, f.tier, f.class) f;
+    SELECT count(*) INTO expired FROM finish(v_expired, 'expired', 'expired', 'not started before its expires_at');
+    -- A row whose version nobody has loaded waits visibly and costs no attempt.
+    PERFORM leave_flows(v_homeless);
+    UPDATE simple_tasks t SET status = 'held', hold_reason = 'version', hold_key = t.workflow || '@' || t.version, vstart = NULL, estimate = NULL
+    WHERE t.id = ANY (v_homeless);
+    unloaded := cardinality(v_homeless);
+    SELECT coalesce(sum(promote(f.tenant, f.tier, f.class)), 0) INTO promoted FROM unnest(v_flows) f;
     RETURN NEXT;
 END
 $$;
@@ -1282,7 +1353,7 @@ CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RET
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
-    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = now()
+    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now()
 $$;
 
 CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
@@ -1440,19 +1511,6 @@ CREATE TABLE backbeat.finished_tasks (
 )
 PARTITION BY RANGE (id);
 
-CREATE TABLE backbeat.flows (
-    tenant text NOT NULL,
-    tier text NOT NULL,
-    class text NOT NULL,
-    last_v double precision DEFAULT 0 NOT NULL,
-    ready integer DEFAULT 0 NOT NULL,
-    running integer DEFAULT 0 NOT NULL,
-    CONSTRAINT flows_class_check CHECK ((class = ANY (ARRAY['high'::text, 'normal'::text, 'low'::text]))),
-    CONSTRAINT flows_ready_check CHECK ((ready >= 0)),
-    CONSTRAINT flows_running_check CHECK ((running >= 0))
-)
-WITH (fillfactor='50');
-
 CREATE TABLE backbeat.idempotency (
     tenant text NOT NULL,
     key bytea NOT NULL,
@@ -1528,12 +1586,13 @@ CREATE TABLE backbeat.side_effects (
     error text,
     token bigint NOT NULL,
     fires integer DEFAULT 1 NOT NULL,
-    fire_until timestamp with time zone NOT NULL,
+    fire_until timestamp with time zone,
     traceparent text NOT NULL,
     intended_at timestamp with time zone NOT NULL,
     done_at timestamp with time zone,
     resolved_by text,
     CONSTRAINT done_has_an_outcome CHECK (((status = 'done'::text) = ((outcome IS NOT NULL) AND (done_at IS NOT NULL)))),
+    CONSTRAINT only_intended_is_given_back CHECK (((fire_until IS NOT NULL) OR (status = ANY (ARRAY['intended'::text, 'done'::text])))),
     CONSTRAINT side_effects_key_check CHECK ((key <> ''::text)),
     CONSTRAINT side_effects_owner_kind_check CHECK ((owner_kind = ANY (ARRAY['task'::text, 'workflow'::text]))),
     CONSTRAINT side_effects_status_check CHECK ((status = ANY (ARRAY['intended'::text, 'done'::text, 'unknown'::text])))
@@ -1625,15 +1684,6 @@ CREATE TABLE backbeat.temporal_outbox (
     CONSTRAINT temporal_outbox_seq_check CHECK ((seq > 0))
 )
 WITH (fillfactor='70');
-
-CREATE TABLE backbeat.tenants (
-    id text NOT NULL,
-    weight double precision DEFAULT 1 NOT NULL,
-    max_running integer,
-    CONSTRAINT tenants_id_check CHECK ((id <> ''::text)),
-    CONSTRAINT tenants_max_running_check CHECK ((max_running > 0)),
-    CONSTRAINT tenants_weight_check CHECK ((weight > (0)::double precision))
-);
 
 CREATE TABLE backbeat.ticks (
     id uuid NOT NULL,
@@ -1779,6 +1829,8 @@ CREATE INDEX side_effects_open ON backbeat.side_effects USING btree (intended_at
 
 CREATE INDEX side_effects_origin ON backbeat.side_effects USING btree (origin_id);
 
+CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks USING btree (vstart, id) WHERE ((status = 'ready'::text) AND alone);
+
 CREATE INDEX simple_tasks_delayed ON backbeat.simple_tasks USING btree (run_after) WHERE (status = ANY (ARRAY['delayed'::text, 'held'::text]));
 
 CREATE INDEX simple_tasks_expiring ON backbeat.simple_tasks USING btree (expires_at) WHERE (expires_at IS NOT NULL);
@@ -1820,9 +1872,10 @@ REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at times
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.book(p_calls backbeat.model_calls[], p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamp with time zone) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.class_weight(p_class text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.now() FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.now() TO backbeat_worker;
@@ -1849,16 +1902,18 @@ REVOKE ALL ON FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_clas
 GRANT ALL ON FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_by text) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.tenants TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION backbeat.hold_ready(p_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.budgets TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_workflow text, p_tenant text, p_day date) FROM PUBLIC;
-REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[], p_key text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.open_call(p_owner uuid, p_lease bigint, p_key text, p_request_hash text, p_route text, p_tier text, p_provider text, p_model text, p_reserve_usd numeric, p_reserve_tokens bigint, p_price_version text) FROM PUBLIC;
@@ -1869,10 +1924,12 @@ REVOKE ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_
 GRANT ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.promote(p_tenant text, p_tier text, p_class text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.reap(p_limit integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text, p_by text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer) FROM PUBLIC;
@@ -1926,7 +1983,6 @@ GRANT SELECT ON TABLE backbeat.budget_caps TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.dead_letters TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.estimates TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.schema_migrations TO backbeat_worker;
@@ -1934,7 +1990,6 @@ GRANT SELECT ON TABLE backbeat.side_effects TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.switches TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.temporal_outbox TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.tenants TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.ticks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.virtual_time TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.workers TO backbeat_worker;

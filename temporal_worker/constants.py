@@ -27,6 +27,7 @@ PATIENCE = 4.0  # seconds an activity waits for Postgres before Temporal retries
 LONGEST_PAUSE = 10.0  # seconds between attempts while Postgres or Temporal is away
 UNKNOWN_WORKFLOW_DELAY = 30.0  # seconds: a newer worker may know it
 UNKNOWN_WORKFLOW_ATTEMPTS = 10
+PRESENCE_EVERY = 5.0  # seconds between signs of life, ours and Temporal's
 RECONCILE_EVERY = 15.0  # seconds
 RECONCILE_AFTER = 30.0  # seconds since anybody last heard of a workflow
 RECONCILE_BATCH = 50

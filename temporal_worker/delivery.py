@@ -14,7 +14,7 @@ from shared.db import outbox
 from shared.db.outbox import Message
 from shared.db.pool import Database
 from shared.errors import UnavailableError
-from temporal_worker.constants import RPC_TIMEOUT, UNKNOWN_WORKFLOW_ATTEMPTS, UNKNOWN_WORKFLOW_DELAY
+from temporal_worker.constants import BATCH, LEASE, RPC_TIMEOUT, UNKNOWN_WORKFLOW_ATTEMPTS, UNKNOWN_WORKFLOW_DELAY
 from temporal_worker.loops import describe, pause
 
 Send = Callable[[Message], Awaitable[str | None]]
@@ -24,41 +24,53 @@ class UnknownWorkflowError(Exception):
     """No workflow of this program has that name and version; a newer worker's may."""
 
 
+async def drain(db: Database, kinds: Sequence[str], send: Send) -> bool:
+    """Deliver one batch; True when there may be more. Raises UnavailableError."""
+    messages = await outbox.lease(db, kinds, BATCH, LEASE)
+    await deliver(db, messages, send)
+    return len(messages) == BATCH
+
+
 async def deliver(db: Database, messages: Sequence[Message], send: Send) -> None:
     """Send each message and record how that went. `send` returns the run's id, if it started one.
 
     Raises UnavailableError, after all are recorded, when Temporal did not answer for one of them.
     """
-    answers = await asyncio.gather(*(_deliver(db, message, send) for message in messages))
-    for away in filter(None, answers):
-        raise UnavailableError(f"Temporal does not answer: {away}", fix="Check temporal_address and that it runs")
+    errors = await asyncio.gather(*(_deliver(db, message, send) for message in messages))
+    for error in filter(None, errors):
+        raise away(error)
 
 
-async def _deliver(db: Database, message: Message, send: Send) -> str | None:
+def away(error: BaseException) -> UnavailableError:
+    """What to tell people when a call to Temporal failed."""
+    return UnavailableError(
+        f"Temporal does not answer: {describe(error)}", fix="Check temporal_address and that it runs"
+    )
+
+
+async def _deliver(db: Database, message: Message, send: Send) -> BaseException | None:
+    """Returns the error that says Temporal is away, if it was."""
     try:
         run_id = await asyncio.wait_for(send(message), RPC_TIMEOUT)
     except UnknownWorkflowError as error:
         outcome = "retry" if message.attempts < UNKNOWN_WORKFLOW_ATTEMPTS else "dead"
         await outbox.settle(db, message, outcome, str(error), UNKNOWN_WORKFLOW_DELAY)
-        return None
     except (RPCError, TimeoutError) as error:
-        return await _failed(db, message, error)
-    await outbox.settle(db, message, "delivered", run_id=run_id)
+        outcome = _outcome(message, error)
+        await outbox.settle(db, message, outcome, describe(error), pause(message.attempts, 0.1))
+        return error if outcome == "retry" else None
+    else:
+        await outbox.settle(db, message, "delivered", run_id=run_id)
     return None
 
 
-async def _failed(db: Database, message: Message, error: RPCError | TimeoutError) -> str | None:
-    """Record a call that failed; returns why Temporal counts as away, if it does."""
-    text = describe(error)
+def _outcome(message: Message, error: RPCError | TimeoutError) -> str:
     if isinstance(error, RPCError) and not_found(error) and message.kind != "start":
-        # The workflow has ended, or Temporal lost it; the reconciler knows which.
-        await outbox.settle(db, message, "delivered", text)
-        return None
+        # The workflow has ended, or Temporal lost it; the reconciler finds out which.
+        return "delivered"
     if isinstance(error, RPCError) and error.status is RPCStatusCode.INVALID_ARGUMENT:
-        await outbox.settle(db, message, "dead", text)
-        return None
-    await outbox.settle(db, message, "retry", text, pause(message.attempts, 0.1))
-    return text
+        return "dead"
+    return "retry"
 
 
 def not_found(error: RPCError) -> bool:

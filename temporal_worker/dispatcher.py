@@ -4,11 +4,10 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
-from shared.db import outbox
 from shared.db.outbox import Message
 from shared.db.pool import Database
-from temporal_worker.constants import BATCH, KNOWN_WORKFLOWS, LEASE
-from temporal_worker.delivery import UnknownWorkflowError, deliver
+from temporal_worker.constants import KNOWN_WORKFLOWS
+from temporal_worker.delivery import UnknownWorkflowError, drain
 from temporal_worker.messages import Start
 
 
@@ -22,9 +21,7 @@ class Dispatcher:
 
     async def beat(self) -> bool:
         """Deliver one batch; True when there may be more. Raises UnavailableError."""
-        messages = await outbox.lease(self._db, ["start"], BATCH, LEASE)
-        await deliver(self._db, messages, self.start)
-        return len(messages) == BATCH
+        return await drain(self._db, ["start"], self.start)
 
     async def start(self, message: Message) -> str | None:
         """Start a workflow, or learn that it was started; returns its run. Raises UnknownWorkflowError.

@@ -9,9 +9,8 @@ from temporalio.service import RPCError
 from shared.db import outbox
 from shared.db.outbox import Open, State
 from shared.db.pool import Database
-from shared.errors import UnavailableError
 from temporal_worker.constants import RECONCILE_AFTER, RECONCILE_BATCH, RPC_TIMEOUT
-from temporal_worker.delivery import not_found
+from temporal_worker.delivery import away, not_found
 from temporal_worker.loops import describe, log
 
 
@@ -30,8 +29,7 @@ class Reconciler:
             try:
                 await self._check(row)
             except (RPCError, TimeoutError) as error:
-                fix = "Check temporal_address and that it runs"
-                raise UnavailableError(f"Temporal does not answer: {describe(error)}", fix=fix) from error
+                raise away(error) from error
         return len(rows) == RECONCILE_BATCH
 
     async def _check(self, row: Open) -> None:

@@ -2,11 +2,9 @@
 
 from temporalio.client import Client
 
-from shared.db import outbox
 from shared.db.outbox import Message
 from shared.db.pool import Database
-from temporal_worker.constants import BATCH, LEASE
-from temporal_worker.delivery import deliver
+from temporal_worker.delivery import drain
 
 
 class Relay:
@@ -18,9 +16,7 @@ class Relay:
 
     async def beat(self) -> bool:
         """Deliver one batch; True when there may be more. Raises UnavailableError."""
-        messages = await outbox.lease(self._db, ["poke", "wake", "cancel"], BATCH, LEASE)
-        await deliver(self._db, messages, self.send)
-        return len(messages) == BATCH
+        return await drain(self._db, ["poke", "wake", "cancel"], self.send)
 
     async def send(self, message: Message) -> None:
         """Signal or cancel the latest run of the workflow."""

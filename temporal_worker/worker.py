@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from shared.config import Config
@@ -28,13 +32,15 @@ from temporal_worker.constants import (
     KNOWN_WORKFLOWS,
     PATIENCE,
     POLL,
+    PRESENCE_EVERY,
     RECONCILE_EVERY,
     RPC_TIMEOUT,
     STICKY,
     TASK_QUEUE,
 )
+from temporal_worker.delivery import away
 from temporal_worker.dispatcher import Dispatcher
-from temporal_worker.loops import describe, forever, log, pause, until
+from temporal_worker.loops import describe, forever, log, nap, pause
 from temporal_worker.reconciler import Reconciler
 from temporal_worker.relay import Relay
 from temporal_worker.workflows.approval import ApproveEffect
@@ -80,22 +86,29 @@ async def _environment(config: Config) -> AsyncIterator[Environment]:
 
 
 async def connect(config: Config, stop: asyncio.Event) -> Client | None:
-    """A connected client; waits for a server that is not there yet. None when `stop` is set first."""
+    """A client of a server that knows the namespace; waits for one that does not answer. None when stopped first."""
     failures = 0
     while not stop.is_set():
         try:
-            attempt = Client.connect(config.temporal_address, namespace=config.temporal_namespace)
-            client = await asyncio.wait_for(attempt, RPC_TIMEOUT)
-        except (RuntimeError, TimeoutError) as error:
-            failures += 1
-            if failures == 1:
+            return await asyncio.wait_for(_connected(config), RPC_TIMEOUT)
+        except (RuntimeError, RPCError, TimeoutError) as error:
+            if not failures:
                 log.warning("Temporal at %s: %s (trying again)", config.temporal_address, describe(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause(failures, 0.2))
-        else:
-            log.info("connected to Temporal at %s, namespace %s", config.temporal_address, config.temporal_namespace)
-            return client
+            failures += 1
+            await nap(stop, pause(failures, 0.2))
     return None
+
+
+async def _connected(config: Config) -> Client:
+    client = await Client.connect(config.temporal_address, namespace=config.temporal_namespace, runtime=_quiet())
+    await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+    return client
+
+
+@functools.cache
+def _quiet() -> Runtime:
+    """The SDK's core would print each failed poll on stdout; the loops say what is away, once."""
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
 
 
 async def serve(env: Environment, client: Client, options: Options, stop: asyncio.Event) -> None:
@@ -105,19 +118,23 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
     relay, reconciler = Relay(impatient, client), Reconciler(impatient, client)
     identity = f"{socket.gethostname()}:{os.getpid()}"
 
+    loaded = [{"name": n, "version": v, "tier": "-", "max_attempts": 1} for n, v in KNOWN_WORKFLOWS.items()]
+
     async def present() -> bool:
-        loaded = [{"name": n, "version": v, "tier": "-", "max_attempts": 1} for n, v in KNOWN_WORKFLOWS.items()]
         await queue.register(impatient, identity, "temporal", loaded)
+        try:
+            await asyncio.wait_for(client.service_client.check_health(), RPC_TIMEOUT)
+        except (RPCError, TimeoutError) as error:
+            raise away(error) from error
         return False
 
     async with make_worker(client, activities_of(env), options, identity):
         log.info("running %s on task queue %s", ", ".join(KNOWN_WORKFLOWS), options.task_queue)
-        await until(
-            stop,
-            forever("dispatcher", dispatcher.beat, POLL),
-            forever("relay", relay.beat, POLL),
-            forever("reconciler", reconciler.beat, RECONCILE_EVERY),
-            forever("presence", present, RECONCILE_EVERY),
+        await asyncio.gather(
+            forever("dispatcher", dispatcher.beat, POLL, stop),
+            forever("relay", relay.beat, POLL, stop),
+            forever("reconciler", reconciler.beat, RECONCILE_EVERY, stop),
+            forever("presence", present, PRESENCE_EVERY, stop),
         )
         log.info("stopping: activities may end for %d s", GRACE.total_seconds())
 

@@ -81,6 +81,8 @@ CREATE TABLE backbeat.simple_tasks (
     -- Runs given back unbilled; bounded, or a vendor that is away for ever would be asked for ever.
     releases smallint NOT NULL DEFAULT 0,
     history jsonb NOT NULL DEFAULT '[]',
+    -- Its worker was lost and one attempt is left: that runs with no other task in its process, lest it kill those too.
+    alone boolean NOT NULL DEFAULT false,
     lease bigint,
     lease_until timestamptz,
     worker text,
@@ -100,6 +102,7 @@ CREATE TABLE backbeat.simple_tasks (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 
 CREATE INDEX simple_tasks_ready ON backbeat.simple_tasks (tier, vstart, id) WHERE status = 'ready';
+CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks (vstart, id) WHERE status = 'ready' AND alone;
 CREATE INDEX simple_tasks_pending ON backbeat.simple_tasks (tenant, tier, class, rank, id) WHERE status = 'pending';
 CREATE INDEX simple_tasks_delayed ON backbeat.simple_tasks (run_after) WHERE status IN ('delayed', 'held');
 CREATE INDEX simple_tasks_held ON backbeat.simple_tasks (hold_reason, hold_key) WHERE status = 'held';
@@ -212,7 +215,7 @@ DECLARE
     v_day date;
     v_name text;
 BEGIN
-    FOR v_day IN SELECT utc_day(now()) + n FROM generate_series(-1, p_days_ahead) AS n LOOP
+    FOR v_day IN SELECT utc_day(backbeat.now()) + n FROM generate_series(-1, p_days_ahead) AS n LOOP
         v_name := 'finished_tasks_' || to_char(v_day, 'YYYYMMDD');
         IF to_regclass('backbeat.' || v_name) IS NULL THEN
             BEGIN
@@ -229,7 +232,20 @@ END
 $$;
 SELECT backbeat.maintain_partitions();
 
--- Tells Postgres what a worker's code declares. Idempotent; a changed tier or attempt limit holds for new tasks.
+-- Tells Postgres what some code declares. Idempotent; a changed tier or attempt limit holds for new tasks.
+CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
+LANGUAGE sql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+AS $$
+    INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts)
+    SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts
+    FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer, tier text, max_attempts smallint)
+    ORDER BY d.name, d.version
+    ON CONFLICT (name, version) DO UPDATE SET tier = excluded.tier, max_attempts = excluded.max_attempts
+    WHERE (w.tier, w.max_attempts) IS DISTINCT FROM (excluded.tier, excluded.max_attempts)
+$$;
+
+-- Says that a worker is there and what it has loaded; rows that waited for one of its versions go on.
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
@@ -238,27 +254,27 @@ DECLARE
     v_loaded text[];
     v_released integer;
 BEGIN
-    INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts)
-    SELECT d.name, d.version, p_kind, d.tier, d.max_attempts
-    FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer, tier text, max_attempts smallint)
-    ORDER BY d.name, d.version
-    ON CONFLICT (name, version) DO UPDATE SET tier = excluded.tier, max_attempts = excluded.max_attempts
-    WHERE (w.tier, w.max_attempts) IS DISTINCT FROM (excluded.tier, excluded.max_attempts);
-
+    PERFORM register_definitions(p_kind, p_definitions);
     SELECT coalesce(array_agg(d.name || '@' || d.version ORDER BY d.name, d.version), '{}') INTO v_loaded
     FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer);
 
     -- A tick registers under a name of its own; yesterday's are of no use to anybody.
     DELETE FROM workers w WHERE w.id IN (
-        SELECT o.id FROM workers o WHERE o.seen_at < now() - interval '1 day' ORDER BY o.id LIMIT 100 FOR UPDATE SKIP LOCKED);
+        SELECT o.id FROM workers o WHERE o.seen_at < backbeat.now() - interval '1 day' ORDER BY o.id LIMIT 100 FOR UPDATE SKIP LOCKED);
     INSERT INTO workers AS w (id, kind, loaded, started_at, seen_at)
-    VALUES (p_worker, p_kind, v_loaded, now(), now())
+    VALUES (p_worker, p_kind, v_loaded, backbeat.now(), backbeat.now())
     ON CONFLICT (id) DO UPDATE SET loaded = excluded.loaded, seen_at = excluded.seen_at;
 
     SELECT coalesce(sum(release_held('version', l.key)), 0) INTO v_released FROM unnest(v_loaded) AS l(key);
     RETURN v_released;
 END
 $$;
+
+-- How many more rows of a flow may be ready: what is left of its window, or of its tenant's cap.
+CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
+LANGUAGE sql STABLE
+SET search_path = backbeat, pg_temp
+RETURN (SELECT least(64, n.max_running - p_flow.running) - p_flow.ready FROM backbeat.tenants n WHERE n.id = p_flow.tenant);
 
 -- Puts rows of one flow into its window, in order. Locks tasks before the flow, so it may find less room than it saw.
 CREATE FUNCTION backbeat.promote(p_tenant text, p_tier text, p_class text) RETURNS integer
@@ -267,18 +283,14 @@ SET search_path = backbeat, pg_temp
 SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
-    c_window CONSTANT integer := 64;
     v_ids uuid[];
     v_room integer;
     v_flow flows;
-    v_tenant tenants;
     v_weight double precision;
     v_base double precision;
     v_end double precision;
 BEGIN
-    SELECT * INTO v_tenant FROM tenants WHERE id = p_tenant;
-    SELECT * INTO v_flow FROM flows WHERE (tenant, tier, class) = (p_tenant, p_tier, p_class);
-    v_room := least(c_window, coalesce(v_tenant.max_running - v_flow.running, c_window)) - v_flow.ready;
+    SELECT flow_room(f) INTO v_room FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, p_tier, p_class);
     IF v_room IS NULL OR v_room <= 0 THEN
         RETURN 0;
     END IF;
@@ -292,13 +304,12 @@ BEGIN
     END IF;
 
     SELECT * INTO v_flow FROM flows WHERE (tenant, tier, class) = (p_tenant, p_tier, p_class) FOR UPDATE;
-    v_room := least(c_window, coalesce(v_tenant.max_running - v_flow.running, c_window)) - v_flow.ready;
-    v_ids := v_ids[1:greatest(v_room, 0)];
+    v_ids := v_ids[1:greatest(flow_room(v_flow), 0)];
     IF cardinality(v_ids) = 0 THEN
         RETURN 0;
     END IF;
 
-    v_weight := v_tenant.weight * class_weight(p_class);
+    SELECT n.weight * class_weight(p_class) INTO v_weight FROM tenants n WHERE n.id = p_tenant;
     SELECT greatest(v_flow.last_v, coalesce(max(v), 0)) INTO v_base FROM virtual_time WHERE tier = p_tier;
     WITH placed AS (
         SELECT t.id, coalesce(e.cost, 1) AS cost,
@@ -321,53 +332,46 @@ CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE (due 
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
+DECLARE
+    v_expired uuid[];
+    v_homeless uuid[];
+    v_flows flows[];
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
-        WHERE t.status IN ('delayed', 'held') AND t.run_after <= now()
+        WHERE t.status IN ('delayed', 'held') AND t.run_after <= backbeat.now()
         ORDER BY t.run_after LIMIT p_limit FOR UPDATE SKIP LOCKED
     )
     UPDATE simple_tasks t SET status = 'pending', rank = 0, run_after = NULL, hold_reason = NULL, hold_key = NULL
     FROM picked p WHERE t.id = p.id;
     GET DIAGNOSTICS due = ROW_COUNT;
 
-    SELECT count(*) INTO expired FROM finish(ARRAY(
+    SELECT coalesce(array_agg(l.id), '{}') INTO v_expired FROM (
         SELECT t.id FROM simple_tasks t
-        WHERE t.expires_at <= now() AND t.status <> 'running'
-        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED), 'expired', 'expired', 'not started before its expires_at');
-
-    WITH homeless AS (
+        WHERE t.expires_at <= backbeat.now() AND t.status <> 'running'
+        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
+    SELECT coalesce(array_agg(l.id), '{}') INTO v_homeless FROM (
         SELECT t.id FROM simple_tasks t
-        WHERE t.status = 'ready' AND NOT EXISTS (
+        WHERE t.status = 'ready' AND t.id <> ALL (v_expired) AND NOT EXISTS (
             SELECT FROM workers w
-            WHERE w.seen_at > now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
-        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED
-    )
-    SELECT coalesce(sum(hold_ready(h.id)), 0) INTO unloaded FROM homeless h;
+            WHERE w.seen_at > backbeat.now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
+        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
+    -- The flows of all that follows at once, or two sweeps would lock them in different orders.
+    SELECT array_agg(l.f) INTO v_flows FROM (
+        SELECT f FROM flows f
+        WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless))
+            OR flow_room(f) > 0
+            AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
+        ORDER BY f.tenant, f.tier, f.class FOR UPDATE) l;
 
-    SELECT coalesce(sum(promote(f.tenant, f.tier, f.class)), 0) INTO promoted FROM (
-        SELECT f.* FROM flows f
-        WHERE EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
-        ORDER BY f.tenant, f.tier, f.class) f;
+    SELECT count(*) INTO expired FROM finish(v_expired, 'expired', 'expired', 'not started before its expires_at');
+    -- A row whose version nobody has loaded waits visibly and costs no attempt.
+    PERFORM leave_flows(v_homeless);
+    UPDATE simple_tasks t SET status = 'held', hold_reason = 'version', hold_key = t.workflow || '@' || t.version, vstart = NULL, estimate = NULL
+    WHERE t.id = ANY (v_homeless);
+    unloaded := cardinality(v_homeless);
+    SELECT coalesce(sum(promote(f.tenant, f.tier, f.class)), 0) INTO promoted FROM unnest(v_flows) f;
     RETURN NEXT;
-END
-$$;
-
--- A ready row whose version nobody has loaded waits visibly and costs no attempt.
-CREATE FUNCTION backbeat.hold_ready(p_id uuid) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
-DECLARE
-    v_task simple_tasks;
-BEGIN
-    UPDATE simple_tasks SET status = 'held', hold_reason = 'version', hold_key = workflow || '@' || version, vstart = NULL, estimate = NULL
-    WHERE id = p_id AND status = 'ready' RETURNING * INTO v_task;
-    IF NOT FOUND THEN
-        RETURN 0;
-    END IF;
-    UPDATE flows SET ready = ready - 1 WHERE (tenant, tier, class) = (v_task.tenant, v_task.tier, v_task.class);
-    RETURN 1;
 END
 $$;
 
@@ -445,7 +449,7 @@ BEGIN
         INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, expires_at, source_at,
                                   max_attempts, parent_id, origin_id, idempotency_key, traceparent, created_at)
         SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.tier, p_class, p_payloads[f.n],
-               CASE WHEN p_run_after > now() THEN 'delayed' ELSE 'pending' END, CASE WHEN p_run_after > now() THEN p_run_after END,
+               CASE WHEN p_run_after > backbeat.now() THEN 'delayed' ELSE 'pending' END, CASE WHEN p_run_after > backbeat.now() THEN p_run_after END,
                p_expires_at, p_source_at[f.n], v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), p_keys[f.n],
                '00-' || coalesce(split_part(p_traceparent, '-', 2), trace_id('task', f.id::text)) || '-' || span_id('enqueue', f.id::text) || '-01', v_at
         FROM fresh f ORDER BY f.id
@@ -465,8 +469,11 @@ BEGIN
 END
 $$;
 
--- Gives up to p_limit ready rows to a worker, only of definitions it has loaded ("name@version"), tiers in turn.
-CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
+-- Gives up to p_limit ready rows to a worker, only of definitions it has loaded ("name@version"), tiers in turn. A worker
+-- that runs nothing (p_idle) gets a row that must run alone first, and then that one only.
+CREATE FUNCTION backbeat.claim(
+    p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true
+) RETURNS SETOF backbeat.simple_tasks
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 SET plan_cache_mode = force_custom_plan
@@ -474,40 +481,47 @@ AS $$
 DECLARE
     v_tiers text[];
     v_candidates uuid[];
-    v_ids uuid[];
+    v_seen uuid[] := '{}';
     v_taken uuid[] := '{}';
+    v_alone boolean;
 BEGIN
-    IF EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
     END IF;
     SELECT array_agg(DISTINCT w.tier) INTO v_tiers FROM workflows w WHERE w.name || '@' || w.version = ANY (p_loaded);
-    -- Racing claimers see the same candidates; the one that gets none of them looks again.
+    IF p_idle THEN
+        SELECT coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
+            SELECT t.id FROM simple_tasks t
+            WHERE t.status = 'ready' AND t.alone AND t.workflow || '@' || t.version = ANY (p_loaded)
+            ORDER BY t.vstart, t.id LIMIT 1 FOR UPDATE SKIP LOCKED) l;
+    END IF;
+    v_alone := v_taken <> '{}';
+    -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
     FOR v_try IN 1..4 LOOP
+        EXIT WHEN v_alone OR cardinality(v_taken) >= p_limit;
         SELECT array_agg(c.id) INTO v_candidates FROM (
             SELECT walk.id FROM (
                 SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
                 FROM unnest(v_tiers) AS wanted(tier) CROSS JOIN LATERAL (
                     SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                    WHERE t.status = 'ready' AND t.tier = wanted.tier AND t.workflow || '@' || t.version = ANY (p_loaded)
+                    WHERE t.status = 'ready' AND t.tier = wanted.tier AND NOT t.alone AND t.id <> ALL (v_seen)
+                        AND t.workflow || '@' || t.version = ANY (p_loaded)
                     ORDER BY t.vstart, t.id LIMIT p_limit) r) walk
             ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
         EXIT WHEN v_candidates IS NULL;
+        v_seen := v_seen || v_candidates;
 
-        SELECT array_agg(l.id) INTO v_ids FROM (
+        SELECT v_taken || array_agg(l.id) INTO v_taken FROM (
             SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_candidates) AND t.status = 'ready'
             ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
-        IF v_ids IS NOT NULL THEN
-            UPDATE simple_tasks t
-            SET status = 'running', lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_lease_seconds),
-                worker = p_worker, started_at = clock(), attempts = t.attempts + 1
-            WHERE t.id = ANY (v_ids);
-            v_taken := v_taken || v_ids;
-        END IF;
-        EXIT WHEN cardinality(v_taken) >= p_limit;
     END LOOP;
     IF cardinality(v_taken) = 0 THEN
         RETURN;
     END IF;
+    UPDATE simple_tasks t
+    SET status = 'running', lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_lease_seconds),
+        worker = p_worker, started_at = clock(), attempts = t.attempts + 1
+    WHERE t.id = ANY (v_taken);
 
     PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
     ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
@@ -529,7 +543,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
 BEGIN
-    UPDATE workers SET seen_at = now() WHERE id = p_worker;
+    UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
     RETURN QUERY
     WITH mine AS (
         SELECT t.id FROM simple_tasks t JOIN unnest(p_ids, p_leases) AS m(id, lease) ON t.id = m.id AND t.lease = m.lease
@@ -632,6 +646,25 @@ BEGIN
 END
 $$;
 
+-- Whether what a task of an attempt since p_since is to be held for still stands. If so, nobody lifts it before the caller
+-- commits; or the hold would be written just after the one moment that looks for it.
+CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamptz) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+AS $$
+DECLARE
+    v_stands boolean;
+BEGIN
+    IF p_reason IN ('budget', 'price') THEN
+        SELECT c.set_at <= p_since INTO v_stands FROM budget_caps c
+        WHERE c.scope || '/' || c.key = regexp_replace(p_key, '^.* under ', '') FOR SHARE;
+    ELSIF p_reason = 'effect' THEN
+        SELECT e.status = 'unknown' INTO v_stands FROM side_effects e WHERE e.key = p_key FOR SHARE;
+    END IF;
+    RETURN coalesce(v_stands, true);
+END
+$$;
+
 -- Records how attempts ended. Each row names the lease it holds; a row whose lease is gone changes nothing and is reported back.
 -- p_rows: [{id, lease, outcome, result, error_class, error, after, until, reason, key, workflow, input}]
 --   outcome  succeed | retry | release | snooze | hold | dead | escalate     after  seconds     until  timestamp
@@ -651,6 +684,12 @@ BEGIN
         SELECT t.id FROM simple_tasks t JOIN jsonb_to_recordset(p_rows) AS r(id uuid, lease bigint) ON r.id = t.id AND r.lease = t.lease
         WHERE t.status = 'running' ORDER BY t.id FOR UPDATE OF t) l;
     v_ids := coalesce(v_ids, '{}');
+    IF p_rows @> '[{"outcome": "hold"}]' THEN
+        SELECT jsonb_agg(CASE WHEN NOT cause_stands(r.body ->> 'reason', r.body ->> 'key', t.started_at)
+            THEN r.body || '{"outcome": "snooze", "until": null}' ELSE r.body END ORDER BY r.n) INTO p_rows
+        FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS r(body, n)
+        LEFT JOIN simple_tasks t ON t.id = (r.body ->> 'id')::uuid AND r.body ->> 'outcome' = 'hold' AND t.id = ANY (v_ids);
+    END IF;
     SELECT jsonb_agg(DISTINCT jsonb_build_object('tenant', t.tenant, 'tier', t.tier, 'class', t.class)) INTO v_flows
     FROM simple_tasks t WHERE t.id = ANY (v_ids);
     PERFORM leave_flows(v_ids);
@@ -675,7 +714,7 @@ BEGIN
     END IF;
 
     UPDATE simple_tasks t
-    SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > now() THEN 'delayed' ELSE 'pending' END,
+    SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now() THEN 'delayed' ELSE 'pending' END,
         rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
         run_after = CASE WHEN r.outcome = 'hold' THEN r.until ELSE coalesce(r.until, clock() + make_interval(secs => coalesce(r.after, 0))) END,
         hold_reason = CASE WHEN r.outcome = 'hold' THEN r.reason END, hold_key = CASE WHEN r.outcome = 'hold' THEN r.key END,
@@ -695,8 +734,8 @@ END
 $$;
 
 -- Takes back runs whose lease ran out. The run counts as an attempt, so a task that kills its worker ends in the dead
--- letters; its open calls are presumed spent.
-CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100) RETURNS TABLE (task_id uuid, lease bigint, status text)
+-- letters; its open calls are presumed spent. p_leases: only these runs.
+CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEFAULT NULL) RETURNS TABLE (task_id uuid, lease bigint, status text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
@@ -707,7 +746,8 @@ DECLARE
     v_ends jsonb;
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
-        SELECT t.id, t.lease FROM simple_tasks t WHERE t.status = 'running' AND t.lease_until < clock()
+        SELECT t.id, t.lease FROM simple_tasks t
+        WHERE t.status = 'running' AND t.lease_until < clock() AND (p_leases IS NULL OR t.lease = ANY (p_leases))
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
     IF v_ids IS NULL THEN
         RETURN;
@@ -723,7 +763,7 @@ BEGIN
     END IF;
     UPDATE simple_tasks t
     SET status = 'pending', rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
-        history = t.history || history_entry(t, 'lost', 'worker_lost', NULL)
+        alone = t.attempts + 1 >= t.max_attempts, history = t.history || history_entry(t, 'lost', 'worker_lost', NULL)
     WHERE t.id = ANY (v_ids);
     RETURN QUERY
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
@@ -746,7 +786,7 @@ LANGUAGE sql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
-    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = now()
+    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now()
 $$;
 
 CREATE FUNCTION backbeat.release_switch(p_name text) RETURNS boolean
@@ -756,7 +796,7 @@ AS $$ WITH gone AS (DELETE FROM switches WHERE name = p_name RETURNING name) SEL
 
 -- Only the doors; what they call inside stays closed.
 GRANT EXECUTE ON FUNCTION
-    backbeat.register_worker, backbeat.enqueue, backbeat.claim, backbeat.heartbeat, backbeat.settle, backbeat.reap, backbeat.sweep,
+    backbeat.register_definitions, backbeat.register_worker, backbeat.enqueue, backbeat.claim, backbeat.heartbeat, backbeat.settle, backbeat.reap, backbeat.sweep,
     backbeat.finish, backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions,
     backbeat.throw_switch, backbeat.release_switch
 TO backbeat_worker;

@@ -135,7 +135,7 @@ AS $$
 DECLARE
     v_task simple_tasks;
     v_budget budgets;
-    v_day date := utc_day(now());
+    v_day date := utc_day(backbeat.now());
     v_tight text;
 BEGIN
     -- KEY SHARE blocks a reaper and a settlement, not a heartbeat: no call opens under a lease that is being taken away.
@@ -155,6 +155,8 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
+    -- Asked a second time, when the first answer was lost on its way: what that one reserved may have been used.
+    PERFORM lose_calls(ARRAY[p_owner], p_key);
 
     FOR v_budget IN SELECT * FROM lock_budgets(v_task.workflow, v_task.tenant, v_day) LOOP
         IF v_budget.cap_usd IS NOT NULL AND p_reserve_usd IS NULL THEN
@@ -248,8 +250,8 @@ BEGIN
 END
 $$;
 
--- The open calls of these owners have no worker any more: presumed spent.
-CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS integer
+-- The open calls of these owners (of one key, if it is given) have no worker any more: presumed spent.
+CREATE FUNCTION backbeat.lose_calls(p_owners uuid[], p_key text DEFAULT NULL) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
@@ -257,28 +259,36 @@ DECLARE
     v_calls model_calls[];
 BEGIN
     SELECT array_agg(l.c) INTO v_calls FROM (
-        SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE) l;
+        SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' AND (p_key IS NULL OR c.call_key = p_key)
+        ORDER BY c.owner, c.call_key FOR UPDATE) l;
     IF v_calls IS NULL THEN
         RETURN 0;
     END IF;
     PERFORM book(v_calls, 'lost', NULL, 0);
     UPDATE model_calls c SET status = 'lost', closed_at = clock(), error_class = 'worker_lost'
-    WHERE c.owner = ANY (p_owners) AND c.status = 'open';
+    WHERE c.owner = ANY (p_owners) AND c.status = 'open' AND (p_key IS NULL OR c.call_key = p_key);
     RETURN cardinality(v_calls);
 END
 $$;
 
--- Sets a cap for today and from now on. Raising it lets the rows that waited for it go on.
+-- Sets a cap for today and from now on. The rows that waited for it go on; those it still does not suffice are held again.
 CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
+DECLARE
+    v_name text := p_scope || '/' || p_key;
 BEGIN
-    INSERT INTO budget_caps AS c (scope, key, usd, tokens, set_by) VALUES (p_scope, p_key, p_usd, p_tokens, p_by)
-    ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, set_by = excluded.set_by, set_at = now();
-    UPDATE budgets SET cap_usd = p_usd, cap_tokens = p_tokens, raised_by = p_by
-    WHERE (scope, key, day) = (p_scope, p_key, utc_day(now()));
-    RETURN release_held('budget', p_scope || '/' || p_key);
+    INSERT INTO budget_caps AS c (scope, key, usd, tokens, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_by, clock())
+    ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, set_by = excluded.set_by, set_at = clock();
+    -- Even before the day's first call, which may be copying the old cap at this moment.
+    INSERT INTO budgets AS b (scope, key, day, cap_usd, cap_tokens, raised_by)
+    VALUES (p_scope, p_key, utc_day(backbeat.now()), p_usd, p_tokens, p_by)
+    ON CONFLICT (scope, key, day) DO UPDATE SET cap_usd = p_usd, cap_tokens = p_tokens, raised_by = p_by;
+    RETURN release_held('budget', v_name) + (
+        SELECT coalesce(sum(release_held('price', h.hold_key)), 0) FROM (
+            SELECT DISTINCT t.hold_key FROM simple_tasks t
+            WHERE t.status = 'held' AND t.hold_reason = 'price' AND right(t.hold_key, length(v_name) + 7) = ' under ' || v_name) h);
 END
 $$;
 

@@ -7,7 +7,7 @@
 -- read-back, or a person), and only "it is certainly not there" makes it  intended  again.
 --
 -- token fences writers. fire_until is when the far write has ended or was abandoned, so a read-back before
--- then proves nothing and has to wait.
+-- then proves nothing and has to wait; NULL when the effect was given back, since it certainly did not happen.
 -- Lock order: tasks -> approval -> side_effects.
 
 CREATE TABLE backbeat.side_effects (
@@ -24,11 +24,12 @@ CREATE TABLE backbeat.side_effects (
     error text,
     token bigint NOT NULL,
     fires integer NOT NULL DEFAULT 1,
-    fire_until timestamptz NOT NULL,
+    fire_until timestamptz,
     traceparent text NOT NULL,
     intended_at timestamptz NOT NULL,
     done_at timestamptz,
     resolved_by text,
+    CONSTRAINT only_intended_is_given_back CHECK (fire_until IS NOT NULL OR status IN ('intended', 'done')),
     CONSTRAINT done_has_an_outcome CHECK ((status = 'done') = (outcome IS NOT NULL AND done_at IS NOT NULL))
 );
 CREATE INDEX side_effects_open ON backbeat.side_effects (intended_at) WHERE status <> 'done';
@@ -63,7 +64,7 @@ BEGIN
         END IF;
     END IF;
     SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR v_effect.status = 'intended' AND v_effect.fire_until IS NULL AND v_effect.request_hash = p_request_hash THEN
         RETURN QUERY SELECT 'stopped', NULL::bigint, NULL::jsonb, NULL::double precision, s.reason FROM switches s ORDER BY s.name LIMIT 1;
         IF FOUND THEN
             RETURN;
@@ -72,10 +73,11 @@ BEGIN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;
-        INSERT INTO side_effects (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fire_until, traceparent, intended_at)
+        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fire_until, traceparent, intended_at)
         VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
                 clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
-        ON CONFLICT DO NOTHING;
+        ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + 1, error = NULL
+        WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash;
         IF FOUND THEN
             RETURN QUERY SELECT 'fire', v_token, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
@@ -115,7 +117,7 @@ END
 $$;
 
 -- The far write certainly did not happen (it was refused, never sent, or a look found nothing): the holder of the token
--- may fire within the window it names, or with 0 seconds gives the effect back.
+-- may fire within the window it names, or with 0 seconds gives the effect back, and whoever begins it next fires.
 CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text, p_by text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
@@ -125,11 +127,12 @@ BEGIN
         RETURN false;
     END IF;
     UPDATE side_effects
-    SET status = 'intended', fire_until = clock() + make_interval(secs => p_fire_seconds), error = p_error, resolved_by = p_by,
+    SET status = 'intended', error = p_error, resolved_by = p_by,
+        fire_until = CASE WHEN p_fire_seconds > 0 THEN clock() + make_interval(secs => p_fire_seconds) END,
         fires = fires + CASE WHEN p_fire_seconds > 0 THEN 1 ELSE 0 END
     WHERE key = p_key AND status <> 'done' AND (token = p_token OR p_token IS NULL)
       -- A person may speak only when no writer and no looker can be at it any more.
-      AND (p_by IS NULL OR fire_until <= clock());
+      AND (p_by IS NULL OR (fire_until > clock()) IS NOT TRUE);
     IF FOUND AND p_by IS NOT NULL THEN
         PERFORM release_held('effect', p_key);
     END IF;

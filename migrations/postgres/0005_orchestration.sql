@@ -543,7 +543,7 @@ DECLARE
     v_id text := left(encode(sha256(p_key), 'hex'), 16);
 BEGIN
     INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at)
-    VALUES (v_id, p_key, p_user, p_groups, now(), session_user, now() + make_interval(secs => p_seconds));
+    VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
     PERFORM audit(session_user, 'token.created', v_id, jsonb_build_object('user', p_user, 'groups', p_groups));
     RETURN v_id;
 END

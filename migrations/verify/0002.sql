@@ -6,14 +6,14 @@ SELECT
     'backbeat.finished_tasks'::regclass, 'backbeat.dead_letters'::regclass, 'backbeat.idempotency'::regclass,
     'backbeat.workers'::regclass, 'backbeat.ticks'::regclass, 'backbeat.switches'::regclass,
     'backbeat.leases'::regclass, 'backbeat.tasks'::regclass, 'backbeat.simple_tasks_ready'::regclass,
-    'backbeat.simple_tasks_pending'::regclass, 'backbeat.simple_tasks_delayed'::regclass, 'backbeat.simple_tasks_held'::regclass,
+    'backbeat.simple_tasks_alone'::regclass, 'backbeat.simple_tasks_pending'::regclass, 'backbeat.simple_tasks_delayed'::regclass, 'backbeat.simple_tasks_held'::regclass,
     'backbeat.simple_tasks_running'::regclass, 'backbeat.simple_tasks_expiring'::regclass;
 
 SELECT
     'backbeat.class_weight'::regproc, 'backbeat.maintain_partitions'::regproc, 'backbeat.register_worker'::regproc,
-    'backbeat.promote'::regproc, 'backbeat.sweep'::regproc, 'backbeat.hold_ready'::regproc,
+    'backbeat.promote'::regproc, 'backbeat.sweep'::regproc, 'backbeat.flow_room'::regproc,
     'backbeat.release_held'::regproc, 'backbeat.enqueue'::regproc, 'backbeat.claim'::regproc,
     'backbeat.heartbeat'::regproc, 'backbeat.leave_flows'::regproc, 'backbeat.end_tasks'::regproc,
-    'backbeat.history_entry'::regproc, 'backbeat.finish'::regproc, 'backbeat.settle'::regproc,
+    'backbeat.history_entry'::regproc, 'backbeat.cause_stands'::regproc, 'backbeat.finish'::regproc, 'backbeat.settle'::regproc,
     'backbeat.reap'::regproc, 'backbeat.start_tick'::regproc, 'backbeat.end_tick'::regproc,
     'backbeat.throw_switch'::regproc, 'backbeat.release_switch'::regproc;

@@ -19,7 +19,7 @@ _SQL = load("queue")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A claimed row: what to do, and the lease that every later write must name."""
+    """A claimed row: what to do, and the lease that every later write must name. `alone`: with no other beside it."""
 
     id: UUID
     tenant: str
@@ -30,6 +30,7 @@ class Task:
     payload: Any
     attempts: int
     max_attempts: int
+    alone: bool
     lease: int
     worker: str
     started_at: datetime
@@ -93,6 +94,11 @@ async def enqueue(db: Database, batch: Submission) -> list[Enqueued]:
     return [Enqueued(row["task_id"], row["created"], row["status"]) for row in rows]
 
 
+async def register_definitions(db: Database, runtime: str, definitions: Sequence[Mapping[str, Any]]) -> None:
+    """Make definitions known, so that tasks of them can be enqueued before any worker came."""
+    await db.rows(_SQL["register_definitions"], {"runtime": runtime, "definitions": storable(list(definitions))})
+
+
 async def register(db: Database, worker: str, kind: str, definitions: Sequence[Mapping[str, Any]]) -> int:
     """Say which definitions this process has loaded; returns how many rows that waited for them were released."""
     params = {"worker": worker, "kind": kind, "definitions": Jsonb(list(definitions))}
@@ -126,9 +132,14 @@ async def sweep(db: Database, limit: int = 5000) -> Mapping[str, int]:
     return await db.row(_SQL["sweep"], {"limit": limit})
 
 
-async def claim(db: Database, worker: str, loaded: Sequence[str], limit: int, lease_seconds: float) -> list[Task]:
-    """Take up to `limit` ready tasks of the named definitions, each under a new lease."""
-    params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds}
+async def claim(
+    db: Database, worker: str, loaded: Sequence[str], limit: int, lease_seconds: float, *, idle: bool = True
+) -> list[Task]:
+    """Take up to `limit` ready tasks of the named definitions, each under a new lease.
+
+    Only a worker that is `idle` may get a task that must run alone; it then gets that one and claims nothing beside it.
+    """
+    params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds, "idle": idle}
     rows = await db.rows(_SQL["claim"], params)
     return [Task(class_=row.pop("class"), **row) for row in rows]
 

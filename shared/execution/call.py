@@ -31,6 +31,7 @@ from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_
 T = TypeVar("T", bound=BaseModel)
 
 TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queue
+AGAIN = "#again"  # behind the key of a call whose answer was sent back
 CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
 RESERVATION_WAIT = 0.25  # seconds between looks while only other calls' reservations are in the way
 RESERVATION_PATIENCE = 5.0  # seconds of such looks before the task is snoozed
@@ -62,7 +63,7 @@ async def model_call(env: Environment, task: Task, ask: Ask) -> Any:
     try:
         return await _answer(env, task, ask)
     except OutputInvalidError as error:
-        again = replace(ask, key=f"{ask.key}#again", prompt=reask_prompt(ask.prompt, error))
+        again = replace(ask, key=f"{ask.key}{AGAIN}", prompt=reask_prompt(ask.prompt, error))
     try:
         return await _answer(env, task, again)
     except OutputInvalidError as error:
@@ -119,7 +120,7 @@ async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.
             case "fenced":
                 raise Interrupt(None)
             case "stopped":
-                raise Interrupt(Release(f"stopped: {verdict.detail}", after=5.0))
+                raise Interrupt(Snooze(clock.wall() + timedelta(seconds=5)))
             case "held":
                 raise Interrupt(Hold("budget", verdict.detail, verdict.until))
             case "unpriced":
@@ -157,13 +158,15 @@ async def _bill(env: Environment, task: Task, ask: Ask, route: Route, seq: int, 
             value = parse(ask.output, reply.text)
         except OutputInvalidError as error:
             invalid = error
+    # An answer that was sent back and is invalid again is not kept, or every later attempt would end with it too.
+    kept = verdict.kind == "ok" and not (invalid and ask.key.endswith(AGAIN))
     bill = prices.cost(route.provider, route.model, reply.usage, clock.wall())
     end = calls.Closing(
         "done",
         usage=reply.usage,
         cost=bill.usd,
         price_version=bill.version,
-        response={"text": reply.text} if verdict.kind == "ok" else None,
+        response={"text": reply.text} if kept else None,
         valid=verdict.kind == "ok" and invalid is None,
         stop=reply.stop,
         model_answered=reply.model,

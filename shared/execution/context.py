@@ -84,7 +84,7 @@ class Context:
         match result.status:
             case "done":
                 return result.outcome
-            case "wait":
+            case "wait" | "stopped":
                 raise Interrupt(Snooze(clock.wall() + timedelta(seconds=result.wait_seconds)))
             case "unknown":
                 raise Interrupt(Hold("effect", intent.key))

@@ -309,9 +309,9 @@ async def test_trouble_is_told_once_and_survived(caplog: pytest.LogCaptureFixtur
             enough.set()
         return False
 
-    loop = asyncio.create_task(forever("relay", beat, 0.001))
+    loop = asyncio.create_task(forever("relay", beat, 0.001, enough))
     await asyncio.wait_for(enough.wait(), 10)
-    loop.cancel()
+    await loop
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "relay: Postgres does not answer. Look (trying again)",

@@ -82,6 +82,19 @@ def test_a_runner_killed_in_mid_file_leaves_nothing(
     assert migrate.postgres_up(empty_database.owner_url, directory.path) == ["0002_slow"]
 
 
+def test_a_runner_killed_before_its_record_leaves_nothing(
+    empty_database: Database, directory: Directory, tmp_path: Path
+) -> None:
+    migrate.postgres_up(empty_database.owner_url, directory.path)
+    directory.add("0002_table", _TABLE)
+    with _holding(empty_database, b"LOCK TABLE backbeat.schema_migrations IN SHARE MODE"):
+        runner = Runner(empty_database, directory, tmp_path / "runner.log")
+        statement_runs(empty_database, "INSERT INTO backbeat.schema_migrations")
+        runner.kill()
+        until(lambda: empty_database.value(_FINISHED), what="the server notices that the runner is gone")
+    assert migrate.postgres_up(empty_database.owner_url, directory.path) == ["0002_table"]
+
+
 def test_a_runner_killed_outside_a_transaction_says_what_to_do(
     empty_database: Database, directory: Directory, tmp_path: Path
 ) -> None:

@@ -1,6 +1,5 @@
 """The outbox in Postgres: order within a workflow, one holder at a time, nothing lost and nothing done twice."""
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -83,13 +82,15 @@ def test_a_start_that_is_dead_fails_the_workflow_and_says_why(database: Database
     assert status(database, workflow) == ("failed", None, "no worker runs it")
 
 
-def test_racing_leases_share_nothing(database: Database) -> None:
-    for _ in range(20):
-        start(database)
-    with ThreadPoolExecutor(8) as pool:
-        batches = list(pool.map(lambda _: lease(database, ALL, limit=5), range(8)))
-    taken = [message["stream"] for batch in batches for message in batch]
-    assert len(taken) == len(set(taken)) == 20
+def test_who_leases_waits_for_nobody_and_shares_nothing(database: Database) -> None:
+    made = {start(database) for _ in range(6)}
+    call = "SELECT stream FROM backbeat.lease_outbox(%s, 4, 15)"
+    with psycopg.connect(database.worker_url) as first, psycopg.connect(database.worker_url) as second:
+        taken = {row[0] for row in first.execute(call, [ALL])}
+        second.execute("SET LOCAL lock_timeout = '1s'")
+        others = {row[0] for row in second.execute(call, [ALL])}
+    assert (len(taken), len(others)) == (4, 2)
+    assert taken | others == made
 
 
 def test_a_state_is_written_only_where_it_is_news(database: Database) -> None:

@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior
 
+from backbeat.embedded import temporal
+from temporal_worker.worker import Options
 from tests.support.approvals import decide, start, token
 from tests.support.databases import Database
-from tests.support.temporal import Server, asked, eventually, finished
+from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, working
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "temporal_worker", "run"]
@@ -183,3 +187,37 @@ async def test_presence_is_on_record(database: Database, worker: Callable[[Datab
     worker(database)
     query = "SELECT kind, loaded FROM backbeat.workers"
     assert await eventually(lambda: database.sql(query)) == [("temporal", ["approve_effect@1"])]
+
+
+async def test_a_build_id_pins_workflows_to_their_release(database: Database, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.start()
+    client = await Client.connect(server.address)
+    choose = [
+        "worker",
+        "deployment",
+        "set-current-version",
+        "--deployment-name",
+        "backbeat",
+        "--build-id",
+        "v1",
+        "--yes",
+    ]
+    command = [str(temporal.binary()), *choose, "--address", server.address, "--disable-config-file"]
+
+    def chosen() -> bool:
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    try:
+        async with environment(database, FarSide()) as env, working(env, client, Options("pinned", build_id="v1")):
+            await eventually(chosen)
+            workflow = start(database)
+            request, shown = await asked(database, workflow)
+            decide(database, token(database, "alice"), request, "reject", shown)
+            done = await finished(database, workflow)
+        described = await client.get_workflow_handle(done["temporal_id"]).describe()
+    finally:
+        server.kill()
+    versioning = described.raw_description.workflow_execution_info.versioning_info
+    assert versioning.behavior == VersioningBehavior.PINNED.value
+    assert versioning.deployment_version.build_id == "v1"

@@ -1,11 +1,14 @@
 """Tasks and calls at the level of the schema's functions, as a worker makes them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+
+import psycopg
 
 from shared.db import calls, pool, queue
 from shared.db.calls import Closing, Reservation
@@ -14,6 +17,7 @@ from shared.db.queue import Enqueued, Submission, Task
 from shared.domain.outcome import Outcome
 from shared.domain.usage import Usage
 from tests.support.databases import Database
+from tests.support.signals import until
 
 LOADED = ("alpha@1", "beta@1")
 USAGE = Usage(uncached=1000, output=200, reasoning=50)
@@ -101,3 +105,14 @@ def money(database: Database, scope: str = "workflow", key: str = "alpha") -> tu
         query + "FROM backbeat.budgets WHERE (scope, key) = (%s, %s)", [scope, key]
     )
     return reserved, spent, presumed
+
+
+async def somebody_waits(database: Database, count: int = 1) -> None:
+    """Wait until so many sessions of this database wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    def waiting() -> bool:
+        with psycopg.connect(database.admin_url) as admin:
+            return admin.execute(query).fetchone() == (count,)
+
+    await asyncio.to_thread(until, waiting, what="a session that waits for a lock")

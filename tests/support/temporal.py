@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, LiteralString
@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from psycopg.rows import DictRow
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client
 
 from backbeat.embedded import ports, temporal
 from shared.config import Config
@@ -191,11 +191,6 @@ def request_of(database: Database, workflow: UUID) -> tuple[UUID, str] | None:
     query = "SELECT id, hash FROM backbeat.approval_requests WHERE workflow_id = %s"
     found = database.sql(query, [workflow])
     return (found[0][0], found[0][1]) if found else None
-
-
-async def event_names(handle: WorkflowHandle[Any, Any]) -> Sequence[str]:
-    """The kinds of events in a history, in order."""
-    return [type(event).__name__ for event in (await handle.fetch_history()).events]
 
 
 @pytest.fixture(scope="session")

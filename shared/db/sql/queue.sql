@@ -11,6 +11,9 @@ SELECT EXISTS (SELECT FROM backbeat.simple_tasks WHERE status IN ('pending', 're
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'held' AND hold_reason = 'version')
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE expires_at <= backbeat.now()) AS work
 
+-- name: register_definitions
+SELECT backbeat.register_definitions(%(runtime)s, %(definitions)s::jsonb)
+
 -- name: register_worker
 SELECT backbeat.register_worker(%(worker)s, %(kind)s, %(definitions)s::jsonb) AS released
 
@@ -34,8 +37,9 @@ SELECT task_id, lease, status FROM backbeat.reap(%(limit)s, %(leases)s::bigint[]
 SELECT due, expired, promoted, unloaded FROM backbeat.sweep(%(limit)s)
 
 -- name: claim
-SELECT id, tenant, workflow, version, tier, class, payload, attempts, max_attempts, lease, worker, started_at, origin_id, traceparent, created_at, source_at
-FROM backbeat.claim(%(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s)
+SELECT id, tenant, workflow, version, tier, class, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, traceparent,
+       created_at, source_at
+FROM backbeat.claim(%(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s, %(idle)s)
 
 -- name: heartbeat
 SELECT id FROM backbeat.heartbeat(%(worker)s, %(ids)s::uuid[], %(leases)s::bigint[], %(lease_seconds)s) AS lost(id)

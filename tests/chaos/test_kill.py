@@ -1,0 +1,38 @@
+"""kill -9 a tick at each labelled step; then healthy ticks drain what is left, and the books balance."""
+
+from random import Random
+
+import pytest
+
+from tests.chaos.conftest import soaking
+from tests.chaos.support import books
+from tests.chaos.support.rig import Rig
+
+# How often each step is surely reached with three tasks of each kind: the occurrence that kills is drawn from that.
+STEPS = {
+    "after-claim": 1,
+    "after-open": 9,
+    "mid-call": 9,
+    "after-answer": 9,
+    "after-close": 9,
+    "before-far-write": 3,
+    "after-far-write": 3,
+    "before-spool": 2,
+    "before-settle": 2,
+    "mid-settle": 2,
+    "after-settle": 2,
+    "before-ship": 1,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_tick_killed_at_any_step_loses_and_repeats_nothing(rig: Rig, seed: int, step: str) -> None:
+    dice = Random(f"{seed}:{step}")
+    ids = []
+    for campaign in range(soaking(1, 8)):
+        items = [{"n": 3 * campaign + n, "text": f"of seed {dice.random()}"} for n in (1, 2, 3)]
+        ids += [*rig.enqueue("single", items), *rig.enqueue("loop", items)]
+        rig.tick(doom=(step, dice.randint(1, STEPS[step]))).is_killed()
+        rig.drain()
+    books.balance(rig, ids)
+    books.spans_are_whole(rig)

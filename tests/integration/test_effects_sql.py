@@ -1,0 +1,161 @@
+"""The ledger of side effects: who may make the far write, who must look first, and what is believed afterwards."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from shared.db import effects, operate, queue
+from shared.db.effects import Intent, Verdict
+from shared.db.pool import Database as Connection
+from shared.db.queue import Task
+from shared.domain.outcome import Hold, Succeed
+from tests.support import every_postgres, tasks
+from tests.support.databases import Database
+
+pytestmark = every_postgres
+
+WINDOW = 10.0  # seconds
+
+
+async def _intent(db: Connection) -> Intent:
+    """What a running task wants to happen."""
+    await tasks.add(db)
+    return _wish(await tasks.take_one(db))
+
+
+def _wish(task: Task) -> Intent:
+    return Intent("k", "note", {"a": 1}, "h", "task", task.id, task.lease, task.origin_id, task.traceparent)
+
+
+async def _begin(db: Connection, intent: Intent) -> Verdict:
+    return await effects.begin_effect(db, intent, WINDOW)
+
+
+async def test_the_first_fires_and_the_others_wait_then_look_then_know(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        assert (await _begin(db, intent)).verdict == "fire"
+        waiting = await _begin(db, intent)
+        assert (waiting.verdict, 0 < waiting.wait_seconds <= WINDOW) == ("wait", True)
+        database.advance(timedelta(seconds=WINDOW))
+        looking = await _begin(db, intent)
+        assert (looking.verdict, (await _begin(db, intent)).verdict) == ("look", "wait")
+        assert database.sql("SELECT status, fires FROM backbeat.side_effects") == [("unknown", 1)]
+        assert await effects.finish_effect(db, "k", {"id": 7}, by="read-back")
+        known = await _begin(db, intent)
+        assert (known.verdict, known.outcome) == ("done", {"id": 7})
+    assert database.sql("SELECT status, resolved_by, fires FROM backbeat.side_effects") == [("done", "read-back", 1)]
+
+
+async def test_the_first_outcome_stands(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        await _begin(db, await _intent(db))
+        assert await effects.finish_effect(db, "k", {"id": 1})
+        assert not await effects.finish_effect(db, "k", {"id": 2})
+        assert not await effects.refire_effect(db, "k", None, WINDOW, "too late")
+    assert database.sql("SELECT status, outcome FROM backbeat.side_effects") == [("done", {"id": 1})]
+
+
+async def test_only_who_looked_last_fires_again(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        first = await _begin(db, intent)
+        database.advance(timedelta(seconds=WINDOW))
+        second = await _begin(db, intent)
+        assert not await effects.refire_effect(db, "k", first.token, WINDOW, "nothing there")
+        assert await effects.refire_effect(db, "k", second.token, WINDOW, "nothing there")
+        assert (await _begin(db, intent)).verdict == "wait"
+    assert database.sql("SELECT status, fires FROM backbeat.side_effects") == [("intended", 2)]
+
+
+async def test_what_the_far_side_refused_is_given_back_and_fired_again_by_one(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        token = (await _begin(db, intent)).token
+        assert await effects.refire_effect(db, "k", token, 0.0, "422")
+        assert database.sql("SELECT status, error, fires FROM backbeat.side_effects") == [("intended", "422", 1)]
+        assert (await _begin(db, replace(intent, request_hash="other"))).verdict == "conflict"
+        await operate.throw_switch(db, "effects", "a leak", "alice")
+        assert (await _begin(db, intent)).verdict == "stopped"
+        await operate.release_switch(db, "effects")
+        again = await _begin(db, intent)
+        assert (again.verdict, again.token > token) == ("fire", True)
+        assert (await _begin(db, intent)).verdict == "wait"
+
+
+async def test_a_key_stands_for_one_request(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        await _begin(db, intent)
+        conflict = await _begin(db, replace(intent, request={"a": 2}, request_hash="other"))
+    assert (conflict.verdict, conflict.detail) == ("conflict", "h")
+
+
+async def test_a_zombie_begins_nothing_and_may_still_say_what_it_did(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        await _begin(db, intent)
+        database.advance(timedelta(seconds=61))
+        await queue.reap(db)
+        assert (await _begin(db, intent)).verdict == "fenced"
+        assert (await _begin(db, replace(intent, key="other"))).verdict == "fenced"
+        assert await effects.finish_effect(db, "k", {"id": 1})
+    assert database.sql("SELECT key, status FROM backbeat.side_effects") == [("k", "done")]
+
+
+async def test_no_approval_no_effect(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        intent = replace(await _intent(db), approval=uuid4())
+        assert (await _begin(db, intent)).verdict == "refused"
+    assert database.sql("SELECT * FROM backbeat.side_effects") == []
+
+
+@pytest.mark.parametrize("switch", ["all", "effects"])
+async def test_a_switch_stops_new_effects_and_new_fires_but_not_knowledge(database: Database, switch: str) -> None:
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        await _begin(db, intent)
+        database.advance(timedelta(seconds=WINDOW))
+        await operate.throw_switch(db, switch, "a leak", "alice")
+        stopped = await _begin(db, replace(intent, key="new"))
+        assert (stopped.verdict, stopped.detail) == ("stopped", "a leak")
+        looking = await _begin(db, intent)
+        assert looking.verdict == "look"
+        assert not await effects.refire_effect(db, "k", looking.token, WINDOW, "nothing there")
+        assert await effects.finish_effect(db, "k", {})
+        assert (await _begin(db, intent)).verdict == "done"
+
+
+async def test_two_who_begin_at_once_are_one_who_fires(database: Database) -> None:
+    begin = "SELECT verdict FROM backbeat.begin_effect('k', 'workflow', %s, NULL, 'note', '{}', 'h', %s, 't', NULL, 10)"
+    async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.worker_url) as rival:
+        intent = await _intent(db)
+        row = await (await rival.execute(begin, [uuid4(), uuid4()])).fetchone()
+        late = asyncio.create_task(_begin(db, intent))
+        await tasks.somebody_waits(database)
+        await rival.commit()
+        assert (row, (await late).verdict) == (("fire",), "wait")
+
+
+async def test_who_waits_for_a_persons_word_goes_on_by_firing_once_more(database: Database) -> None:
+    """Nobody can look at this far side but a person, who says that it is certainly not there."""
+    async with tasks.worker(database) as db:
+        await tasks.add(db)
+        task = await tasks.take_one(db)
+        await _begin(db, _wish(task))
+        database.advance(timedelta(seconds=WINDOW))
+        token = (await _begin(db, _wish(task))).token
+        await tasks.settle(db, task, Hold("effect", "k"))
+        assert not await effects.refire_effect(db, "k", token, 0.0, "somebody may be looking still", by="alice")
+        database.advance(timedelta(seconds=WINDOW))
+        assert await effects.refire_effect(db, "k", token, 0.0, "the mailbox is empty", by="alice")
+        await queue.sweep(db)
+        again = await tasks.take_one(db)
+        assert [(await _begin(db, _wish(again))).verdict for _ in range(2)] == ["fire", "wait"]
+        assert await effects.finish_effect(db, "k", {})
+        assert await tasks.settle(db, again, Succeed({}))
+    assert database.sql("SELECT status, fires FROM backbeat.side_effects") == [("done", 2)]

@@ -1,0 +1,40 @@
+"""Every named query is one statement that the migrated schema understands, under the workers' login."""
+
+import re
+
+import psycopg
+import pytest
+from psycopg.pq import ExecStatus
+
+from shared.db import queries
+from tests.support import every_postgres
+from tests.support.databases import Database
+from tests.support.tree import ROOT
+
+pytestmark = every_postgres
+_PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|%)")
+
+
+def _numbered(query: str) -> str:
+    """With $1, $2 … for %(name)s, as the server takes it."""
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return "%"
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    return _PLACEHOLDER.sub(number, query)
+
+
+@pytest.mark.parametrize("noun", sorted(path.stem for path in (ROOT / "shared/db/sql").glob("*.sql")))
+def test_the_server_parses_it(database: Database, noun: str) -> None:
+    refused = {}
+    with psycopg.connect(database.direct_worker_url, autocommit=True) as worker:
+        for name, query in queries.load(noun).items():
+            parsed = worker.pgconn.prepare(b"", _numbered(query).encode())
+            if parsed.status != ExecStatus.COMMAND_OK:
+                refused[name] = parsed.get_error_message()
+    assert refused == {}
