@@ -77,11 +77,12 @@ def effect(
     perform: Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]],
     read_back: Callable[[dict[str, Any], str], Awaitable[dict[str, Any] | None]] | None = None,
     timeout: float = 10.0,
+    settle: float = 30.0,
 ) -> Effect:
     """A write to the outside that happens once; see `shared.definitions.Effect` for the contract of both functions."""
     if not re.match(NAME_PATTERN, kind):
         raise _mistake(kind, "an effect's kind is lower case letters, digits and underscores")
-    return Effect(kind=kind, perform=perform, read_back=read_back, timeout=timeout)
+    return Effect(kind=kind, perform=perform, read_back=read_back, timeout=timeout, settle=settle)
 
 
 def _definition(

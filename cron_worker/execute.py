@@ -7,7 +7,7 @@ from uuid import UUID
 from shared import clock
 from shared.db import queue
 from shared.db.queue import Task
-from shared.domain.outcome import Outcome, Release
+from shared.domain.outcome import Outcome, Release, Retry
 from shared.execution.attempt import attempt
 from shared.execution.environment import Environment
 
@@ -91,7 +91,11 @@ class Slots:
             task = self._runs.pop(run)
             if (task.id, task.lease) in self._lost:
                 continue
-            outcome = Release("cut_off") if run.cancelled() else run.result()
+            if run.cancelled():
+                outcome: Outcome | None = Release("cut_off")
+            else:
+                error = run.exception()
+                outcome = Retry("worker_fault", f"{type(error).__name__}: {error}") if error else run.result()
             if outcome is not None:
                 ended.append((task, outcome))
         return ended

@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from shared.config import Config
+from shared.errors import BackbeatError
 
 DEADLINE = 3.0  # seconds; what is left waits for the next tick
 
@@ -14,7 +15,11 @@ async def ship(config: Config) -> None:
         return
     from shared.telemetry.shipper import ship_once
 
-    report = await asyncio.to_thread(ship_once, config.spool_dir, config.clickhouse_url, DEADLINE)
+    try:
+        report = await asyncio.to_thread(ship_once, config.spool_dir, config.clickhouse_url, DEADLINE)
+    except BackbeatError as error:
+        logging.warning("spans stay in %s: %s", config.spool_dir, error)
+        return
     if report.quarantined:
         logging.warning("%d spool files are damaged: see %s", report.quarantined, config.spool_dir / "quarantine")
     elif report.error:

@@ -106,7 +106,7 @@ BEGIN
         IF FOUND THEN
             RETURN;
         END IF;
-        IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash) THEN
+        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;
@@ -222,7 +222,8 @@ CREATE TABLE backbeat.simple_tasks (
     CONSTRAINT simple_tasks_class_check CHECK ((class = ANY (ARRAY['high'::text, 'normal'::text, 'low'::text]))),
     CONSTRAINT simple_tasks_hold_reason_check CHECK ((hold_reason = ANY (ARRAY['budget'::text, 'version'::text, 'route'::text, 'effect'::text, 'price'::text]))),
     CONSTRAINT simple_tasks_rank_check CHECK ((rank = ANY (ARRAY[0, 1]))),
-    CONSTRAINT simple_tasks_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'ready'::text, 'running'::text, 'delayed'::text, 'held'::text])))
+    CONSTRAINT simple_tasks_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'ready'::text, 'running'::text, 'delayed'::text, 'held'::text]))),
+    CONSTRAINT simple_tasks_traceparent_check CHECK ((traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-01$'::text))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_cost_delay='0');
 
@@ -241,7 +242,7 @@ BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
     END IF;
-    SELECT array_agg(DISTINCT w.tier) INTO v_tiers FROM workflows w WHERE w.name || '@' || w.version = ANY (p_loaded);
+    SELECT array_agg(DISTINCT f.tier) INTO v_tiers FROM flows f WHERE f.ready > 0;
     IF p_idle THEN
         SELECT coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
             SELECT t.id FROM simple_tasks t
@@ -532,9 +533,9 @@ DECLARE
     v_new uuid[];
     v_at timestamptz := clock();
 BEGIN
-    SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version;
+    SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'workflow % version % is not registered', p_workflow, p_version USING ERRCODE = 'BB001';
+        RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
     END IF;
     IF NOT EXISTS (SELECT FROM tenants t WHERE t.id = p_tenant) THEN
         RAISE EXCEPTION 'tenant % does not exist', p_tenant USING ERRCODE = 'BB001';
@@ -568,7 +569,7 @@ BEGIN
         SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.tier, p_class, p_payloads[f.n],
                CASE WHEN p_run_after > backbeat.now() THEN 'delayed' ELSE 'pending' END, CASE WHEN p_run_after > backbeat.now() THEN p_run_after END,
                p_expires_at, p_source_at[f.n], v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), p_keys[f.n],
-               '00-' || coalesce(split_part(p_traceparent, '-', 2), trace_id('task', f.id::text)) || '-' || span_id('enqueue', f.id::text) || '-01', v_at
+               '00-' || coalesce(substring(p_traceparent FROM '^00-([0-9a-f]{32})-[0-9a-f]{16}-'), trace_id('task', f.id::text)) || '-' || span_id('enqueue', f.id::text) || '-01', v_at
         FROM fresh f ORDER BY f.id
         RETURNING id
     )
@@ -648,7 +649,7 @@ CREATE TABLE backbeat.tenants (
 CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
-    RETURN (SELECT (LEAST(64, (n.max_running - (flow_room.p_flow).running)) - (flow_room.p_flow).ready) FROM backbeat.tenants n WHERE (n.id = (flow_room.p_flow).tenant));
+    RETURN (SELECT LEAST(((64 - (flow_room.p_flow).ready))::bigint, (n.max_running - (SELECT sum((f.ready + f.running)) AS sum FROM backbeat.flows f WHERE (f.tenant = n.id)))) AS "least" FROM backbeat.tenants n WHERE (n.id = (flow_room.p_flow).tenant));
 
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -798,18 +799,26 @@ CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RE
     AS $$
 DECLARE
     v_made integer := 0;
+    v_today date := utc_day(backbeat.now());
+    v_oldest date;
     v_day date;
     v_name text;
 BEGIN
-    FOR v_day IN SELECT utc_day(backbeat.now()) + n FROM generate_series(-1, p_days_ahead) AS n LOOP
+    SELECT utc_day(to_timestamp((('x' || translate(left(t.id::text, 13), '-', ''))::bit(48)::bigint) / 1000.0)) INTO v_oldest
+    FROM simple_tasks t ORDER BY t.id LIMIT 1;
+    FOR v_day IN SELECT d::date FROM generate_series(
+        least(v_today - 1, v_oldest), v_today + least(greatest(p_days_ahead, 1), 31), interval '1 day') AS d LOOP
         v_name := 'finished_tasks_' || to_char(v_day, 'YYYYMMDD');
         IF to_regclass('backbeat.' || v_name) IS NULL THEN
             BEGIN
-                EXECUTE format('CREATE TABLE backbeat.%I PARTITION OF backbeat.finished_tasks FOR VALUES FROM (%L) TO (%L)',
+                EXECUTE format('CREATE TABLE backbeat.%I (LIKE backbeat.finished_tasks INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);
+                EXECUTE format('ALTER TABLE backbeat.finished_tasks ATTACH PARTITION backbeat.%I FOR VALUES FROM (%L) TO (%L)',
                     v_name, uuid7_floor(v_day::timestamp AT TIME ZONE 'UTC'), uuid7_floor((v_day + 1)::timestamp AT TIME ZONE 'UTC'));
                 EXECUTE format('GRANT SELECT ON backbeat.%I TO backbeat_worker', v_name);
                 v_made := v_made + 1;
-            EXCEPTION WHEN duplicate_table THEN NULL;
+            EXCEPTION
+                -- Another tick makes it, or somebody is in the way for now: there are days in hand.
+                WHEN duplicate_table OR lock_not_available THEN NULL;
             END;
         END IF;
     END LOOP;
@@ -1085,6 +1094,11 @@ BEGIN
     UPDATE simple_tasks t SET status = 'pending', rank = 0, run_after = NULL, hold_reason = NULL, hold_key = NULL
     FROM picked p WHERE t.id = p.id;
     GET DIAGNOSTICS v_moved = ROW_COUNT;
+    -- What is left is due at the next sweeps, a bounded number at each.
+    IF v_moved = p_limit THEN
+        UPDATE simple_tasks t SET run_after = backbeat.now()
+        WHERE t.status = 'held' AND t.hold_reason = p_reason AND t.hold_key = p_key;
+    END IF;
     RETURN v_moved;
 END
 $$;
@@ -1185,7 +1199,7 @@ BEGIN
 
     WITH outcomes AS (
         SELECT r.*, t.attempts >= t.max_attempts AS last_attempt, t.releases >= c_free_releases AS patience_gone, t AS task
-        FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, result jsonb, error_class text, error text, workflow text, input jsonb)
+        FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, result jsonb, error_class text, error text, reason text, workflow text, input jsonb)
         JOIN simple_tasks t ON t.id = r.id WHERE t.id = ANY (v_ids)
     )
     SELECT jsonb_agg(jsonb_build_object(
@@ -1196,19 +1210,24 @@ BEGIN
         'workflow_id', CASE WHEN o.outcome = 'escalate' THEN start_workflow(
             o.workflow, 1, (o.task).tenant, o.input, (o.task).origin_id, o.id, (o.task).traceparent) END)) INTO v_ends
     FROM outcomes o
-    WHERE o.outcome IN ('succeed', 'dead', 'escalate') OR (o.outcome = 'retry' AND o.last_attempt) OR (o.outcome = 'release' AND o.patience_gone);
+    WHERE o.outcome IN ('succeed', 'dead', 'escalate') OR (o.outcome = 'retry' AND o.last_attempt) OR (uses_patience(o.outcome, o.reason) AND o.patience_gone);
     IF v_ends IS NOT NULL THEN
         PERFORM end_tasks(v_ends);
     END IF;
 
     UPDATE simple_tasks t
-    SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now() THEN 'delayed' ELSE 'pending' END,
+    SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now()
+            OR uses_patience(r.outcome, r.reason) AND t.releases > 0 THEN 'delayed' ELSE 'pending' END,
         rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
-        run_after = CASE WHEN r.outcome = 'hold' THEN r.until ELSE coalesce(r.until, clock() + make_interval(secs => coalesce(r.after, 0))) END,
+        run_after = CASE WHEN r.outcome = 'hold' THEN r.until ELSE coalesce(r.until, clock() + make_interval(secs => greatest(r.after, 0,
+            -- The longer a vendor is away, the rarer it is asked: the free releases last for hours.
+            CASE WHEN uses_patience(r.outcome, r.reason) THEN least(power(2, t.releases) - 1, 900) END))) END,
         hold_reason = CASE WHEN r.outcome = 'hold' THEN r.reason END, hold_key = CASE WHEN r.outcome = 'hold' THEN r.key END,
         attempts = t.attempts - CASE WHEN r.outcome = 'retry' THEN 0 ELSE 1 END,
-        releases = t.releases + CASE WHEN r.outcome = 'release' THEN 1 ELSE 0 END,
-        history = t.history || history_entry(t, r.outcome, coalesce(r.error_class, r.reason), coalesce(r.error, r.key))
+        releases = t.releases + CASE WHEN uses_patience(r.outcome, r.reason) THEN 1 ELSE 0 END,
+        -- A snooze may come a thousand times; it leaves no trace but its span.
+        history = CASE WHEN r.outcome = 'snooze' THEN t.history
+            ELSE t.history || history_entry(t, r.outcome, coalesce(r.error_class, r.reason), coalesce(r.error, r.key)) END
     FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, error_class text, error text, after double precision, until timestamptz, reason text, key text)
     WHERE t.id = r.id AND t.id = ANY (v_ids);
 
@@ -1327,7 +1346,7 @@ BEGIN
         SELECT t.id FROM simple_tasks t
         WHERE t.status = 'ready' AND t.id <> ALL (v_expired) AND NOT EXISTS (
             SELECT FROM workers w
-            WHERE w.seen_at > backbeat.now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
+            WHERE w.kind = 'cron' AND w.seen_at > backbeat.now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
     -- The flows of all that follows at once, or two sweeps would lock them in different orders.
     SELECT array_agg(l.f) INTO v_flows FROM (
@@ -1360,6 +1379,11 @@ CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog'
     RETURN "left"(encode(sha256(convert_to(array_to_string(p_parts, ':'::text), 'UTF8'::name)), 'hex'::text), 32);
+
+CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog'
+    RETURN ((p_outcome = 'release'::text) AND COALESCE((p_reason <> ALL (ARRAY['out_of_time'::text, 'cut_off'::text])), true));
 
 CREATE FUNCTION backbeat.utc_day(p_at timestamp with time zone) RETURNS date
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -1476,6 +1500,17 @@ CREATE TABLE backbeat.estimates (
     version integer NOT NULL,
     cost double precision NOT NULL,
     CONSTRAINT estimates_cost_check CHECK ((cost > (0)::double precision))
+);
+
+CREATE TABLE backbeat.feedback (
+    id uuid DEFAULT backbeat.uuid7() NOT NULL,
+    origin_id uuid NOT NULL,
+    finding text DEFAULT ''::text NOT NULL,
+    label text NOT NULL,
+    said_by text NOT NULL,
+    said_at timestamp with time zone DEFAULT backbeat.now() NOT NULL,
+    CONSTRAINT feedback_label_check CHECK ((label <> ''::text)),
+    CONSTRAINT feedback_said_by_check CHECK ((said_by <> ''::text))
 );
 
 CREATE TABLE backbeat.finished_tasks (
@@ -1760,6 +1795,9 @@ ALTER TABLE ONLY backbeat.dead_letters
 ALTER TABLE ONLY backbeat.estimates
     ADD CONSTRAINT estimates_pkey PRIMARY KEY (workflow, version);
 
+ALTER TABLE ONLY backbeat.feedback
+    ADD CONSTRAINT feedback_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY backbeat.finished_tasks
     ADD CONSTRAINT finished_tasks_pkey PRIMARY KEY (id);
 
@@ -1816,6 +1854,8 @@ CREATE INDEX approval_requests_pending ON backbeat.approval_requests USING btree
 CREATE INDEX audit_log_refusals ON backbeat.audit_log USING btree (actor, at) WHERE (action = 'approval.refused'::text);
 
 CREATE INDEX audit_log_subject ON backbeat.audit_log USING btree (subject, id);
+
+CREATE INDEX feedback_origin ON backbeat.feedback USING btree (origin_id);
 
 CREATE INDEX model_calls_lost ON backbeat.model_calls USING btree (day) WHERE (status = 'lost'::text);
 
@@ -1966,6 +2006,7 @@ REVOKE ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by te
 GRANT ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) FROM PUBLIC;
@@ -1982,6 +2023,7 @@ GRANT SELECT ON TABLE backbeat.audit_log TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_caps TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.dead_letters TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.estimates TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.feedback TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;

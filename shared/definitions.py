@@ -54,13 +54,15 @@ class Effect:
 
     `perform(request, key)` makes it and returns its outcome; `key` is a marker to leave on the far side.
     `read_back(request, key)` looks whether the far side has it: its outcome, or None when it certainly has
-    not. Without one, an unknown effect waits for a person. `timeout` bounds `perform`, in seconds.
+    not. Without one, an unknown effect waits for a person. `timeout` bounds `perform`, in seconds; `settle` is
+    how long the far side may take after that until a look proves anything.
     """
 
     kind: str
     perform: Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]] = field(repr=False)
     read_back: Callable[[dict[str, Any], str], Awaitable[dict[str, Any] | None]] | None = field(repr=False)
     timeout: float = 10.0
+    settle: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

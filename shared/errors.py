@@ -8,7 +8,6 @@
     ├── AuthError                 exit 4   no token, a wrong token, or not eligible
     ├── ConflictError             exit 5   already decided, already finished, somebody else holds it
     ├── SchemaError               exit 1   migrations are missing, edited or newer than this program
-    ├── LeaseLostError            exit 1   another worker owns the row now
     └── UnavailableError          exit 75  Postgres, Temporal, ClickHouse or a provider is away: try again
 
 ``str(error)`` is one line for a person: what happened, to which row or file, and what to do.
@@ -81,10 +80,6 @@ class ConflictError(BackbeatError):
 
 class SchemaError(BackbeatError):
     """Migrations are missing, were edited, or are newer than this program."""
-
-
-class LeaseLostError(BackbeatError):
-    """Another worker owns the row now; whatever this one still holds is refused."""
 
 
 class UnavailableError(BackbeatError):

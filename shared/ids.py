@@ -7,7 +7,6 @@ counted from Postgres alone. The same formulas stand in SQL as `backbeat.trace_i
 
 import hashlib
 from typing import Any, NamedTuple
-from uuid import UUID
 
 
 class SpanRef(NamedTuple):
@@ -30,18 +29,19 @@ def parse_traceparent(text: str) -> SpanRef:
     return SpanRef(trace_id.lower(), span.lower())
 
 
-def _digest(parts: tuple[object, ...]) -> str:
-    return hashlib.sha256(":".join(str(part) for part in parts).encode()).hexdigest()
+def digest(*parts: object) -> str:
+    """32 hex digits: the first 16 bytes of sha256 over the parts joined by colons."""
+    return hashlib.sha256(":".join(str(part) for part in parts).encode()).hexdigest()[:32]
 
 
 def trace_id(*parts: object) -> str:
-    """32 hex digits: the first 16 bytes of sha256 over the parts joined by colons."""
-    return _digest(parts)[:32]
+    """32 hex digits."""
+    return digest(*parts)
 
 
 def span_id(*parts: object) -> str:
-    """16 hex digits: the first 8 bytes of sha256 over the parts joined by colons."""
-    return _digest(parts)[:16]
+    """16 hex digits: the first half of a digest."""
+    return digest(*parts)[:16]
 
 
 def idempotency_key(workflow: str, version: int, payload: Any, salt: str = "") -> bytes:
@@ -62,8 +62,3 @@ def payload_hash(payload: Any) -> str:
     import rfc8785
 
     return hashlib.sha256(rfc8785.dumps(payload)).hexdigest()
-
-
-def uuid_day(value: UUID) -> int:
-    """Milliseconds since the epoch that a version 7 uuid carries."""
-    return value.int >> 80

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from backbeat import Context, Escalate, bounded_loop, effect, single_shot
 from examples.code_review import prompts
 from examples.code_review.diffs import grouped, split
-from examples.code_review.github import TIMEOUT, find_review, post_review, review_request
+from examples.code_review.github import SETTLE, TIMEOUT, find_review, post_review, review_request
 from examples.code_review.models import (
     SEVERITIES,
     Comments,
@@ -111,4 +111,4 @@ def _blocks(result: Review) -> bool:
 
 
 code_review = bounded_loop("code_review", version=1, input=Commit, output=Review, tier="large", run=review)
-github_review = effect("github_review", perform=post_review, read_back=find_review, timeout=TIMEOUT)
+github_review = effect("github_review", perform=post_review, read_back=find_review, timeout=TIMEOUT, settle=SETTLE)

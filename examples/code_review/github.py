@@ -11,6 +11,7 @@ from shared.config import Config, load
 from shared.errors import UnavailableError
 
 TIMEOUT = 10.0  # seconds
+SETTLE = 5.0  # seconds after which a request that GitHub has not carried out will not be
 _PAGE = 100
 _EVENTS = {"approve": "APPROVE", "comment": "COMMENT", "request_changes": "REQUEST_CHANGES"}
 _TIMED_OUT = 408  # like every 5xx, it does not say that nothing was written

@@ -91,7 +91,7 @@ CREATE TABLE backbeat.simple_tasks (
     parent_id uuid,
     origin_id uuid NOT NULL,
     idempotency_key bytea,
-    traceparent text NOT NULL,
+    traceparent text NOT NULL CHECK (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-01$'),
     created_at timestamptz NOT NULL,
     CONSTRAINT held_says_why CHECK ((status = 'held') = (hold_reason IS NOT NULL AND hold_key IS NOT NULL)),
     CONSTRAINT delayed_says_when CHECK (status <> 'delayed' OR run_after IS NOT NULL),
@@ -204,7 +204,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog
 RETURN CASE p_class WHEN 'high' THEN 4 WHEN 'normal' THEN 2 ELSE 1 END;
 
--- Opens days ahead of time: a settlement never waits for DDL. The only way a worker reaches DDL.
+-- Opens days ahead of time, and the days of tasks that still live: a settlement never waits for DDL. A day is made beside
+-- the history and attached, which no reader and no settlement blocks. The only way a worker reaches DDL.
 CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
@@ -212,18 +213,26 @@ SET lock_timeout = '2s'
 AS $$
 DECLARE
     v_made integer := 0;
+    v_today date := utc_day(backbeat.now());
+    v_oldest date;
     v_day date;
     v_name text;
 BEGIN
-    FOR v_day IN SELECT utc_day(backbeat.now()) + n FROM generate_series(-1, p_days_ahead) AS n LOOP
+    SELECT utc_day(to_timestamp((('x' || translate(left(t.id::text, 13), '-', ''))::bit(48)::bigint) / 1000.0)) INTO v_oldest
+    FROM simple_tasks t ORDER BY t.id LIMIT 1;
+    FOR v_day IN SELECT d::date FROM generate_series(
+        least(v_today - 1, v_oldest), v_today + least(greatest(p_days_ahead, 1), 31), interval '1 day') AS d LOOP
         v_name := 'finished_tasks_' || to_char(v_day, 'YYYYMMDD');
         IF to_regclass('backbeat.' || v_name) IS NULL THEN
             BEGIN
-                EXECUTE format('CREATE TABLE backbeat.%I PARTITION OF backbeat.finished_tasks FOR VALUES FROM (%L) TO (%L)',
+                EXECUTE format('CREATE TABLE backbeat.%I (LIKE backbeat.finished_tasks INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);
+                EXECUTE format('ALTER TABLE backbeat.finished_tasks ATTACH PARTITION backbeat.%I FOR VALUES FROM (%L) TO (%L)',
                     v_name, uuid7_floor(v_day::timestamp AT TIME ZONE 'UTC'), uuid7_floor((v_day + 1)::timestamp AT TIME ZONE 'UTC'));
                 EXECUTE format('GRANT SELECT ON backbeat.%I TO backbeat_worker', v_name);
                 v_made := v_made + 1;
-            EXCEPTION WHEN duplicate_table THEN NULL;
+            EXCEPTION
+                -- Another tick makes it, or somebody is in the way for now: there are days in hand.
+                WHEN duplicate_table OR lock_not_available THEN NULL;
             END;
         END IF;
     END LOOP;
@@ -270,11 +279,13 @@ BEGIN
 END
 $$;
 
--- How many more rows of a flow may be ready: what is left of its window, or of its tenant's cap.
+-- How many more rows of a flow may be ready: what is left of its window, or of its tenant's cap over all flows.
 CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
 LANGUAGE sql STABLE
 SET search_path = backbeat, pg_temp
-RETURN (SELECT least(64, n.max_running - p_flow.running) - p_flow.ready FROM backbeat.tenants n WHERE n.id = p_flow.tenant);
+RETURN (
+    SELECT least(64 - (p_flow).ready, n.max_running - (SELECT sum(f.ready + f.running) FROM backbeat.flows f WHERE f.tenant = n.id))
+    FROM backbeat.tenants n WHERE n.id = (p_flow).tenant);
 
 -- Puts rows of one flow into its window, in order. Locks tasks before the flow, so it may find less room than it saw.
 CREATE FUNCTION backbeat.promote(p_tenant text, p_tier text, p_class text) RETURNS integer
@@ -354,7 +365,7 @@ BEGIN
         SELECT t.id FROM simple_tasks t
         WHERE t.status = 'ready' AND t.id <> ALL (v_expired) AND NOT EXISTS (
             SELECT FROM workers w
-            WHERE w.seen_at > backbeat.now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
+            WHERE w.kind = 'cron' AND w.seen_at > backbeat.now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
     -- The flows of all that follows at once, or two sweeps would lock them in different orders.
     SELECT array_agg(l.f) INTO v_flows FROM (
@@ -391,11 +402,17 @@ BEGIN
     UPDATE simple_tasks t SET status = 'pending', rank = 0, run_after = NULL, hold_reason = NULL, hold_key = NULL
     FROM picked p WHERE t.id = p.id;
     GET DIAGNOSTICS v_moved = ROW_COUNT;
+    -- What is left is due at the next sweeps, a bounded number at each.
+    IF v_moved = p_limit THEN
+        UPDATE simple_tasks t SET run_after = backbeat.now()
+        WHERE t.id IN (
+            SELECT h.id FROM simple_tasks h WHERE h.status = 'held' AND h.hold_reason = p_reason AND h.hold_key = p_key FOR UPDATE SKIP LOCKED);
+    END IF;
     RETURN v_moved;
 END
 $$;
 
--- Adds tasks in the caller's own transaction. One row of answer a payload, in order: the task's id, whether it is new, its status.
+-- Adds tasks in the caller's own transaction, which should be short: it holds the flow until it commits. One row of answer a payload, in order: the task's id, whether it is new, its status.
 -- p_keys are idempotency keys (NULL: none). The same key answers the same task while it lives and after it succeeded or
 -- escalated; after it died, was cancelled or expired, a new task takes the key over.
 CREATE FUNCTION backbeat.enqueue(
@@ -415,9 +432,9 @@ DECLARE
     v_new uuid[];
     v_at timestamptz := clock();
 BEGIN
-    SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version;
+    SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'workflow % version % is not registered', p_workflow, p_version USING ERRCODE = 'BB001';
+        RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
     END IF;
     IF NOT EXISTS (SELECT FROM tenants t WHERE t.id = p_tenant) THEN
         RAISE EXCEPTION 'tenant % does not exist', p_tenant USING ERRCODE = 'BB001';
@@ -451,7 +468,7 @@ BEGIN
         SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.tier, p_class, p_payloads[f.n],
                CASE WHEN p_run_after > backbeat.now() THEN 'delayed' ELSE 'pending' END, CASE WHEN p_run_after > backbeat.now() THEN p_run_after END,
                p_expires_at, p_source_at[f.n], v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), p_keys[f.n],
-               '00-' || coalesce(split_part(p_traceparent, '-', 2), trace_id('task', f.id::text)) || '-' || span_id('enqueue', f.id::text) || '-01', v_at
+               '00-' || coalesce(substring(p_traceparent FROM '^00-([0-9a-f]{32})-[0-9a-f]{16}-'), trace_id('task', f.id::text)) || '-' || span_id('enqueue', f.id::text) || '-01', v_at
         FROM fresh f ORDER BY f.id
         RETURNING id
     )
@@ -488,7 +505,7 @@ BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
     END IF;
-    SELECT array_agg(DISTINCT w.tier) INTO v_tiers FROM workflows w WHERE w.name || '@' || w.version = ANY (p_loaded);
+    SELECT array_agg(DISTINCT f.tier) INTO v_tiers FROM flows f WHERE f.ready > 0;
     IF p_idle THEN
         SELECT coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
             SELECT t.id FROM simple_tasks t
@@ -665,6 +682,12 @@ BEGIN
 END
 $$;
 
+-- Whether an outcome is one of the free releases that are counted: a vendor was asked in vain. Running out of time is not.
+CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog
+RETURN p_outcome = 'release' AND coalesce(p_reason NOT IN ('out_of_time', 'cut_off'), true);
+
 -- Records how attempts ended. Each row names the lease it holds; a row whose lease is gone changes nothing and is reported back.
 -- p_rows: [{id, lease, outcome, result, error_class, error, after, until, reason, key, workflow, input}]
 --   outcome  succeed | retry | release | snooze | hold | dead | escalate     after  seconds     until  timestamp
@@ -697,7 +720,7 @@ BEGIN
 
     WITH outcomes AS (
         SELECT r.*, t.attempts >= t.max_attempts AS last_attempt, t.releases >= c_free_releases AS patience_gone, t AS task
-        FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, result jsonb, error_class text, error text, workflow text, input jsonb)
+        FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, result jsonb, error_class text, error text, reason text, workflow text, input jsonb)
         JOIN simple_tasks t ON t.id = r.id WHERE t.id = ANY (v_ids)
     )
     SELECT jsonb_agg(jsonb_build_object(
@@ -708,19 +731,24 @@ BEGIN
         'workflow_id', CASE WHEN o.outcome = 'escalate' THEN start_workflow(
             o.workflow, 1, (o.task).tenant, o.input, (o.task).origin_id, o.id, (o.task).traceparent) END)) INTO v_ends
     FROM outcomes o
-    WHERE o.outcome IN ('succeed', 'dead', 'escalate') OR (o.outcome = 'retry' AND o.last_attempt) OR (o.outcome = 'release' AND o.patience_gone);
+    WHERE o.outcome IN ('succeed', 'dead', 'escalate') OR (o.outcome = 'retry' AND o.last_attempt) OR (uses_patience(o.outcome, o.reason) AND o.patience_gone);
     IF v_ends IS NOT NULL THEN
         PERFORM end_tasks(v_ends);
     END IF;
 
     UPDATE simple_tasks t
-    SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now() THEN 'delayed' ELSE 'pending' END,
+    SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now()
+            OR uses_patience(r.outcome, r.reason) AND t.releases > 0 THEN 'delayed' ELSE 'pending' END,
         rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
-        run_after = CASE WHEN r.outcome = 'hold' THEN r.until ELSE coalesce(r.until, clock() + make_interval(secs => coalesce(r.after, 0))) END,
+        run_after = CASE WHEN r.outcome = 'hold' THEN r.until ELSE coalesce(r.until, clock() + make_interval(secs => greatest(r.after, 0,
+            -- The longer a vendor is away, the rarer it is asked: the free releases last for hours.
+            CASE WHEN uses_patience(r.outcome, r.reason) THEN least(power(2, t.releases) - 1, 900) END))) END,
         hold_reason = CASE WHEN r.outcome = 'hold' THEN r.reason END, hold_key = CASE WHEN r.outcome = 'hold' THEN r.key END,
         attempts = t.attempts - CASE WHEN r.outcome = 'retry' THEN 0 ELSE 1 END,
-        releases = t.releases + CASE WHEN r.outcome = 'release' THEN 1 ELSE 0 END,
-        history = t.history || history_entry(t, r.outcome, coalesce(r.error_class, r.reason), coalesce(r.error, r.key))
+        releases = t.releases + CASE WHEN uses_patience(r.outcome, r.reason) THEN 1 ELSE 0 END,
+        -- A snooze may come a thousand times; it leaves no trace but its span.
+        history = CASE WHEN r.outcome = 'snooze' THEN t.history
+            ELSE t.history || history_entry(t, r.outcome, coalesce(r.error_class, r.reason), coalesce(r.error, r.key)) END
     FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, error_class text, error text, after double precision, until timestamptz, reason text, key text)
     WHERE t.id = r.id AND t.id = ANY (v_ids);
 

@@ -69,7 +69,7 @@ BEGIN
         IF FOUND THEN
             RETURN;
         END IF;
-        IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash) THEN
+        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;

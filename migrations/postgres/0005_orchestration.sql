@@ -45,6 +45,17 @@ CREATE TABLE backbeat.orchestrated_workflows (
 ) WITH (fillfactor = 70);
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows (checked_at) WHERE finished_at IS NULL;
 
+-- What people say about results, by the piece of work they came from: what false-positive rates are made of.
+CREATE TABLE backbeat.feedback (
+    id uuid PRIMARY KEY DEFAULT backbeat.uuid7(),
+    origin_id uuid NOT NULL,
+    finding text NOT NULL DEFAULT '',
+    label text NOT NULL CHECK (label <> ''),
+    said_by text NOT NULL CHECK (said_by <> ''),
+    said_at timestamptz NOT NULL DEFAULT backbeat.now()
+);
+CREATE INDEX feedback_origin ON backbeat.feedback (origin_id);
+
 -- What Temporal must be told, in order within a stream. lease_until: nobody takes the row before then, because somebody
 -- has it or because its last delivery failed. attempts counts deliveries begun.
 CREATE TABLE backbeat.temporal_outbox (

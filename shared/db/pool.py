@@ -1,7 +1,8 @@
 """The way to Postgres: a small pool of autocommit connections without session state.
 
 Each call is one statement and so one short transaction; PgBouncer in transaction mode may stand between.
-A lost connection is tried again for a bounded time, because every function of the schema can be told twice.
+A lost connection is tried again for a bounded time: what changes a row names its lease or key, so telling it twice
+changes it once, and a claim told twice leaves the first one's rows to the reaper.
 """
 
 import random

@@ -1,5 +1,6 @@
 """Tasks: enqueue, claim, heartbeat, settle, reap. Postgres decides; this only asks."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,8 +14,10 @@ from shared.db.queries import load
 from shared.db.text import storable
 from shared.domain.outcome import Dead, Escalate, Hold, Outcome, Release, Retry, Snooze, Succeed
 from shared.errors import BackbeatError, SchemaError, UnavailableError
+from shared.ids import digest
 
 _SQL = load("queue")
+MOST_SWEEPS = 50  # in one go, while a window is full of rows whose version nobody has loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Task:
     worker: str
     started_at: datetime
     origin_id: UUID
+    idempotency_key: bytes | None
     traceparent: str
     created_at: datetime
     source_at: datetime | None
@@ -43,6 +47,11 @@ class Task:
     def name(self) -> str:
         """The definition that runs it, as `workers.loaded` spells it."""
         return f"{self.workflow}@{self.version}"
+
+    @property
+    def effect_scope(self) -> str:
+        """What its effects are once for: the task, or, where equal payloads are one task, whichever task that is."""
+        return str(self.id) if self.idempotency_key is None else digest(self.tenant, self.idempotency_key.hex())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,14 @@ async def reap(db: Database, limit: int = 100, leases: Sequence[int] | None = No
 async def sweep(db: Database, limit: int = 5000) -> Mapping[str, int]:
     """Move what time alone moves; returns the counts due, expired, promoted, unloaded."""
     await db.rows(_SQL["maintain_partitions"])
-    return await db.row(_SQL["sweep"], {"limit": limit})
+    total: Counter[str] = Counter()
+    for _ in range(MOST_SWEEPS):
+        moved = await db.row(_SQL["sweep"], {"limit": limit})
+        total.update(moved)
+        # Rows that nobody can run left their windows: others may be behind them.
+        if not moved["unloaded"]:
+            break
+    return total
 
 
 async def claim(

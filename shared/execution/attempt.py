@@ -48,12 +48,24 @@ async def _run(env: Environment, task: Task, definition: Definition) -> Outcome 
     except asyncio.CancelledError:
         await context.drain()
         raise
-    except (UnavailableError, ConfigError) as error:
+    except BaseException as error:
+        # SystemExit from a library, or an Interrupt inside a task group: one row must not take the tick with it.
         await context.drain()
-        return Release(str(error), after=backoff(task.attempts, env.rng))
-    except Exception as error:
-        await context.drain()
-        return Retry(type(error).__name__, str(error), after=backoff(task.attempts, env.rng))
+        after = backoff(task.attempts, env.rng)
+        wrapped = _interrupt(error)
+        if wrapped is not None:
+            return wrapped.outcome
+        if isinstance(error, UnavailableError | ConfigError):
+            return Release(str(error), after=after)
+        return Retry(type(error).__name__, str(error), after=after)
+
+
+def _interrupt(error: BaseException) -> Interrupt | None:
+    """The refusal that a task group wrapped up."""
+    found: BaseException | None = error.subgroup(Interrupt) if isinstance(error, BaseExceptionGroup) else None
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, Interrupt) else None
 
 
 def _outcome(definition: Definition, result: Any) -> Outcome:

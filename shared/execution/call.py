@@ -79,7 +79,7 @@ async def _answer(env: Environment, task: Task, ask: Ask) -> Any:
     for send in range(1, TRIES_IN_TICK + 1):
         verdict = await _leave(env, task, ask, route)
         if verdict.verdict == "memo":
-            return parse(ask.output, verdict.response["text"])
+            return _parse(ask, verdict.response["text"])
         result = await _send(env, task, ask, route, provider, verdict.seq)
         if not isinstance(result, Verdict):
             return result
@@ -124,7 +124,8 @@ async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.
             case "held":
                 raise Interrupt(Hold("budget", verdict.detail, verdict.until))
             case "unpriced":
-                raise Interrupt(Hold("price", f"{route.model} under {verdict.detail}"))
+                until = clock.wall() + timedelta(hours=1)
+                raise Interrupt(Hold("price", f"{route.model} under {verdict.detail}", until))
         if clock.monotonic() > patience or not env.deadline.allows(_expected(env, route)):
             raise Interrupt(Snooze(clock.wall() + timedelta(seconds=2)))
         await clock.sleep(RESERVATION_WAIT * (0.5 + env.rng.random()))
@@ -155,7 +156,7 @@ async def _bill(env: Environment, task: Task, ask: Ask, route: Route, seq: int, 
     invalid: OutputInvalidError | None = None
     if verdict.kind == "ok":
         try:
-            value = parse(ask.output, reply.text)
+            value = _parse(ask, reply.text)
         except OutputInvalidError as error:
             invalid = error
     # An answer that was sent back and is invalid again is not kept, or every later attempt would end with it too.
@@ -178,6 +179,16 @@ async def _bill(env: Environment, task: Task, ask: Ask, route: Route, seq: int, 
     if invalid:
         raise invalid
     return verdict if verdict.kind != "ok" else value
+
+
+def _parse(ask: Ask, text: str) -> Any:
+    """The answer as the author's model reads it. Its validators may raise anything; the bill is booked all the same."""
+    try:
+        return parse(ask.output, text)
+    except OutputInvalidError:
+        raise
+    except Exception as error:
+        raise OutputInvalidError([f"{type(error).__name__}: {error}"], text) from error
 
 
 async def _close(

@@ -10,7 +10,8 @@ from shared import clock
 from shared.db.effects import Intent
 from shared.db.queue import Task
 from shared.definitions import Definition
-from shared.domain.outcome import Escalate, Hold, Release, Retry, Snooze
+from shared.domain.outcome import Dead, Escalate, Hold, Release, Retry, Snooze
+from shared.errors import ConflictError
 from shared.execution.call import Ask, model_call
 from shared.execution.effects import EffectRefusedError, perform_effect
 from shared.execution.environment import Environment
@@ -67,7 +68,7 @@ class Context:
         parent = parse_traceparent(task.traceparent)
         process = SpanRef(parent.trace_id, span_id("process", task.id, task.lease))
         intent = Intent(
-            key=f"{task.id}:{self._prefix}{step}",
+            key=f"{task.effect_scope}:{self._prefix}{step}",
             kind=kind,
             request=request,
             request_hash=payload_hash(request),
@@ -77,8 +78,13 @@ class Context:
             origin=task.origin_id,
             traceparent=process.traceparent,
         )
+        effect = self._env.registry.effects.get(kind)
+        if effect and self._env.deadline.left < effect.timeout:
+            raise Interrupt(Release("out_of_time"))
         try:
             result = await perform_effect(self._env, intent)
+        except ConflictError as error:
+            raise Interrupt(Dead("effect_conflict", str(error))) from error
         except EffectRefusedError as error:
             raise Interrupt(Retry("effect_refused", str(error), backoff(task.attempts, self._env.rng))) from error
         match result.status:

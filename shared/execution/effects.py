@@ -1,5 +1,8 @@
 """One write to the world outside, exactly once: intent on record, write, outcome on record.
 
+The far write must end by a moment that was fixed before the intent was recorded; the ledger's window ends later, by
+the time the far side may take to make up its mind. So nobody looks, or fires again, while the first may still happen.
+
 A writer that does not come back leaves its intent behind. Whoever comes next looks at the far side first
 (`read_back`) and fires only when it certainly is not there; where nobody can look, a person must.
 """
@@ -15,8 +18,6 @@ from shared.definitions import Effect
 from shared.errors import BackbeatError, ConflictError, DefinitionError
 from shared.execution.environment import Environment
 from shared.execution.spans import effect_span
-
-MARGIN = 2.0  # seconds after its time-out in which a far write may still be under way on the other side
 
 
 class EffectRefusedError(BackbeatError):
@@ -46,11 +47,12 @@ async def perform_effect(env: Environment, intent: Intent) -> EffectOutcome:
         known = ", ".join(sorted(env.registry.effects)) or "none"
         raise DefinitionError(f"no loaded module defines the effect {intent.kind!r}", fix=f"Loaded: {known}")
     started = clock.wall_ns()
-    window = effect.timeout + MARGIN
+    window = effect.timeout + effect.settle
+    ends = asyncio.get_running_loop().time() + effect.timeout
     verdict = await ledger.begin_effect(env.db, intent, window)
     match verdict.verdict:
         case "fire":
-            result = await _fire(env, effect, intent, verdict.token)
+            result = await _fire(env, effect, intent, verdict.token, ends)
         case "done":
             result = EffectOutcome("done", verdict.outcome)
         case "look":
@@ -71,16 +73,20 @@ async def perform_effect(env: Environment, intent: Intent) -> EffectOutcome:
     return result
 
 
-async def _fire(env: Environment, effect: Effect, intent: Intent, token: int) -> EffectOutcome:
+async def _fire(env: Environment, effect: Effect, intent: Intent, token: int, ends: float) -> EffectOutcome:
+    if asyncio.get_running_loop().time() >= ends:
+        # This process slept through its window: somebody else may be at it by now.
+        return EffectOutcome("wait", wait_seconds=effect.settle, detail="it took too long to begin")
     try:
-        async with asyncio.timeout(effect.timeout):
+        async with asyncio.timeout_at(ends):
             outcome = await effect.perform(intent.request, intent.key)
     except EffectRefusedError as error:
         await ledger.refire_effect(env.db, intent.key, token, 0.0, str(error))
         raise
     except Exception as error:
         # Sent or not, nobody knows: the intent stays, and the next one to come looks first.
-        return EffectOutcome("wait", wait_seconds=effect.timeout + MARGIN, detail=f"{type(error).__name__}: {error}")
+        window = effect.timeout + effect.settle
+        return EffectOutcome("wait", wait_seconds=window, detail=f"{type(error).__name__}: {error}")
     await ledger.finish_effect(env.db, intent.key, outcome)
     return EffectOutcome("done", outcome)
 
@@ -96,6 +102,7 @@ async def _look(env: Environment, effect: Effect, intent: Intent, token: int, wi
     if found is not None:
         await ledger.finish_effect(env.db, intent.key, found, by="read-back")
         return EffectOutcome("done", found)
+    ends = asyncio.get_running_loop().time() + effect.timeout
     if await ledger.refire_effect(env.db, intent.key, token, window, "read-back found nothing"):
-        return await _fire(env, effect, intent, token)
+        return await _fire(env, effect, intent, token, ends)
     return EffectOutcome("wait", wait_seconds=window)

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 from temporalio.exceptions import ApplicationError
 
-from shared.errors import AuthError, BackbeatError, ConflictError, DefinitionError, InputError, NotFoundError
+from shared.errors import AuthError, BackbeatError, ConflictError, InputError, NotFoundError
 
-# Trying again cannot help; anything else (Postgres away, a migration or a setting missing) a person or time mends.
-_PERMANENT = (AuthError, ConflictError, DefinitionError, InputError, NotFoundError)
+# Trying again cannot help; anything else (Postgres away, a migration or a definition missing) a person or time mends.
+_PERMANENT = (AuthError, ConflictError, InputError, NotFoundError)
 
 
 @contextmanager

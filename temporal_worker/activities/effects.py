@@ -19,7 +19,7 @@ from temporal_worker.activities import temporal_errors
 from temporal_worker.constants import EFFECT_HEARTBEAT
 from temporal_worker.messages import EffectReport
 
-REFUSALS = 8  # attempts after which the far side's "no" is final
+REFUSALS = 12  # attempts, at doubling intervals for about an hour, after which the far side's "no" is final
 
 
 class Effects:
@@ -49,8 +49,13 @@ class Effects:
                 async with _heartbeat():
                     result = await perform_effect(self._env, intent)
             except EffectRefusedError as error:
-                final = activity.info().attempt >= REFUSALS
-                raise ApplicationError(str(error), type="EffectRefused", non_retryable=final) from error
+                attempt = activity.info().attempt
+                raise ApplicationError(
+                    str(error),
+                    type="EffectRefused",
+                    non_retryable=attempt >= REFUSALS,
+                    next_retry_delay=timedelta(seconds=2.0 ** min(attempt - 1, REFUSALS)),
+                ) from error
             finally:
                 self._env.telemetry.flush()
         return _report(result)

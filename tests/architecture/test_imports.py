@@ -44,7 +44,7 @@ def skeleton(tmp_path: Path) -> Path:
         copy = tmp_path / module.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.touch()
-    (tmp_path / "shared/execution/indirect.py").write_text("import shared.tools\n")
+    (tmp_path / "shared/execution/indirect.py").write_text("import shared.llm\n")
     shutil.copy(ROOT / ".importlinter", tmp_path)
     return tmp_path
 

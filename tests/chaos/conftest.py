@@ -20,7 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.durable)
-            if item.get_closest_marker("soak") and not SOAK:
+            if SOAK:
+                item.add_marker(pytest.mark.timeout(1800))
+            elif item.get_closest_marker("soak"):
                 item.add_marker(pytest.mark.skip(reason="a long campaign: BACKBEAT_SOAK=1"))
 
 

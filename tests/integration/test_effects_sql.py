@@ -131,10 +131,11 @@ async def test_a_switch_stops_new_effects_and_new_fires_but_not_knowledge(databa
 
 
 async def test_two_who_begin_at_once_are_one_who_fires(database: Database) -> None:
-    begin = "SELECT verdict FROM backbeat.begin_effect('k', 'workflow', %s, NULL, 'note', '{}', 'h', %s, 't', NULL, 10)"
+    begin = "SELECT verdict FROM backbeat.begin_effect('k', 'task', %s, %s, 'note', '{}', 'h', %s, %s, NULL, 10)"
     async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.worker_url) as rival:
         intent = await _intent(db)
-        row = await (await rival.execute(begin, [uuid4(), uuid4()])).fetchone()
+        params = [intent.owner, intent.lease, intent.origin, intent.traceparent]
+        row = await (await rival.execute(begin, params)).fetchone()
         late = asyncio.create_task(_begin(db, intent))
         await tasks.somebody_waits(database)
         await rival.commit()

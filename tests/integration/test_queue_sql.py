@@ -102,7 +102,7 @@ async def test_two_who_enqueue_one_key_at_once_get_one_task(database: Database) 
 
 async def test_what_cannot_be_enqueued_is_refused_whole(database: Database) -> None:
     async with tasks.worker(database) as db:
-        with pytest.raises(NotFoundError, match="workflow nosuch version 1 is not registered"):
+        with pytest.raises(NotFoundError, match="no task nosuch version 1 is registered"):
             await tasks.add(db, workflow="nosuch")
         with pytest.raises(NotFoundError, match="tenant nosuch does not exist"):
             await tasks.add(db, tenant="nosuch")
@@ -219,7 +219,7 @@ async def test_a_newcomer_neither_waits_for_the_backlog_nor_is_paid_back_for_the
 
 
 async def test_a_dear_flow_gets_fewer_starts_so_that_costs_are_equal(database: Database) -> None:
-    """One tenant's tasks take ten calls, the other's one. Windows are small, since what is in them is served as stamped."""
+    """One tenant's tasks take ten calls, the other's one. Windows are small: what is in them is served as stamped."""
     _tenant(database, "dear", max_running=4)
     database.sql("UPDATE backbeat.tenants SET max_running = 4")
     calls_of, cost = {"default": 1, "dear": 10}, Counter[str]()

@@ -50,9 +50,11 @@ async def test_an_attempt_that_is_not_the_last(database: Database, outcome: Outc
         assert await tasks.settle(db, task, outcome)
     assert database.sql(LIVE) == [row]
     assert database.sql("SELECT lease_until, worker, started_at FROM backbeat.simple_tasks") == [(None, None, None)]
-    ((entry,),) = (database.value("SELECT history FROM backbeat.simple_tasks"),)
-    assert (entry["lease"], entry["worker"], entry["outcome"]) == (task.lease, "A", type(outcome).__name__.lower())
-    assert entry["started_at"] <= entry["ended_at"]
+    history = database.value("SELECT history FROM backbeat.simple_tasks")
+    told = [(entry["lease"], entry["worker"], entry["outcome"]) for entry in history]
+    # A snooze may come a thousand times, and is not written down.
+    assert told == ([] if isinstance(outcome, Snooze) else [(task.lease, "A", type(outcome).__name__.lower())])
+    assert all(entry["started_at"] <= entry["ended_at"] for entry in history)
     assert _counters(database) == (int(row[0] == "ready"), 0)
 
 
@@ -97,8 +99,10 @@ async def test_free_releases_are_bounded_and_snoozes_are_not(database: Database)
         await tasks.add(db)
         for _ in range(25):
             await tasks.settle(db, await tasks.take_one(db), Snooze(datetime.now(UTC)))
-        for _ in range(21):
-            await tasks.settle(db, await tasks.take_one(db), Release("busy"))
+        for reason in [*["out_of_time", "cut_off"] * 15, *["busy"] * 21]:
+            await tasks.settle(db, await tasks.take_one(db), Release(reason))
+            database.advance(timedelta(seconds=901))
+            await queue.sweep(db)
     assert database.sql("SELECT error_class, error FROM backbeat.dead_letters") == [("released_too_often", "busy")]
 
 
@@ -183,7 +187,8 @@ async def test_counters_return_to_zero_whatever_happened(database: Database) -> 
             await tasks.add(db, 40, class_=class_)
         for _ in range(400):
             if not (taken := await tasks.take(db, dice.randint(1, 30))):
-                break
+                database.advance(timedelta(seconds=901))
+                await queue.sweep(db)
             choices = (Succeed({}), Retry("oops", "x"), Release("busy"), Dead("bad", "x"), Snooze(datetime.now(UTC)))
             await queue.settle(db, [(task, dice.choice(choices)) for task in taken])
     assert database.value("SELECT count(*) FROM backbeat.finished_tasks") == 120

@@ -27,4 +27,4 @@ async def _look(request: dict[str, Any], key: str) -> dict[str, Any] | None:
     return {"noted": key} if _file().exists() and key in _file().read_text(encoding="utf-8").split() else None
 
 
-note = effect("note", perform=_write, read_back=_look, timeout=2.0)
+note = effect("note", perform=_write, read_back=_look, timeout=2.0, settle=1.0)

@@ -95,7 +95,7 @@ class FarSide:
     @property
     def effect(self) -> Effect:
         look = self.read_back if self.can_look else None
-        return Effect(kind="note", perform=self.perform, read_back=look, timeout=0.5)
+        return Effect(kind="note", perform=self.perform, read_back=look, timeout=0.5, settle=0.5)
 
 
 class Spans:

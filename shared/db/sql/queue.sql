@@ -37,8 +37,8 @@ SELECT task_id, lease, status FROM backbeat.reap(%(limit)s, %(leases)s::bigint[]
 SELECT due, expired, promoted, unloaded FROM backbeat.sweep(%(limit)s)
 
 -- name: claim
-SELECT id, tenant, workflow, version, tier, class, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, traceparent,
-       created_at, source_at
+SELECT id, tenant, workflow, version, tier, class, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, idempotency_key,
+       traceparent, created_at, source_at
 FROM backbeat.claim(%(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s, %(idle)s)
 
 -- name: heartbeat

@@ -71,5 +71,6 @@ single = single_shot(
     "single", version=1, input=Item, output=Answer, tier="small", prompt="Sum up {n}: {text}", max_output_tokens=80
 )
 loop = bounded_loop("loop", version=1, input=Item, output=Posted, tier="small", run=_review)
+sturdy = bounded_loop("sturdy", version=1, input=Item, output=Posted, tier="small", attempts=100, run=_review)
 poison = bounded_loop("poison", version=1, input=Item, output=Answer, tier="small", run=_die)
-review = effect("review", perform=_post, read_back=_find, timeout=1.0)
+review = effect("review", perform=_post, read_back=_find, timeout=1.0, settle=1.0)
