@@ -58,6 +58,8 @@ async def _run(config: Config, arguments: argparse.Namespace) -> int:
                 raise
             sys.stderr.write(f"cron-worker: {error}\n")
         else:
+            if report.stopped:
+                logging.warning("stopped by `backbeat stop --all`: %s", report.stopped)
             if report.claimed or report.recovered:
                 logging.info(
                     "claimed %d, settled %d, refused %d, recovered %d in %.1f s",

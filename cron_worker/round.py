@@ -68,6 +68,7 @@ class Round:
         tick_id = await queue.start_tick(env.db, self._worker)
         report.recovered = await recover(env)
         await queue.sweep(env.db)
+        report.stopped = (await queue.switches(env.db)).get("all", "")
         while await self._claim() or self._slots.busy:
             if env.deadline.left <= 0:
                 await self._settle(await self._slots.abort())

@@ -33,6 +33,7 @@ class Report:
     settled: int = 0
     refused: int = 0
     recovered: int = 0
+    stopped: str = ""
 
 
 async def tick(config: Config, limits: Limits, stop: asyncio.Event | None = None) -> Report:

@@ -807,7 +807,7 @@ BEGIN
     SELECT utc_day(to_timestamp((('x' || translate(left(t.id::text, 13), '-', ''))::bit(48)::bigint) / 1000.0)) INTO v_oldest
     FROM simple_tasks t ORDER BY t.id LIMIT 1;
     FOR v_day IN SELECT d::date FROM generate_series(
-        least(v_today - 1, v_oldest), v_today + least(greatest(p_days_ahead, 1), 31), interval '1 day') AS d LOOP
+        least(v_today - 1, greatest(v_oldest, v_today - 400)), v_today + least(greatest(p_days_ahead, 1), 31), interval '1 day') AS d LOOP
         v_name := 'finished_tasks_' || to_char(v_day, 'YYYYMMDD');
         IF to_regclass('backbeat.' || v_name) IS NULL THEN
             BEGIN
@@ -1097,7 +1097,8 @@ BEGIN
     -- What is left is due at the next sweeps, a bounded number at each.
     IF v_moved = p_limit THEN
         UPDATE simple_tasks t SET run_after = backbeat.now()
-        WHERE t.status = 'held' AND t.hold_reason = p_reason AND t.hold_key = p_key;
+        WHERE t.id IN (
+            SELECT h.id FROM simple_tasks h WHERE h.status = 'held' AND h.hold_reason = p_reason AND h.hold_key = p_key FOR UPDATE SKIP LOCKED);
     END IF;
     RETURN v_moved;
 END

@@ -146,7 +146,9 @@ def _decide(request: UUID, decision: str, shown: str | None, comment: str, file:
             if shown is not None and not actual.startswith(shown.lower()):
                 fix = f"Look again: `backbeat approval show {request}`"
                 raise ConflictError(f"the request shows something else now: {actual[:SHORTEST_HASH]}", fix=fix)
-            if shown is None and found.state == "pending" and sys.stdin.isatty():
+            if shown is None and found.state == "pending":
+                if not sys.stdin.isatty():
+                    raise click.UsageError("--hash is needed when nobody sits at a terminal: `approval show` prints it")
                 _show(found)
                 click.confirm(f"\n{decision} exactly this?", abort=True, err=True)
             return await decide(db, token, request, decision, actual, comment=comment)

@@ -50,7 +50,7 @@ def resume(which: str | None) -> None:
     talk(f"resumed: {_MEANING[name]}" if run_async(main()) else f"nothing to resume: --{name} was not stopped")
 
 
-_MEANING = {"all": "model call or effect", "effects": "effect"}
+_MEANING = {"all": "model calls and effects", "effects": "effects"}
 
 
 def _name(which: str | None) -> str:

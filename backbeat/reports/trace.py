@@ -47,7 +47,8 @@ def trace_spans(client_or_url: "Client | str", trace_id: str) -> list[dict[str, 
         bounds = client.query(_BOUNDS, {"trace": trace_id}).result_rows
         if not bounds:
             raise NotFoundError(
-                f"no span of trace {trace_id} is in ClickHouse", fix="Ship the spool, or correct the id"
+                f"no span of trace {trace_id} is in ClickHouse",
+                fix="`backbeat telemetry ship`, or correct the id; a task that ran with telemetry off has none",
             )
         first, last = bounds[0]
         answer = client.query(_SPANS, {"trace": trace_id, "first": first, "last": last})

@@ -53,7 +53,8 @@ class Approvers:
             self._turn += 1
             verb, comment = ("reject", "Known, and accepted for now.") if number == REJECTED else ("approve", "Agreed.")
             self._backbeat(
-                "approval", verb, request["id"], "--comment", comment, "--token-file", str(self.token(person))
+                *("approval", verb, request["id"], "--hash", request["hash"]),
+                *("--comment", comment, "--token-file", str(self.token(person))),
             )
             news.append(f"{person} decided: {verb}  {request['title']}")
         return news

@@ -221,7 +221,7 @@ BEGIN
     SELECT utc_day(to_timestamp((('x' || translate(left(t.id::text, 13), '-', ''))::bit(48)::bigint) / 1000.0)) INTO v_oldest
     FROM simple_tasks t ORDER BY t.id LIMIT 1;
     FOR v_day IN SELECT d::date FROM generate_series(
-        least(v_today - 1, v_oldest), v_today + least(greatest(p_days_ahead, 1), 31), interval '1 day') AS d LOOP
+        least(v_today - 1, greatest(v_oldest, v_today - 400)), v_today + least(greatest(p_days_ahead, 1), 31), interval '1 day') AS d LOOP
         v_name := 'finished_tasks_' || to_char(v_day, 'YYYYMMDD');
         IF to_regclass('backbeat.' || v_name) IS NULL THEN
             BEGIN

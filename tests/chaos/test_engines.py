@@ -29,9 +29,10 @@ def test_an_engine_killed_in_mid_tick_costs_no_task(
         items = [{"n": 6 * campaign + n} for n in range(1, 7)]
         ids += [*rig.enqueue("single", items), *rig.enqueue("loop", items)]
         before = len(rig.provider.entries("start"))
-        with rig.beat():
+        with rig.beat() as worker:
             for calls in (4, 12):
                 rig.called(before + calls)
                 kill(rig)
             rig.is_drained()
+        assert "does not answer" not in worker.output, "a tick that gave up"
     books.balance(rig, ids)

@@ -3,11 +3,14 @@
 import signal
 from random import Random
 
+import psycopg
 import pytest
 
 from tests.chaos.conftest import soaking
 from tests.chaos.support import books
 from tests.chaos.support.rig import Rig, wait_for_leases
+from tests.support import tasks
+from tests.support.signals import until
 
 FIRST, SECOND = "tests.chaos.support.first", "tests.chaos.support.second"
 
@@ -16,7 +19,12 @@ FIRST, SECOND = "tests.chaos.support.first", "tests.chaos.support.second"
 def test_many_ticks_and_one_task_are_one_execution(rig: Rig, ticks: int) -> None:
     for n in range(soaking(1, 10)):
         ids = rig.enqueue("single", [{"n": n}])
-        for tick in [rig.tick() for _ in range(ticks)]:
+        with psycopg.connect(rig.database.owner_url) as starter:
+            # The first thing a claim reads: all of them wait here, and then go at once.
+            starter.execute("LOCK TABLE backbeat.switches")
+            started = [rig.tick() for _ in range(ticks)]
+            until(lambda: tasks.waiting(rig.database) == ticks, within=60, what="ticks about to claim")
+        for tick in started:
             tick.ends_well(within=90)
         assert len(rig.requests()) == n + 1
     assert rig.database.sql("SELECT attempts FROM backbeat.finished_tasks WHERE id = %s", ids) == [(1,)]

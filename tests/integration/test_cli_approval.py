@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from shared.ids import payload_hash
 from shared.security import tokens
 from tests.support.approvals import REVIEW, ask, audit, decide, state, token
 from tests.support.approvals import start as escalate
@@ -74,7 +75,9 @@ def test_a_revoked_token_is_nobody(run: Run, alice: Path, database: Database) ->
     request = ask(database)
     run("token", "revoke", tokens.fingerprint(alice.read_text())).fine()
     assert "there is no valid token" in run("token", "revoke", tokens.fingerprint(alice.read_text())).refused(3)
-    assert "unknown, expired or revoked" in run("approval", "approve", request.id, who=alice).refused(4)
+    assert "unknown, expired or revoked" in run(
+        "approval", "approve", request.id, "--hash", request.hash, who=alice
+    ).refused(4)
 
 
 def test_what_waits_is_listed_and_shown_in_full(run: Run, database: Database) -> None:
@@ -100,6 +103,10 @@ def test_what_waits_is_listed_and_shown_in_full(run: Run, database: Database) ->
 
 def test_deciding_binds_to_what_was_shown(run: Run, alice: Path, database: Database) -> None:
     request = ask(database)
+    assert "--hash is needed when nobody sits at a terminal" in run(
+        "approval", "approve", request.id, who=alice
+    ).refused(2)
+    assert state(database, request.id) == "pending"
     assert "needs at least 12 digits" in run("approval", "approve", request.id, "--hash", "ab", who=alice).refused(2)
     said = run("approval", "approve", request.id, "--hash", "0" * 12, who=alice).refused(5)
     assert "the request shows something else now" in said
@@ -113,7 +120,9 @@ def test_deciding_binds_to_what_was_shown(run: Run, alice: Path, database: Datab
 def test_a_row_that_was_tampered_with_cannot_be_approved(run: Run, alice: Path, database: Database) -> None:
     request = ask(database)
     database.sql("UPDATE backbeat.approval_requests SET payload = jsonb_set(payload, '{request,body}', '\"LGTM\"')")
-    assert "this is not what the request shows" in run("approval", "approve", request.id, who=alice).refused(5)
+    shown = payload_hash({"effect": "note", "request": {**REVIEW, "body": "LGTM"}})
+    said = run("approval", "approve", request.id, "--hash", shown, who=alice).refused(5)
+    assert "this is not what the request shows" in said
     assert state(database, request.id) == "pending"
 
 
@@ -122,15 +131,16 @@ def test_refusals_say_why(run: Run, alice: Path, database: Database, tmp_path: P
     assert "no token: nobody knows who you are" in run("approval", "approve", request.id).refused(4)
     assert "cannot be read" in run("approval", "approve", request.id, "--token-file", "nowhere").refused(4)
     (tmp_path / "junk").write_text("junk")
-    assert "not a Backbeat token" in run("approval", "approve", request.id, "--token-file", "junk").refused(4)
-    said = run("approval", "approve", request.id, who=alice).refused(4)
+    with_hash = ("approval", "approve", request.id, "--hash", request.hash)
+    assert "not a Backbeat token" in run(*with_hash, "--token-file", "junk").refused(4)
+    said = run("approval", "approve", request.id, "--hash", request.hash, who=alice).refused(4)
     assert said == "backbeat: alice may not decide this. It takes 1 of bob, group security"
     nothing = "01a203b6-a07d-7bfb-8827-564de37ba04f"
     assert f"no approval request {nothing}" in run("approval", "show", nothing).refused(3)
     assert "not a valid UUID" in run("approval", "show", "7").refused(2)
     late = ask(database, seconds=60.0)
     database.advance(timedelta(minutes=2))
-    assert "the deadline passed at" in run("approval", "approve", late.id, who=alice).refused(5)
+    assert "the deadline passed at" in run("approval", "approve", late.id, "--hash", late.hash, who=alice).refused(5)
 
 
 def test_text_from_a_model_cannot_pass_for_ours(run: Run, database: Database) -> None:
@@ -169,9 +179,11 @@ def test_at_a_terminal_it_is_shown_and_asked(database: Database, alice: Path, tm
 
 def test_a_quorum_says_that_more_are_needed(run: Run, alice: Path, database: Database) -> None:
     request = ask(database, policy={"approvers": ["alice", "bob"], "needed": 2})
-    done = run("approval", "approve", request.id, "-o", "json", who=alice).fine()
+    done = run("approval", "approve", request.id, "--hash", request.hash, "-o", "json", who=alice).fine()
     assert (done.json["user"], done.json["state"], done.err) == ("alice", "pending", "")
-    assert "alice has approved already" in run("approval", "approve", request.id, who=alice).refused(5)
+    assert "alice has approved already" in run(
+        "approval", "approve", request.id, "--hash", request.hash, who=alice
+    ).refused(5)
     decide(database, token(database, "bob"), request.id, "reject", request.hash)
     assert "already rejected by bob" in run("approval", "reject", request.id, who=alice).refused(5)
 

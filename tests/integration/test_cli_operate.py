@@ -103,7 +103,12 @@ def test_stop_and_resume(run: Run, database: Database, switch: str) -> None:
 async def _begin(database: Database, fire_seconds: float = 10.0) -> str:
     async with tasks.worker(database) as db:
         owner = UUID(KEY.partition(":")[0])
-        intent = Intent(KEY, "mail", {"to": "a"}, "h", "workflow", owner, None, owner, "00-1-1-01")
+        if not database.sql("SELECT id FROM backbeat.simple_tasks"):
+            await tasks.add(db)
+            database.sql("UPDATE backbeat.simple_tasks SET id = %s", [owner])
+            await tasks.take(db, lease=3600.0)
+        lease = database.value("SELECT lease FROM backbeat.simple_tasks")
+        intent = Intent(KEY, "mail", {"to": "a"}, "h", "task", owner, lease, owner, "00-1-1-01")
         return (await effects.begin_effect(db, intent, fire_seconds)).verdict
 
 

@@ -107,12 +107,14 @@ def money(database: Database, scope: str = "workflow", key: str = "alpha") -> tu
     return reserved, spent, presumed
 
 
-async def somebody_waits(database: Database, count: int = 1) -> None:
-    """Wait until so many sessions of this database wait for a lock."""
+async def somebody_waits(database: Database) -> None:
+    """Wait until a session of this database waits for a lock."""
+    await asyncio.to_thread(until, lambda: waiting(database) == 1, what="a session that waits for a lock")
+
+
+def waiting(database: Database) -> int:
+    """How many sessions of this database wait for a lock."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-    def waiting() -> bool:
-        with psycopg.connect(database.admin_url) as admin:
-            return admin.execute(query).fetchone() == (count,)
-
-    await asyncio.to_thread(until, waiting, what="a session that waits for a lock")
+    with psycopg.connect(database.admin_url) as admin:
+        ((count,),) = admin.execute(query).fetchall()
+    return int(count)
