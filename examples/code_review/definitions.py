@@ -55,7 +55,7 @@ async def review(ctx: Context, commit: Commit) -> Review | Escalate:
     approval = {
         "effect": "github_review",
         "request": request,
-        "title": f"Block {commit.repository}#{commit.number}, {commit.subject}: {result.severity}",
+        "title": f"Block {commit.repository}#{commit.number}, {commit.subject[:200]}: {result.severity}",
         "deadline_seconds": commit.decide_within,
         "policy": {"approvers": list(APPROVERS)},
     }

@@ -10,6 +10,7 @@ from uuid import UUID
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from backbeat.cli.output import clean
 from backbeat.embedded.stack import StackInfo
 from backbeat.reports.render import render_text, run_report
 from backbeat.reports.trace import trace_tree
@@ -152,7 +153,7 @@ class DemoRun:
     def _ask_people(self, told: bool) -> bool:
         if not self._options.interactive:
             for line in self._approvers.decide():
-                talk.print(f"  {line}", markup=False, soft_wrap=True)
+                talk.print(f"  {clean(line)}", markup=False, soft_wrap=True)
         elif not told and self._approvers.pending():
             text = HOW_TO_DECIDE.format(config=self._info.config, token=self._approvers.token("alice"))
             talk.print(text, markup=False, soft_wrap=True)

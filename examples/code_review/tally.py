@@ -135,9 +135,7 @@ def _problems(
     posted: Mapping[str, int],
     strays: int,
 ) -> Iterable[str]:
-    for row in states:
-        if row["status"] not in ("succeeded", "escalated"):
-            yield f"task {row['id']} is {row['status']}: {row['error_class']} {row['error']}"
+    yield from _unfinished(states, decided=run.telemetry)
     if totals.duplicate_effects:
         yield f"{totals.duplicate_effects} review(s) were posted twice"
     wanted = totals.approved + totals.reviews - totals.escalated
@@ -158,6 +156,15 @@ def _problems(
         yield f"{totals.spans_lost} span(s) did not arrive in ClickHouse"
     if run.telemetry and totals.complete_traces != totals.reviews:
         yield f"{totals.complete_traces} of {totals.reviews} traces are complete"
+
+
+def _unfinished(states: Sequence[Mapping[str, Any]], *, decided: bool) -> Iterable[str]:
+    """Tasks that died, and escalations that ended with nobody having decided."""
+    for row in states:
+        if row["status"] not in ("succeeded", "escalated"):
+            yield f"task {row['id']} is {row['status']}: {row['error_class']} {row['error']}"
+        elif decided and row["status"] == "escalated" and row["state"] not in ("approved", "rejected", "expired"):
+            yield f"the escalation of task {row['id']} ended without a decision"
 
 
 def _billed(run: Run, calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -66,6 +67,13 @@ class Database:
 @asynccontextmanager
 async def connect(url: str, max_size: int = 4, patience: float = PATIENCE) -> AsyncIterator[Database]:
     """A database for the length of a block. Raises UnavailableError when Postgres does not answer."""
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # Without its text, which repeats the password.
+        raise ConfigError(
+            "database_url is not a Postgres URL", fix="postgresql://user:password@host/database"
+        ) from None
     pool = open_pool(url, max_size)
     try:
         await pool.open(wait=True, timeout=CONNECT_TIMEOUT)

@@ -13,7 +13,7 @@ from shared.db.pool import Database
 from shared.db.queries import load
 from shared.db.text import storable
 from shared.domain.outcome import Dead, Escalate, Hold, Outcome, Release, Retry, Snooze, Succeed
-from shared.errors import BackbeatError, SchemaError, UnavailableError
+from shared.errors import SchemaError, UnavailableError
 from shared.ids import digest
 
 _SQL = load("queue")
@@ -185,7 +185,8 @@ async def settle(db: Database, ends: Sequence[tuple[Task, Outcome]]) -> set[UUID
             refused |= await _settle(db, batch)
         except (UnavailableError, SchemaError):
             raise
-        except BackbeatError as error:
+        except Exception as error:
+            # Refused by Postgres, or no JSON at all.
             if len(batch) > 1:
                 for end in batch:
                     refused |= await settle(db, [end])

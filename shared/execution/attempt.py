@@ -45,9 +45,13 @@ async def _run(env: Environment, task: Task, definition: Definition) -> Outcome 
     except Interrupt as interrupt:
         await context.drain()
         return interrupt.outcome
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
         await context.drain()
-        raise
+        running = asyncio.current_task()
+        if running is not None and running.cancelling():
+            raise
+        # Nobody cancelled the attempt: the author awaited something of his own that was.
+        return Retry(type(error).__name__, "something the task awaited was cancelled", backoff(task.attempts, env.rng))
     except BaseException as error:
         # SystemExit from a library, or an Interrupt inside a task group: one row must not take the tick with it.
         await context.drain()

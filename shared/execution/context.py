@@ -80,7 +80,7 @@ class Context:
         )
         effect = self._env.registry.effects.get(kind)
         if effect and self._env.deadline.left < effect.timeout:
-            raise Interrupt(Release("out_of_time"))
+            raise Interrupt(Release("out_of_time", after=5.0))
         try:
             result = await perform_effect(self._env, intent)
         except ConflictError as error:

@@ -24,6 +24,9 @@ from shared.llm.structured import OutputInvalidError
 Kind = Literal["ok", "immediate", "backoff", "hold_route", "dead", "context_overflow"]
 
 
+LONGEST_PAUSE = 3600.0  # seconds; a vendor that names more is asked again after this
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`reason` is a stable word for records and reports. `delay` is the vendor's wish in seconds, if it had one.
@@ -185,7 +188,7 @@ def _retry_after(headers: Any) -> float | None:
         return None
     except ValueError:
         seconds = _until(value, headers.get("date"))
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), LONGEST_PAUSE) if math.isfinite(seconds) else None
 
 
 def _until(then: str, now: str | None) -> float:

@@ -63,8 +63,12 @@ class ApproveEffect:
         self._pokes += 1
 
     @workflow.signal
-    async def decide(self, body: Any = None) -> None:
-        """A request to decide: the body of `backbeat approval sign`. Postgres commits it, or refuses and audits it."""
+    async def decide(self, body: Any = None, *more: Any) -> None:
+        """A request to decide: the body of `backbeat approval sign`. Postgres commits it, or refuses and audits it.
+
+        More than one argument is no such body; it must be refused like any other, not stop the workflow.
+        """
+        body = None if more else body
         await workflow.wait_condition(lambda: bool(self._request) or self._over)
         if not self._request:
             return

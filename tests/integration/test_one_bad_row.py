@@ -251,3 +251,23 @@ def _intent(task: queue.Task) -> Intent:
         origin=task.origin_id,
         traceparent=PARENT,
     )
+
+
+async def test_an_outcome_that_is_no_json_dies_alone(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        await tasks.add(db, 2)
+        bad, good = await tasks.take(db)
+        assert await queue.settle(db, [(bad, Succeed(object())), (good, Succeed({}))]) == set()
+    ended = database.sql("SELECT status, error_class FROM backbeat.finished_tasks ORDER BY status")
+    assert ended == [("dead", "not_storable"), ("succeeded", None)]
+
+
+async def test_a_cancellation_nobody_asked_for_is_a_failed_attempt(database: Database) -> None:
+    async def run(_ctx: Any, _value: Numbered) -> Numbered:
+        raise asyncio.CancelledError
+
+    async with tasks.worker(database) as db:
+        await tasks.add(db)
+        outcome = await attempt(environment(db, run=run), await tasks.take_one(db))
+        assert isinstance(outcome, Retry)
+        assert outcome.error_class == "CancelledError"

@@ -202,7 +202,7 @@ def test_a_rate_limited_reply_is_free_only_without_usage() -> None:
         ({}, None),
         ({"retry-after": "20"}, 20.0),
         ({"retry-after": "0.5"}, 0.5),
-        ({"retry-after": "4294967"}, 4294967.0),
+        ({"retry-after": "4294967"}, 3600.0),
         ({"retry-after": "-3"}, 0.0),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "inf"}, None),
