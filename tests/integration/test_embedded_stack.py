@@ -274,7 +274,7 @@ def test_what_is_not_there(directory: Path, tmp_path: Path) -> None:
         stack.up(tmp_path / "file")
 
 
-@pytest.mark.parametrize("size", ["8m", "90m"])
+@pytest.mark.parametrize("size", ["8m", "160m"])
 def test_a_full_disk_is_named(tmp_path: Path, size: str) -> None:
     """Too small for initdb; or full at the next start, and well again when there is room."""
     mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
