@@ -33,10 +33,10 @@ test: $(STAMP)
 
 # REPO=path N=6 INTERACTIVE=1 LATENCY=real
 demo: $(STAMP)
-	@$(BIN)/python -m examples.code_review.demo $(if $(REPO),--repo "$(REPO)") $(if $(N),--commits $(N)) $(if $(INTERACTIVE),--interactive) $(if $(LATENCY),--latency $(LATENCY))
+	@$(BIN)/python -m examples.code_review $(if $(REPO),--repo "$(REPO)") $(if $(N),--commits $(N)) $(if $(INTERACTIVE),--interactive) $(if $(LATENCY),--latency $(LATENCY))
 
 clean-demo:
-	@if [ -x $(BIN)/backbeat ]; then $(BIN)/backbeat down --dir var; fi
+	@if [ -f $(STAMP) ]; then $(BIN)/python -m examples.code_review.leftovers var; fi
 	rm -rf var
 
 clean: clean-demo

@@ -1,6 +1,7 @@
 """`cron-worker tick`: what a crontab line, a systemd timer or a CronJob starts.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or definitions, 75 Postgres is away (try again at the next beat).
+Exit codes: 0 done, 1 failed, 2 wrong usage or definitions, 70 a task would not end, 75 Postgres is away (try again at
+the next beat).
 """
 
 import argparse
@@ -9,10 +10,16 @@ import gc
 import logging
 import signal
 import sys
+from typing import TYPE_CHECKING, NoReturn
 
 from shared.config import Config, load
-from shared.errors import BackbeatError
+from shared.errors import EXIT_USAGE, BackbeatError
 
+if TYPE_CHECKING:
+    from cron_worker.tick import Limits, Report
+    from cron_worker.watchdog import Watchdog
+
+LONGEST = 604_800.0  # seconds that a flag may name
 _SUFFIXES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -27,15 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return asyncio.run(_run(load(), arguments))
     except BackbeatError as error:
-        sys.stderr.write(f"cron-worker: {error}\n")
+        sys.stderr.write(f"cron-worker: {' '.join(str(error).split())}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
 
 
 async def _run(config: Config, arguments: argparse.Namespace) -> int:
-    from cron_worker.tick import Limits, tick
-    from shared import clock
+    from cron_worker.tick import Limits
+    from cron_worker.watchdog import LEAVING, Watchdog
 
     gc.freeze()
     gc.enable()
@@ -49,34 +56,60 @@ async def _run(config: Config, arguments: argparse.Namespace) -> int:
         concurrency=arguments.concurrency,
         lease=arguments.lease,
     )
+    watchdog = Watchdog()
+    try:
+        return await _beat(config, limits, arguments.every, stop, watchdog)
+    finally:
+        watchdog.arm(LEAVING)
+
+
+async def _beat(
+    config: Config, limits: "Limits", every: float | None, stop: asyncio.Event, watchdog: "Watchdog"
+) -> int:
+    """One tick, or with `every` one after the other until `stop`."""
+    from cron_worker.tick import tick
+    from cron_worker.watchdog import LATE, leave
+    from shared import clock
+
     while True:
         started = clock.monotonic()
+        watchdog.arm(limits.budget + limits.grace + LATE)
         try:
             report = await tick(config, limits, stop)
         except BackbeatError as error:
-            if not arguments.every or error.exit_code != 75:
+            if not every or error.exit_code != 75:
                 raise
             sys.stderr.write(f"cron-worker: {error}\n")
         else:
-            if report.stopped:
-                logging.warning("stopped by `backbeat stop --all`: %s", report.stopped)
-            if report.claimed or report.recovered:
-                logging.info(
-                    "claimed %d, settled %d, refused %d, recovered %d in %.1f s",
-                    *(report.claimed, report.settled, report.refused, report.recovered, clock.monotonic() - started),
-                )
-        if not arguments.every or stop.is_set():
+            _tell(report, clock.monotonic() - started)
+            if report.hanging:
+                leave(f"past its end and cancelled, a task still hangs: {', '.join(report.hanging)}")
+        watchdog.disarm()
+        if not every or stop.is_set():
             return 0
-        pause = max(arguments.every - (clock.monotonic() - started), 0.0)
         try:
-            await asyncio.wait_for(stop.wait(), pause)
+            await asyncio.wait_for(stop.wait(), max(every - (clock.monotonic() - started), 0.0))
         except TimeoutError:
             continue
         return 0
 
 
+def _tell(report: "Report", took: float) -> None:
+    if report.stopped:
+        logging.warning("stopped by `backbeat stop --all`: %s", report.stopped)
+    if report.claimed or report.recovered:
+        counts = report.claimed, report.settled, report.refused, report.recovered
+        logging.info("claimed %d, settled %d, refused %d, recovered %d in %.1f s", *counts, took)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for everything else that is wrong."""
+        self.exit(EXIT_USAGE, f"cron-worker: {message}. See `{self.prog} --help`\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cron-worker", description="Drains simple_tasks, one bounded tick at a time.")
+    parser = _Parser(prog="cron-worker", description="Drains simple_tasks, one bounded tick at a time.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="tick")
     tick = commands.add_parser("tick", help="claim tasks, run them, settle them, exit")
     tick.add_argument("--budget", type=seconds, default=50.0, metavar="50s", help="start no call after this long")
@@ -97,8 +130,8 @@ def seconds(text: str) -> float:
         value = float(digits) * _SUFFIXES[text[len(digits) :] or "s"]
     except (ValueError, KeyError):
         raise argparse.ArgumentTypeError(f"{text!r} is no duration (50, 50s, 500ms, 2m)") from None
-    if value <= 0:
-        raise argparse.ArgumentTypeError("a duration must be positive")
+    if not 0 < value <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration between 0 and a week")
     return value
 
 

@@ -12,6 +12,7 @@ from shared.execution.attempt import attempt
 from shared.execution.environment import Environment
 
 LAST_WORDS = 1.0  # seconds between the end of all calls' time and the end of the attempts around them
+PATIENCE = 3.0  # seconds that cancelled attempts get to close their calls
 SPREAD = 0.25  # seconds over which the starts of one claim are spread, so that a burst trips no ramp limit
 
 
@@ -42,6 +43,11 @@ class Slots:
         return len(self._runs)
 
     @property
+    def hanging(self) -> list[Task]:
+        """After `abort`: the tasks that did not end."""
+        return list(self._runs.values())
+
+    @property
     def alone(self) -> bool:
         """Whether what runs must have the process for itself."""
         return any(task.alone for task in self._runs.values())
@@ -63,13 +69,16 @@ class Slots:
         return self._collect()
 
     async def abort(self) -> list[tuple[Task, Outcome]]:
-        """Let calls end and be billed, their time is up too; cancel what then still runs, which costs no attempt."""
+        """Let calls end and be billed, their time is up too; cancel what then still runs, which costs no attempt.
+
+        What does not end when it is cancelled stays in `hanging`.
+        """
         if self._runs:
             await asyncio.wait(self._runs, timeout=LAST_WORDS)
         for run in self._runs:
             run.cancel()
         if self._runs:
-            await asyncio.wait(self._runs)
+            await asyncio.wait(self._runs, timeout=PATIENCE)
         return self._collect()
 
     async def _later(self, delay: float, task: Task) -> Outcome | None:

@@ -1,8 +1,10 @@
 """Takes back what dead workers left running."""
 
+from types import SimpleNamespace
+
 from shared.db import calls, queue
 from shared.execution.environment import Environment
-from shared.execution.spans import lost_process_span, recovered_call_span
+from shared.execution.spans import lost_process_span, recovered_call_span, retold_enqueue_span
 
 
 async def recover(env: Environment, limit: int = 100) -> int:
@@ -15,6 +17,7 @@ async def recover(env: Environment, limit: int = 100) -> int:
     if not expired:
         return 0
     for run in expired:
+        env.telemetry.record(retold_enqueue_span(SimpleNamespace(**run)))
         env.telemetry.record(lost_process_span(env, run))
         for call in await calls.calls_of_lease(env.db, run["id"], run["lease"]):
             env.telemetry.record(recovered_call_span(env, run, call))

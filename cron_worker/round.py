@@ -72,6 +72,7 @@ class Round:
         while await self._claim() or self._slots.busy:
             if env.deadline.left <= 0:
                 await self._settle(await self._slots.abort())
+                report.hanging = [f"{task.workflow} {task.id}" for task in self._slots.hanging]
                 break
             await self._settle(await self._slots.wait(min(POLL, env.deadline.left)))
         if self._claimed:

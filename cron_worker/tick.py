@@ -1,11 +1,12 @@
 """One tick: look, and if there is anything to do, work until the budget is used up.
 
 Overlapping ticks are boring: Postgres decides who gets a row. `budget` bounds starts, `grace` bounds ends,
-so whatever supervises a tick should kill it no sooner than budget + grace + 5 seconds.
+so whatever supervises a tick should kill it no sooner than budget + grace + 5 seconds. Without a supervisor, the
+process' own watchdog ends a tick that hangs.
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cron_worker.ship import ship
 from shared.config import Config
@@ -27,13 +28,14 @@ class Limits:
 
 @dataclass(slots=True)
 class Report:
-    """What one tick did."""
+    """What one tick did. `hanging` names tasks that would not end: the process must not wait for them."""
 
     claimed: int = 0
     settled: int = 0
     refused: int = 0
     recovered: int = 0
     stopped: str = ""
+    hanging: list[str] = field(default_factory=list)
 
 
 async def tick(config: Config, limits: Limits, stop: asyncio.Event | None = None) -> Report:
@@ -45,7 +47,7 @@ async def tick(config: Config, limits: Limits, stop: asyncio.Event | None = None
     if not config.database_url:
         raise ConfigError("database_url is not set", fix="Set BACKBEAT_DATABASE_URL, or run `backbeat up` here")
     report = Report()
-    async with connect(config.database_url) as db:
+    async with connect(config.database_url, away=config.postgres_away) as db:
         if (await schema_version(db)) < MINIMUM_SCHEMA:
             raise SchemaError("the database is not migrated far enough", fix="Run `backbeat migrate up`")
         if (await db.row(load("queue")["anything_to_do"]))["work"]:

@@ -92,6 +92,7 @@ CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uui
 DECLARE
     v_token bigint := nextval('leases');
     v_effect side_effects;
+    v_mark text;
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
@@ -106,17 +107,18 @@ BEGIN
         IF FOUND THEN
             RETURN;
         END IF;
-        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash) THEN
+        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;
-        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fire_until, traceparent, intended_at)
+        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
         VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
-                clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
-        ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + 1, error = NULL
-        WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash;
+                (p_fire_seconds IS NOT NULL)::integer, clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
+        ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + excluded.fires, error = NULL
+        WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash
+        RETURNING e.mark INTO v_mark;
         IF FOUND THEN
-            RETURN QUERY SELECT 'fire', v_token, NULL::jsonb, NULL::double precision, NULL::text;
+            RETURN QUERY SELECT CASE WHEN p_fire_seconds IS NULL THEN 'noted' ELSE 'fire' END, v_token, NULL::jsonb, NULL::double precision, v_mark;
             RETURN;
         END IF;
         SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
@@ -128,10 +130,12 @@ BEGIN
         RETURN QUERY SELECT 'done', NULL::bigint, v_effect.outcome, NULL::double precision, NULL::text;
     ELSIF v_effect.fire_until > clock() THEN
         RETURN QUERY SELECT 'wait', NULL::bigint, NULL::jsonb, extract(epoch FROM v_effect.fire_until - clock())::double precision, NULL::text;
+    ELSIF p_fire_seconds IS NULL THEN
+        RETURN QUERY SELECT 'noted', NULL::bigint, NULL::jsonb, NULL::double precision, v_effect.mark;
     ELSE
         -- A short window for the look itself, so that two who look do not both fire.
         UPDATE side_effects e SET status = 'unknown', token = v_token, fire_until = clock() + make_interval(secs => p_fire_seconds) WHERE e.key = p_key;
-        RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, NULL::text;
+        RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, v_effect.mark;
     END IF;
 END
 $$;
@@ -162,6 +166,16 @@ BEGIN
         FROM unnest(p_calls) c CROSS JOIN LATERAL (VALUES ('workflow', c.workflow), ('tenant', c.tenant)) AS s(scope, key)
         GROUP BY 1, 2, 3) d
     WHERE (b.scope, b.key, b.day) = (d.scope, d.key, d.day);
+END
+$$;
+
+CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
+    RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
 END
 $$;
 
@@ -382,24 +396,26 @@ CREATE TABLE backbeat.approval_requests (
     CONSTRAINT policy_is_sound CHECK ((backbeat.policy_problem(policy) IS NULL))
 );
 
-CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_title text, p_payload jsonb, p_hash text, p_policy jsonb, p_seconds double precision) RETURNS SETOF backbeat.approval_requests
+CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text) RETURNS SETOF backbeat.approval_requests
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
     v_workflow orchestrated_workflows;
-    v_id uuid;
+    v_request approval_requests;
     v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
         v_now := clock();
         INSERT INTO approval_requests (id, workflow_id, step, tenant, title, payload, hash, policy, requested_at, deadline)
-        VALUES (uuid7(), p_workflow, p_step, v_workflow.tenant, p_title, p_payload, p_hash, p_policy, v_now, v_now + make_interval(secs => p_seconds))
-        RETURNING id INTO v_id;
-        UPDATE orchestrated_workflows SET deadline = v_now + make_interval(secs => p_seconds), updated_at = v_now WHERE id = p_workflow;
-        PERFORM audit('(workflow)', 'approval.requested', v_id::text,
-            jsonb_build_object('workflow', p_workflow, 'step', p_step, 'title', p_title, 'hash', p_hash, 'policy', p_policy));
+        SELECT uuid7(), p_workflow, p_step, v_workflow.tenant, i.title, jsonb_build_object('effect', i.effect, 'request', i.request),
+               p_hash, i.policy, v_now, v_now + make_interval(secs => i.deadline_seconds)
+        FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, policy jsonb, deadline_seconds double precision)
+        RETURNING * INTO v_request;
+        UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
+        PERFORM audit('(workflow)', 'approval.requested', v_request.id::text, jsonb_build_object(
+            'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_request.policy));
     END IF;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
 END
@@ -609,13 +625,13 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_by text DEFAULT NULL::text) RETURNS boolean
+CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean DEFAULT false) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
-    UPDATE side_effects SET status = 'done', outcome = coalesce(p_outcome, '{}'), done_at = clock(), error = NULL, resolved_by = p_by
-    WHERE key = p_key AND status <> 'done';
+    UPDATE side_effects SET status = 'done', outcome = coalesce(p_outcome, '{}'), done_at = clock(), error = NULL,
+        resolved_by = CASE WHEN p_read_back THEN 'read-back' END WHERE key = p_key AND status <> 'done';
     IF FOUND THEN
         PERFORM release_held('effect', p_key);
         RETURN true;
@@ -826,6 +842,11 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$ UPDATE side_effects SET error = left(p_error, 2000) WHERE key = p_key AND status <> 'done' $$;
+
 CREATE FUNCTION backbeat.open_call(p_owner uuid, p_lease bigint, p_key text, p_request_hash text, p_route text, p_tier text, p_provider text, p_model text, p_reserve_usd numeric, p_reserve_tokens bigint, p_price_version text) RETURNS TABLE(verdict text, seq smallint, response jsonb, detail text, until timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1021,7 +1042,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text, p_by text DEFAULT NULL::text) RETURNS boolean
+CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
@@ -1030,15 +1051,10 @@ BEGIN
         RETURN false;
     END IF;
     UPDATE side_effects
-    SET status = 'intended', error = p_error, resolved_by = p_by,
+    SET status = 'intended', error = p_error, resolved_by = NULL,
         fire_until = CASE WHEN p_fire_seconds > 0 THEN clock() + make_interval(secs => p_fire_seconds) END,
         fires = fires + CASE WHEN p_fire_seconds > 0 THEN 1 ELSE 0 END
-    WHERE key = p_key AND status <> 'done' AND (token = p_token OR p_token IS NULL)
-      -- A person may speak only when no writer and no looker can be at it any more.
-      AND (p_by IS NULL OR (fire_until > clock()) IS NOT TRUE);
-    IF FOUND AND p_by IS NOT NULL THEN
-        PERFORM release_held('effect', p_key);
-    END IF;
+    WHERE key = p_key AND status <> 'done' AND token = p_token;
     RETURN FOUND;
 END
 $$;
@@ -1104,18 +1120,40 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.release_switch(p_name text) RETURNS boolean
-    LANGUAGE sql SECURITY DEFINER
+CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL::text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
-    AS $$ WITH gone AS (DELETE FROM switches WHERE name = p_name RETURNING name) SELECT count(*) > 0 FROM gone $$;
+    AS $$
+BEGIN
+    DELETE FROM switches WHERE name = p_name;
+    RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
+END
+$$;
 
-CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text) RETURNS boolean
+CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
-    PERFORM FROM approval_requests WHERE id = p_approval AND state = 'approved' AND hash = p_hash FOR SHARE;
+    PERFORM FROM approval_requests WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow FOR SHARE;
     RETURN FOUND;
+END
+$$;
+
+CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    UPDATE side_effects SET status = CASE WHEN p_outcome IS NULL THEN 'intended' ELSE 'done' END, outcome = p_outcome, resolved_by = p_by,
+        error = CASE WHEN p_outcome IS NULL THEN p_reason END, done_at = CASE WHEN p_outcome IS NOT NULL THEN clock() END, fire_until = NULL
+    WHERE key = p_key AND status <> 'done' AND (fire_until > clock()) IS NOT TRUE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM release_held('effect', p_key);
+    PERFORM audit(session_user, 'effect.resolved', p_key, jsonb_build_object('outcome', p_outcome, 'reason', p_reason, 'by', p_by));
+    RETURN true;
 END
 $$;
 
@@ -1157,6 +1195,7 @@ CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_t
     AS $$
 DECLARE
     v_name text := p_scope || '/' || p_key;
+    v_released integer;
 BEGIN
     INSERT INTO budget_caps AS c (scope, key, usd, tokens, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_by, clock())
     ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, set_by = excluded.set_by, set_at = clock();
@@ -1164,10 +1203,12 @@ BEGIN
     INSERT INTO budgets AS b (scope, key, day, cap_usd, cap_tokens, raised_by)
     VALUES (p_scope, p_key, utc_day(backbeat.now()), p_usd, p_tokens, p_by)
     ON CONFLICT (scope, key, day) DO UPDATE SET cap_usd = p_usd, cap_tokens = p_tokens, raised_by = p_by;
-    RETURN release_held('budget', v_name) + (
+    v_released := release_held('budget', v_name) + (
         SELECT coalesce(sum(release_held('price', h.hold_key)), 0) FROM (
             SELECT DISTINCT t.hold_key FROM simple_tasks t
             WHERE t.status = 'held' AND t.hold_reason = 'price' AND right(t.hold_key, length(v_name) + 7) = ' under ' || v_name) h);
+    PERFORM audit(session_user, 'budget.set', v_name, jsonb_build_object('usd', p_usd, 'tokens', p_tokens, 'by', p_by));
+    RETURN v_released;
 END
 $$;
 
@@ -1369,11 +1410,14 @@ END
 $$;
 
 CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
-    LANGUAGE sql SECURITY DEFINER
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
+BEGIN
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
-    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now()
+    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
+    PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
+END
 $$;
 
 CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
@@ -1610,6 +1654,7 @@ CREATE TABLE backbeat.schema_migrations (
 
 CREATE TABLE backbeat.side_effects (
     key text NOT NULL,
+    mark text DEFAULT encode(uuid_send(gen_random_uuid()), 'hex'::text) NOT NULL,
     kind text NOT NULL,
     status text NOT NULL,
     owner_kind text NOT NULL,
@@ -1621,7 +1666,7 @@ CREATE TABLE backbeat.side_effects (
     outcome jsonb,
     error text,
     token bigint NOT NULL,
-    fires integer DEFAULT 1 NOT NULL,
+    fires integer NOT NULL,
     fire_until timestamp with time zone,
     traceparent text NOT NULL,
     intended_at timestamp with time zone NOT NULL,
@@ -1905,23 +1950,30 @@ ALTER TABLE ONLY backbeat.approval_requests
 ALTER TABLE ONLY backbeat.temporal_outbox
     ADD CONSTRAINT temporal_outbox_stream_fkey FOREIGN KEY (stream) REFERENCES backbeat.orchestrated_workflows(id);
 GRANT USAGE ON SCHEMA backbeat TO backbeat_worker;
+GRANT USAGE ON SCHEMA backbeat TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.append_only() FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.attempt_cost(p_owner uuid, p_lease bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.book(p_calls backbeat.model_calls[], p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamp with time zone) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.class_weight(p_class text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.now() FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.now() TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.now() TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.close_call(p_owner uuid, p_key text, p_seq smallint, p_status text, p_usage jsonb, p_cost numeric, p_response jsonb, p_valid boolean, p_stop text, p_model_answered text, p_response_id text, p_error_class text, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.close_call(p_owner uuid, p_key text, p_seq smallint, p_status text, p_usage jsonb, p_cost numeric, p_response jsonb, p_valid boolean, p_stop text, p_model_answered text, p_response_id text, p_error_class text, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.close_if_pending(p_request uuid) FROM PUBLIC;
@@ -1929,8 +1981,9 @@ GRANT ALL ON FUNCTION backbeat.close_if_pending(p_request uuid) TO backbeat_work
 REVOKE ALL ON FUNCTION backbeat.policy_problem(p_policy jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.policy_problem(p_policy jsonb) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.approval_requests TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_title text, p_payload jsonb, p_hash text, p_policy jsonb, p_seconds double precision) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_title text, p_payload jsonb, p_hash text, p_policy jsonb, p_seconds double precision) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.approval_requests TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text) TO backbeat_worker;
@@ -1940,11 +1993,12 @@ GRANT ALL ON FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled 
 REVOKE ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_by text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_by text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.tenants TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.tenants TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) TO backbeat_worker;
@@ -1953,10 +2007,13 @@ REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.budgets TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.budgets TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_workflow text, p_tenant text, p_day date) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[], p_key text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.open_call(p_owner uuid, p_lease bigint, p_key text, p_request_hash text, p_route text, p_tier text, p_provider text, p_model text, p_reserve_usd numeric, p_reserve_tokens bigint, p_price_version text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.open_call(p_owner uuid, p_lease bigint, p_key text, p_request_hash text, p_route text, p_tier text, p_provider text, p_model text, p_reserve_usd numeric, p_reserve_tokens bigint, p_price_version text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.owner_bill(p_owner uuid, OUT calls integer, OUT input_tokens bigint, OUT output_tokens bigint, OUT cost_usd numeric) FROM PUBLIC;
@@ -1967,36 +2024,46 @@ REVOKE ALL ON FUNCTION backbeat.promote(p_tenant text, p_tier text, p_class text
 REVOKE ALL ON FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text, p_by text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text, p_by text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.release_switch(p_name text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.release_switch(p_name text) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.require_approved(p_approval uuid, p_hash text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.release_switch(p_name text, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.release_switch(p_name text, p_by text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.revoke_token(p_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.settle(p_rows jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle(p_rows jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) TO backbeat_worker;
 GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_worker;
+GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_operator;
 GRANT SELECT(user_name) ON TABLE backbeat.api_tokens TO backbeat_worker;
+GRANT SELECT(user_name) ON TABLE backbeat.api_tokens TO backbeat_operator;
 GRANT SELECT(groups) ON TABLE backbeat.api_tokens TO backbeat_worker;
+GRANT SELECT(groups) ON TABLE backbeat.api_tokens TO backbeat_operator;
 GRANT SELECT(created_at) ON TABLE backbeat.api_tokens TO backbeat_worker;
+GRANT SELECT(created_at) ON TABLE backbeat.api_tokens TO backbeat_operator;
 GRANT SELECT(created_by) ON TABLE backbeat.api_tokens TO backbeat_worker;
+GRANT SELECT(created_by) ON TABLE backbeat.api_tokens TO backbeat_operator;
 GRANT SELECT(expires_at) ON TABLE backbeat.api_tokens TO backbeat_worker;
+GRANT SELECT(expires_at) ON TABLE backbeat.api_tokens TO backbeat_operator;
 GRANT SELECT(revoked_at) ON TABLE backbeat.api_tokens TO backbeat_worker;
+GRANT SELECT(revoked_at) ON TABLE backbeat.api_tokens TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.signer(p_proof text, p_message text, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.start_tick(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_tick(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) FROM PUBLIC;
@@ -2004,37 +2071,62 @@ GRANT ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.verify_audit() FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_operator;
 GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.approval_decisions TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.approval_decisions TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.audit_head TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.audit_head TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.audit_log TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.audit_log TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.budget_caps TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.budget_caps TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.dead_letters TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.dead_letters TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.estimates TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.estimates TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.feedback TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.feedback TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.schema_migrations TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.schema_migrations TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.side_effects TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.side_effects TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.switches TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.switches TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.tasks TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.tasks TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.temporal_outbox TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.temporal_outbox TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.ticks TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.ticks TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.virtual_time TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.virtual_time TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.workers TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.workers TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.workflows TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.workflows TO backbeat_operator;
 ALTER DEFAULT PRIVILEGES FOR ROLE backbeat_owner IN SCHEMA backbeat GRANT SELECT ON TABLES TO backbeat_worker;
+ALTER DEFAULT PRIVILEGES FOR ROLE backbeat_owner IN SCHEMA backbeat GRANT SELECT ON TABLES TO backbeat_operator;

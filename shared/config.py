@@ -7,7 +7,7 @@ vendors. Secrets come from files or the environment only. Nothing else in Backbe
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Config:
 
     database_url: str = ""
     direct_url: str = ""
+    operator_url: str = ""
     temporal_address: str = ""
     temporal_namespace: str = "default"
     clickhouse_url: str = ""
@@ -51,10 +52,24 @@ class Config:
         """The connection that may hold session state: the direct one, else the ordinary one."""
         return self.direct_url or self.database_url
 
+    @property
+    def operating_url(self) -> str:
+        """The connection of people who operate: theirs, else the one that owns everything."""
+        return self.operator_url or self.migrator_url
+
+    @property
+    def postgres_away(self) -> str:
+        """What to do when Postgres does not answer: these settings may be those of a stopped embedded stack."""
+        home = Path(self.source).parent
+        if "@127.0.0.1:" not in self.database_url or not (home / "stack.json").is_file():
+            return "Check database_url and that it runs"
+        return "Start it: `backbeat up`" if home == Path("var") else f"Start it: `backbeat up --dir {home}`"
+
 
 _ENVIRONMENT = {
     "database_url": "BACKBEAT_DATABASE_URL",
     "direct_url": "BACKBEAT_DIRECT_URL",
+    "operator_url": "BACKBEAT_OPERATOR_URL",
     "temporal_address": "BACKBEAT_TEMPORAL_ADDRESS",
     "temporal_namespace": "BACKBEAT_TEMPORAL_NAMESPACE",
     "clickhouse_url": "BACKBEAT_CLICKHOUSE_URL",
@@ -67,6 +82,7 @@ _ENVIRONMENT = {
     "github_token_file": "BACKBEAT_GITHUB_TOKEN_FILE",
 }
 _PATHS = ("spool_dir", "routes_file", "token_file", "github_token_file")
+_PROVIDER_KEYS = ("base_url", "api_key_file", "simulated")
 _VENDOR_KEYS = {"anthropic": "ANTHROPIC", "openai": "OPENAI"}
 
 
@@ -76,52 +92,96 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
     path = _config_file(env)
     table = _read_toml(path) if path else {}
     raw_providers = table.pop("providers", {})
-    unknown = sorted(set(table) - set(_ENVIRONMENT))
-    if unknown:
-        raise ConfigError(f"{path}: unknown key {unknown[0]!r}", fix=f"Known keys: {', '.join(_ENVIRONMENT)}")
-    values: dict[str, Any] = dict(table)
+    _known(table, _ENVIRONMENT, f"{path}: ")
+    values: dict[str, Any] = {key: value for key, value in table.items() if value != ""}
     values.update({key: env[name] for key, name in _ENVIRONMENT.items() if env.get(name)})
     values.update({key: value for key, value in flags.items() if value is not None})
-    for key in _PATHS:
-        if values.get(key):
-            values[key] = Path(values[key])
-    if isinstance(values.get("definitions"), str):
-        values["definitions"] = tuple(name.strip() for name in values["definitions"].split(",") if name.strip())
-    elif "definitions" in values:
-        values["definitions"] = tuple(values["definitions"])
+    for key, value in values.items():
+        where = f"{path}: " if key in table and value is table[key] else f"{_ENVIRONMENT[key]}: "
+        values[key] = _typed(key, value, where)
     config = replace(Config(source=str(path) if path else "environment"), **values)
     if config.telemetry not in TELEMETRY_MODES:
         raise ConfigError(f"telemetry is {config.telemetry!r}", fix=f"Use one of {', '.join(TELEMETRY_MODES)}")
     return replace(config, providers=_providers(raw_providers, env, path))
 
 
+def _typed(key: str, value: Any, where: str) -> Any:
+    """A setting as `Config` holds it."""
+    if key == "definitions":
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            raise _wrong(f"{where}{key}", "a text or a list of texts")
+        return tuple(name for each in names if (name := _text(each, f"{where}{key}").strip()))
+    if key in _PATHS:
+        return Path(_text(os.fspath(value) if isinstance(value, Path) else value, f"{where}{key}", path=True))
+    return _text(value, f"{where}{key}")
+
+
+def _text(value: Any, what: str, *, path: bool = False) -> str:
+    """Text that Postgres, URLs and files can bear. A path from the environment may be no UTF-8."""
+    if not isinstance(value, str):
+        raise _wrong(what, "a text")
+    if "\0" in value or (not path and any("\ud800" <= letter <= "\udfff" for letter in value)):
+        raise _wrong(what, "UTF-8 text without NUL")
+    return value
+
+
+def _wrong(what: str, wanted: str) -> ConfigError:
+    return ConfigError(f"{what} must be {wanted}", fix="Correct it")
+
+
+def _known(table: Mapping[str, Any], names: Collection[str], where: str) -> None:
+    for key in sorted(set(table) - set(names)):
+        raise ConfigError(f"{where}unknown key {key!r}", fix=f"Known keys: {', '.join(names)}")
+
+
 def _config_file(env: Mapping[str, str]) -> Path | None:
     named = env.get("BACKBEAT_CONFIG")
-    if named:
-        if not Path(named).is_file():
+    try:
+        if named and not Path(named).is_file():
             raise ConfigError(f"BACKBEAT_CONFIG names {named}, which is not a file", fix="Correct it or unset it")
-        return Path(named)
-    return next((path for path in (Path("backbeat.toml"), Path("var/backbeat.toml")) if path.is_file()), None)
+        places = (Path(named),) if named else (Path("backbeat.toml"), Path("var/backbeat.toml"))
+        return next((path for path in places if path.is_file()), None)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}", fix="Correct its rights") from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", fix="Correct the file") from error
 
 
-def _providers(table: Mapping[str, Any], env: Mapping[str, str], path: Path | None) -> dict[str, ProviderConfig]:
+def _providers(table: Any, env: Mapping[str, str], path: Path | None) -> dict[str, ProviderConfig]:
     """A key in the environment means the real vendor, whatever the file says about a simulated one."""
-    found: dict[str, ProviderConfig] = {}
-    for name, entry in table.items():
-        key = _secret(entry.get("api_key_file"), path) or ("simulated" if entry.get("simulated") else None)
-        found[name] = ProviderConfig(name, entry.get("base_url"), key, bool(entry.get("simulated")))
+    if not isinstance(table, dict):
+        raise _wrong(f"{path}: providers", "a table")
+    for name in sorted(set(table) - set(_VENDOR_KEYS)):
+        known = ", ".join(_VENDOR_KEYS)
+        raise ConfigError(f"{path}: unknown provider {name!r}", fix=f"Known providers: {known}")
+    found = {name: _provider(name, entry, path) for name, entry in table.items()}
     for name, prefix in _VENDOR_KEYS.items():
         key = env.get(f"{prefix}_API_KEY") or _secret(env.get(f"{prefix}_API_KEY_FILE"), None)
         if key:
-            found[name] = ProviderConfig(name, env.get(f"{prefix}_BASE_URL"), key)
+            base_url = env.get(f"{prefix}_BASE_URL")
+            found[name] = ProviderConfig(name, base_url and _text(base_url, f"{prefix}_BASE_URL"), key)
     return found
+
+
+def _provider(name: str, entry: Any, path: Path | None) -> ProviderConfig:
+    """One `[providers.<name>]` table."""
+    where = f"{path}: providers.{name}"
+    if not isinstance(entry, dict):
+        raise _wrong(where, "a table")
+    _known(entry, _PROVIDER_KEYS, f"{where}: ")
+    base_url, file = (
+        _text(entry[key], f"{where}.{key}") if key in entry else None for key in ("base_url", "api_key_file")
+    )
+    simulated = entry.get("simulated", False)
+    if not isinstance(simulated, bool):
+        raise _wrong(f"{where}.simulated", "true or false")
+    return ProviderConfig(name, base_url, _secret(file, path) or ("simulated" if simulated else None), simulated)
 
 
 def _secret(file: str | None, beside: Path | None) -> str | None:
@@ -130,5 +190,5 @@ def _secret(file: str | None, beside: Path | None) -> str | None:
     path = Path(file) if Path(file).is_absolute() or beside is None else beside.parent / file
     try:
         return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"secret file {path} cannot be read: {error}", fix="Create it or correct the path") from error

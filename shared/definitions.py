@@ -52,10 +52,11 @@ class Definition:
 class Effect:
     """A write to the world outside that must happen once.
 
-    `perform(request, key)` makes it and returns its outcome; `key` is a marker to leave on the far side.
-    `read_back(request, key)` looks whether the far side has it: its outcome, or None when it certainly has
-    not. Without one, an unknown effect waits for a person. `timeout` bounds `perform`, in seconds; `settle` is
-    how long the far side may take after that until a look proves anything.
+    `perform(request, mark)` makes it and returns its outcome, leaving `mark` on the far side: a text that is random and
+    the same however often this effect is tried. `read_back(request, mark)` looks whether the far side has it where
+    `perform` puts it: its outcome, or None when it certainly has not. Without one, an unknown effect waits for a
+    person. `timeout` bounds `perform`, in seconds; `settle` is how long the far side may take after that until a
+    look proves anything.
     """
 
     kind: str
@@ -114,11 +115,14 @@ def _import(name: str) -> ModuleType:
             fix = "Check BACKBEAT_DEFINITIONS, and that its directory is on PYTHONPATH"
             raise DefinitionError(f"there is no definition module {name!r}", fix=fix) from error
         raise DefinitionError(_where(name, error), fix="Correct the module") from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # SystemExit too: a worker that ends in silence looks like one that found nothing to do.
         raise DefinitionError(_where(name, error), fix="Correct the module") from error
 
 
-def _where(name: str, error: Exception) -> str:
+def _where(name: str, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{name} does not import: {error.filename}:{error.lineno}: {error.msg}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]

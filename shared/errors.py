@@ -22,6 +22,7 @@ EXIT_USAGE = 2
 EXIT_NOT_FOUND = 3
 EXIT_AUTH = 4
 EXIT_CONFLICT = 5
+EXIT_HUNG = 70  # a worker left while a task of it would not end
 EXIT_TEMPORARY = 75
 
 

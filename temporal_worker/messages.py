@@ -17,11 +17,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Standing:
-    """How an approval request stands, as Postgres says."""
+    """How an approval request stands, as Postgres says. `seq`: what was projected while it was being asked for."""
 
     request_id: str
     state: str
     seconds_left: float
+    seq: int = 0
 
 
 @dataclass(frozen=True)

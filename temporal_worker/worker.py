@@ -74,6 +74,8 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
 @contextlib.asynccontextmanager
 async def _environment(config: Config) -> AsyncIterator[Environment]:
     registry = load_definitions(config.definitions)
+    if not registry.effects:
+        log.warning("no effects are loaded, so escalations wait: set BACKBEAT_DEFINITIONS to what the ticks load")
     routes = load_routes(config.routes_file)
     telemetry = open_telemetry(config, "temporal-worker")
     async with open_pool(config.database_url, CONNECTIONS) as pool:

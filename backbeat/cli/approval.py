@@ -8,14 +8,15 @@ from uuid import UUID
 
 import click
 
-from backbeat.cli.output import clean, database, emit, output_option, run_async, talk
+from backbeat.cli.arguments import Id
+from backbeat.cli.output import clean, database, emit, one_line, output_option, run_async, talk
 
 if TYPE_CHECKING:
     from shared.db.approvals import Request
 
 SHORTEST_HASH = 12  # digits that `--hash` needs
 _STATES = ("pending", "approved", "rejected", "expired", "cancelled", "all")
-_request = click.argument("request", type=click.UUID)
+_request = click.argument("request", type=Id("request"))
 _comment = click.option("--comment", default="", metavar="TEXT", help="Why; kept with the decision for ever.")
 _token_file = click.option(
     "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="Who you are. [env: BACKBEAT_TOKEN_FILE]"
@@ -69,7 +70,8 @@ def show(request: UUID, output: str) -> None:
     _show(found)
     emit([_event(entry) for entry in history])
     if found.state == "pending":
-        talk(f"\nbackbeat approval approve|reject {found.id} --hash {_hash(found)[:SHORTEST_HASH]} --comment TEXT")
+        shown = found.content_hash[:SHORTEST_HASH]
+        talk(f"\nbackbeat approval approve|reject {found.id} --hash {shown} --comment TEXT")
 
 
 @approval.command()
@@ -120,7 +122,7 @@ def sign(request: UUID, decision: str, comment: str, token_file: Path | None) ->
             return await approvals.get(db, request)
 
     found = run_async(main())
-    shown = _hash(found)
+    shown = found.content_hash
     proof = tokens.sign(token, request, decision, shown, comment)
     click.echo(json.dumps({"decision": decision, "hash": shown, "comment": comment, "proof": proof}))
     talk(f"for workflow {found.temporal_id}")
@@ -142,7 +144,7 @@ def _decide(request: UUID, decision: str, shown: str | None, comment: str, file:
 
         async with database(config) as db:
             found = await approvals.get(db, request)
-            actual = _hash(found)
+            actual = found.content_hash
             if shown is not None and not actual.startswith(shown.lower()):
                 fix = f"Look again: `backbeat approval show {request}`"
                 raise ConflictError(f"the request shows something else now: {actual[:SHORTEST_HASH]}", fix=fix)
@@ -159,13 +161,6 @@ def _decide(request: UUID, decision: str, shown: str | None, comment: str, file:
     else:
         more = " (others must approve too)" if result.state == "pending" else ""
         talk(f"{result.user}: {result.decision}; the request is {result.state}{more}")
-
-
-def _hash(found: "Request") -> str:
-    """Taken from what is about to be shown, not read from the row: Postgres refuses when the two differ."""
-    from shared.ids import payload_hash
-
-    return payload_hash(found.payload)
 
 
 def _sheet(found: "Request") -> dict[str, Any]:
@@ -193,10 +188,10 @@ def _show(found: "Request") -> None:
         "deadline": f"{moment(found.deadline)}{left}; no decision by then is a no: nothing happens",
         "who may decide": _sheet(found)["who_may_decide"],
         "asked by": f"{asked}workflow {found.temporal_id}, at {moment(found.requested_at)}",
-        "sha256": _hash(found),
+        "sha256": found.content_hash,
         "state": found.state if found.state == "pending" else f"{found.state} by {found.closed_by}",
     }
-    emit(facts, title=found.title)
+    emit({name: one_line(value) for name, value in facts.items()}, title=one_line(found.title))
     click.echo()
     for line in _lines(found.payload["request"]):
         click.echo(f"  | {clean(line)}")
@@ -204,16 +199,16 @@ def _show(found: "Request") -> None:
 
 
 def _lines(value: Any, indent: str = "") -> Iterator[str]:
-    """A JSON value for reading: fields by line, texts as they are."""
+    """A JSON value for reading: fields by line, texts as they are. What is yielded holds no line break."""
     if isinstance(value, dict | list) and value:
         items = value.items() if isinstance(value, dict) else ((f"[{at}]", item) for at, item in enumerate(value))
         for name, item in items:
-            if isinstance(item, dict | list) or (isinstance(item, str) and len(item.splitlines()) > 1):
-                yield f"{indent}{name}:"
+            if isinstance(item, dict | list) or (isinstance(item, str) and "\n" in item):
+                yield f"{indent}{one_line(name)}:"
                 yield from _lines(item, f"{indent}    ")
             else:
-                yield f"{indent}{name}: {item}"
+                yield f"{indent}{one_line(name)}: {item}"
     elif isinstance(value, str):
-        yield from (f"{indent}{line}" for line in value.splitlines())
+        yield from (f"{indent}{line}" for line in value.split("\n"))
     else:
         yield f"{indent}{value}"

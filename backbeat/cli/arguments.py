@@ -5,13 +5,58 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
+from uuid import UUID
 
 import click
 
 from shared import clock
 
+SHORTEST_ID = 8  # digits
+_LONGEST = timedelta(days=36_500)
+_MOST = Decimal(10) ** 12  # dollars
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d+)?)([smhdw])")
+
+
+class Id(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """The id of a task, request or token: whole, or its first digits (8 at least) where no other begins like that."""
+
+    def __init__(self, kind: str, digits: int = 32) -> None:
+        self.name = self._kind = kind
+        self._digits = digits
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+        """As the help shows it."""
+        return (param.human_readable_name or "id").upper()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The whole id; asks Postgres when there are too few digits. A UUID, or text where it is none."""
+        digits = str(value).replace("-", "").lower()
+        if not SHORTEST_ID <= len(digits) <= self._digits or not set(digits) <= set("0123456789abcdef"):
+            self.fail(f"{value!r} is no {self._kind} id, nor its first {SHORTEST_ID} or more digits", param, ctx)
+        if len(digits) < self._digits:
+            digits = complete(self._kind, digits).replace("-", "")
+        return UUID(digits) if self._digits == 32 else digits
+
+
+def complete(kind: str, prefix: str) -> str:
+    """The one id that begins with these digits. Raises NotFoundError, InputError naming some of several."""
+    from backbeat.cli.output import database, run_async
+    from shared.config import load
+    from shared.db import inspect
+    from shared.errors import InputError, NotFoundError
+
+    async def ask() -> list[str]:
+        async with database(load()) as db:
+            return await inspect.ids(db, kind, prefix)
+
+    found = run_async(ask())
+    if not found:
+        raise NotFoundError(f"there is no {kind} whose id begins with {prefix}", fix="Check it, or give the whole id")
+    if len(found) > 1:
+        more = ", …" if len(found) > 3 else ""
+        raise InputError(f"{prefix} may be {', '.join(found[:3])}{more}", fix="Give more digits")
+    return found[0]
 
 
 def duration(text: str) -> timedelta:
@@ -19,7 +64,10 @@ def duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text)
     if not match or not float(match[1]):
         raise click.BadParameter(f"{text!r} is no duration such as 90s, 10m, 12h or 7d")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    found = timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    if found > _LONGEST:
+        raise click.BadParameter(f"{text!r} is more than a hundred years")
+    return found
 
 
 def moment(text: str) -> datetime:
@@ -28,11 +76,11 @@ def moment(text: str) -> datetime:
         return clock.wall() + duration(text[1:])
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        if found.tzinfo is None:
+            raise click.BadParameter(f"{text!r} names no time zone; add Z or +01:00")
+        return found.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise click.BadParameter(f"{text!r} is no moment such as 2030-01-31T08:00:00Z or +10m") from None
-    if found.tzinfo is None:
-        raise click.BadParameter(f"{text!r} names no time zone; add Z or +01:00")
-    return found.astimezone(UTC)
 
 
 def json_value(text: str) -> Any:
@@ -49,6 +97,6 @@ def amount(text: str) -> Decimal:
         found = Decimal(text)
     except InvalidOperation:
         found = Decimal("nan")
-    if not found.is_finite() or found < 0:
+    if not found.is_finite() or not 0 <= found <= _MOST:
         raise click.BadParameter(f"{text!r} is no amount such as 2.50")
     return found

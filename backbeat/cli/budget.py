@@ -18,6 +18,7 @@ _tokens = click.option("--tokens", type=click.IntRange(0), help="Input and outpu
 def budget() -> None:
     """Show and set what may be spent a day.
 
+    Setting takes an operator's login (BACKBEAT_OPERATOR_URL).
     A hard cap bounds spent + presumed + reserved, and is checked before a call leaves. Presumed is what calls may have
     cost whose end nobody knows. A task over the cap is held until the next UTC day or a raised cap.
     """
@@ -77,7 +78,7 @@ def _change(
         from shared.db import inspect, operate
         from shared.errors import ConflictError
 
-        async with database(load()) as db:
+        async with database(load(), operator=True) as db:
             caps = await inspect.cap(db, scope, key)
             for name, value in wanted.items():
                 if only_up and value is not None and (caps[name] is None or value < caps[name]):

@@ -61,7 +61,8 @@ def show(key: str, output: str) -> None:
 def resolve(key: str, outcome: Any, absent: bool, reason: str | None) -> None:
     """Say what became of an effect, after looking at the far side yourself.
 
-    Whoever waits for it goes on: with the outcome you give, or by firing once more.
+    Whoever waits for it goes on: with the outcome you give, or by firing once more. Takes an operator's login
+    (BACKBEAT_OPERATOR_URL).
     """
     if absent == (outcome is not None):
         raise click.UsageError("say either --done JSON or --absent")
@@ -70,19 +71,15 @@ def resolve(key: str, outcome: Any, absent: bool, reason: str | None) -> None:
 
     async def main() -> None:
         from shared.config import load
-        from shared.db import effects, inspect
+        from shared.db import inspect, operate
         from shared.errors import ConflictError
 
-        async with database(load()) as db:
+        async with database(load(), operator=True) as db:
             found = await inspect.effect(db, key)
             if found["busy_seconds"] > 0 and found["status"] != "done":
                 what = f"effect {key!r} may still be written by its worker for {found['busy_seconds']:.0f} s"
                 raise ConflictError(what, fix="Look again after that")
-            if absent:
-                resolved = await effects.refire_effect(db, key, found["token"], 0.0, str(reason), os_user())
-            else:
-                resolved = await effects.finish_effect(db, key, outcome, os_user())
-            if not resolved:
+            if not await operate.resolve_effect(db, key, outcome, reason or "", os_user()):
                 raise ConflictError(f"effect {key!r} is done, or somebody took it up", fix="`backbeat effect show`")
 
     run_async(main())

@@ -49,6 +49,7 @@ Exit codes:
   75  a system is away; the same command may work later
 
 \b
+An id may be given by its first digits, 8 at least, where no other begins like that.
 Settings come from flags, then BACKBEAT_* variables, then backbeat.toml.
 Shell completion: eval "$(_BACKBEAT_COMPLETE=bash_source backbeat)"
 """
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        _all_text(sys.argv[1:] if argv is None else argv)
         code: Any = cli.main(args=argv, prog_name="backbeat", standalone_mode=False)
     except BackbeatError as error:
         return _refuse(str(error), error.exit_code)
@@ -102,6 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _refuse("interrupted", 130)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _all_text(argv: Sequence[str]) -> None:
+    """What is no UTF-8 can be sent nowhere. Raises UsageError."""
+    for at, argument in enumerate(argv, 1):
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise click.UsageError(f"argument {at} is not UTF-8 text: {argument!r}")
 
 
 def _refuse(message: str, code: int) -> int:

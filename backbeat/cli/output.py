@@ -12,8 +12,11 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 import click
+
+from backbeat.money import dollars
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-PIPE_WIDTH = 100  # columns, where there is no terminal to ask
+PIPE_WIDTH = 100  # columns at which text is folded where there is no terminal to ask; nothing is cut there
 GAP = 2  # blanks between columns
 NARROW = 10  # columns that a cell keeps however little room there is
 _ENDLESS = 10_000  # columns: what is too long has been cut before
@@ -53,8 +56,8 @@ def emit(
     """Print rows (a sequence of mappings or dataclasses) as a table, or one of them as a sheet of its fields.
 
     `columns` chooses and orders what text shows (JSON has everything). The first is what the next command takes and
-    is never cut; where room is scarce, text is cut from the right, or with `fold` goes on in the next line.
-    No rows print no table, but a line on stderr.
+    is never cut, nor is any id; where a terminal's room is scarce, text is cut from the right, or with `fold` goes on
+    in the next line. No rows print no table, but a line on stderr.
     """
     if output == "json":
         click.echo(json.dumps(_plain(data), indent=2))
@@ -78,10 +81,9 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def amount(value: Decimal) -> str:
-    """An exact amount, without idle zeros but with cents."""
-    whole, _, digits = format(value, "f").partition(".")
-    return f"{whole}.{digits.rstrip('0').ljust(2, '0')}"
+def one_line(text: str) -> str:
+    """The text with line breaks and tabs as escapes too, for where a second line could pass for ours."""
+    return clean(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
@@ -110,8 +112,8 @@ def os_user() -> str:
 
 
 @asynccontextmanager
-async def database(config: "Config", *, owner: bool = False) -> AsyncIterator["Database"]:
-    """Postgres for the length of a block; with `owner`, as the login that runs the migrations.
+async def database(config: "Config", *, owner: bool = False, operator: bool = False) -> AsyncIterator["Database"]:
+    """Postgres for the length of a block; as the login that runs the migrations, or as that of people who operate.
 
     Raises ConfigError when none is configured, UnavailableError when it does not answer: at once, a person waits.
     """
@@ -120,14 +122,14 @@ async def database(config: "Config", *, owner: bool = False) -> AsyncIterator["D
     from shared.db.pool import connect, translate
     from shared.errors import ConfigError
 
-    url = config.migrator_url if owner else config.database_url
+    url = config.migrator_url if owner else config.operating_url if operator else config.database_url
     if not url:
         raise ConfigError("database_url is not set", fix="Set BACKBEAT_DATABASE_URL, or run `backbeat up` here")
     try:
         await (await psycopg.AsyncConnection.connect(url, connect_timeout=5)).close()
     except psycopg.Error as error:
-        raise translate(error) from error
-    async with connect(url, max_size=1, patience=5.0) as db:
+        raise translate(error, config.postgres_away) from error
+    async with connect(url, max_size=1, patience=5.0, away=config.postgres_away) as db:
         yield db
 
 
@@ -166,7 +168,7 @@ def _text(value: Any) -> str:
         case datetime():
             return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
         case Decimal():
-            return amount(value)
+            return dollars(value)
         case float():
             return f"{value:,.2f}"
         case list() | tuple() if all(isinstance(item, str) for item in value):
@@ -186,11 +188,12 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], fold: bool
     heads = [name.replace("_", " ") for name in columns]
     numeric = [all(isinstance(row.get(name), int | float | Decimal | None) for row in rows) for name in columns]
     fixed = [
-        number or any(isinstance(row.get(name), datetime) for row in rows)
+        number or name == "key" or any(isinstance(row.get(name), datetime | UUID) for row in rows)
         for number, name in zip(numeric, columns, strict=True)
     ]
     widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
-    excess = sum(widths) + GAP * (len(widths) - 1) - _width()
+    room = _width() if fold or sys.stdout.isatty() else _ENDLESS
+    excess = sum(widths) + GAP * (len(widths) - 1) - room
     for at in range(len(columns) - 1, 0, -1):
         cut = 0 if fixed[at] else min(max(excess, 0), max(widths[at] - NARROW, 0))
         widths[at], excess = widths[at] - cut, excess - cut

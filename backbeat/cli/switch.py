@@ -13,7 +13,7 @@ _effects = click.option("--effects", "which", flag_value="effects", help="Effect
 @_effects
 @click.option("--reason", required=True, metavar="TEXT", help="What everybody who waits will read.")
 def stop(which: str | None, reason: str) -> None:
-    """Stop new model calls or effects, everywhere, now.
+    """Stop new model calls or effects, everywhere, now. Takes an operator's login (BACKBEAT_OPERATOR_URL).
 
     Holds inside running ticks too, within 2 seconds. Calls under way end and are paid; tasks go back to the queue and
     no attempt is counted.
@@ -26,7 +26,7 @@ def stop(which: str | None, reason: str) -> None:
         from shared.config import load
         from shared.db import operate
 
-        async with database(load()) as db:
+        async with database(load(), operator=True) as db:
             await operate.throw_switch(db, name, reason, os_user())
 
     run_async(main())
@@ -37,15 +37,15 @@ def stop(which: str | None, reason: str) -> None:
 @_which
 @_effects
 def resume(which: str | None) -> None:
-    """Lift a stop."""
+    """Lift a stop. Takes an operator's login (BACKBEAT_OPERATOR_URL)."""
     name = _name(which)
 
     async def main() -> bool:
         from shared.config import load
         from shared.db import operate
 
-        async with database(load()) as db:
-            return await operate.release_switch(db, name)
+        async with database(load(), operator=True) as db:
+            return await operate.release_switch(db, name, os_user())
 
     talk(f"resumed: {_MEANING[name]}" if run_async(main()) else f"nothing to resume: --{name} was not stopped")
 

@@ -9,8 +9,9 @@ from uuid import UUID
 
 import click
 
-from backbeat.cli.arguments import duration, json_value, moment
-from backbeat.cli.output import amount, database, emit, os_user, output_option, run_async, say_what_is_simulated, talk
+from backbeat.cli.arguments import Id, duration, json_value, moment
+from backbeat.cli.output import database, emit, os_user, output_option, run_async, say_what_is_simulated, talk
+from backbeat.money import dollars
 from shared import clock
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ STATUSES = ["pending", "ready", "running", "delayed", "held", "succeeded", "esca
 _LIST = ("id", "workflow", "status", "tries", "age", "detail")
 _ATTEMPTS = ("outcome", "started_at", "seconds", "worker", "error")
 _CALLS = ("call_key", "seq", "status", "model", "input", "output", "cost_usd", "seconds", "error_class")
-_EFFECTS = ("key", "kind", "status", "fires", "done_at")
+_EFFECTS = ("key", "kind", "status", "fires", "done_at", "error")
 
 
 @click.group()
@@ -91,7 +92,7 @@ def list_(
 
 
 @task.command()
-@click.argument("task_id", type=click.UUID)
+@click.argument("task_id", type=Id("task"))
 @output_option
 def show(task_id: UUID, output: str) -> None:
     """Show one task with its attempts, model calls, costs and effects."""
@@ -112,10 +113,10 @@ def show(task_id: UUID, output: str) -> None:
 
 
 @task.command()
-@click.argument("task_id", type=click.UUID)
+@click.argument("task_id", type=Id("task"))
 @click.option("--reason", required=True, metavar="TEXT", help="Stands in the task's record.")
 def cancel(task_id: UUID, reason: str) -> None:
-    """End a task that has not ended, even while it runs.
+    """End a task that has not ended, even while it runs. Takes an operator's login (BACKBEAT_OPERATOR_URL).
 
     Nothing that its worker writes counts any more, except what its calls cost.
     """
@@ -125,7 +126,7 @@ def cancel(task_id: UUID, reason: str) -> None:
         from shared.db import inspect, operate
         from shared.errors import ConflictError
 
-        async with database(load()) as db:
+        async with database(load(), operator=True) as db:
             if not await operate.cancel(db, task_id, f"{reason} (by {os_user()})"):
                 ended = (await inspect.story(db, task_id)).task
                 raise ConflictError(
@@ -173,8 +174,9 @@ def _detail(row: Mapping[str, Any]) -> str:
         case "delayed":
             return f"until {row['run_after']:%Y-%m-%d %H:%M:%S}Z"
         case "succeeded" | "escalated":
-            cost = "unpriced" if row["cost_usd"] is None else f"${amount(row['cost_usd'])}"
-            return f"{row['calls']} calls, {cost}"
+            cost = "unpriced" if row["cost_usd"] is None else dollars(row["cost_usd"])
+            asked = f"approval {row['approval'] or 'not asked yet'}; " if row["status"] == "escalated" else ""
+            return f"{asked}{row['calls']} calls, {cost}"
     return row["error"] or ""
 
 
@@ -192,7 +194,7 @@ def _print(story: "Story") -> None:
     bill = sum((call["cost_usd"] or Decimal() for call in story.calls), Decimal())
     sections: list[tuple[str, Sequence[Mapping[str, Any]], Sequence[str]]] = [
         ("attempts", attempts, _ATTEMPTS),
-        (f"model calls, ${amount(bill)} in all", story.calls, _CALLS),
+        (f"model calls, {dollars(bill)} in all", story.calls, _CALLS),
         ("effects", story.effects, _EFFECTS),
     ]
     for title, rows, columns in sections:

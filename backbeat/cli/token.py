@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from backbeat.cli.arguments import duration
+from backbeat.cli.arguments import Id, duration
 from backbeat.cli.output import database, emit, output_option, run_async, talk
 
 _COLUMNS = ("id", "user_name", "groups", "created_at", "created_by", "expires_at", "revoked_at")
@@ -65,7 +65,7 @@ def list_(output: str) -> None:
 
 
 @token.command()
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", metavar="ID", type=Id("token", digits=16))
 def revoke(token_id: str) -> None:
     """Make a token worthless from now on; what was decided with it stands."""
 

@@ -24,8 +24,8 @@ from shared.clock import monotonic, wall
 from shared.errors import ConflictError, UnavailableError
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_LAUNCH = f"""{{ read -r stat </proc/self/stat && read -r boot <{_BOOT} &&
-printf '%s\\n%s\\n' "$stat" "$boot" >"$0" && exec "$@"; }} &"""
+_RECORD = f"""{{ read -r stat </proc/self/stat && read -r boot <{_BOOT} &&
+printf '%s\\n%s\\n' "$stat" "$boot" >"$0" && exec "$@"; }}"""
 _MARK = "--- "
 _ORPHANS_MAY_LIVE = 5.0  # seconds after their main process is gone
 
@@ -82,6 +82,11 @@ class Process:
             os.close(handle)
 
 
+def recording(pid_file: Path, argv: Sequence[str]) -> list[str]:
+    """A command that writes its own pid file and becomes `argv`, for children of a process that may be killed."""
+    return ["/bin/sh", "-c", _RECORD, str(pid_file), *argv]
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """A named detached process: `run` holds its pid and lock file, `log` takes what it prints."""
@@ -111,7 +116,7 @@ class Daemon:
             log.write(f"{_MARK}{self.name} started {wall():%Y-%m-%d %H:%M:%S} UTC ---\n".encode())
             log.flush()
             subprocess.run(
-                ["/bin/sh", "-c", _LAUNCH, str(self.pid_file), *argv],
+                ["/bin/sh", "-c", f"{_RECORD} &", str(self.pid_file), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,9 +1,10 @@
-"""The recorder: the two endpoints of GitHub that posting a review needs, kept in a file.
+"""The recorder: the endpoints of GitHub that posting a review needs, kept in a file.
 
     python -m backbeat.embedded.recorder --port 8081 --log reviews.jsonl
 
     POST /repos/{owner}/{repo}/pulls/{number}/reviews     create-review
     GET  /repos/{owner}/{repo}/pulls/{number}/reviews     list-reviews, oldest first, paged
+    GET  /user                                            whose token it is: everybody's is the same user's
 
 Every review is on the disk before it is answered, and is back after a restart. Nothing is deduplicated:
 a review posted twice is two reviews, so that whoever promises not to do that can be checked. Any
@@ -30,6 +31,7 @@ from shared.errors import ConfigError
 
 _STATES = {"APPROVE": "APPROVED", "REQUEST_CHANGES": "CHANGES_REQUESTED", "COMMENT": "COMMENTED", None: "PENDING"}
 _MESSAGES = {401: "Bad credentials", 403: "Forbidden", 404: "Not Found", 422: "Unprocessable Entity"}
+_USER = {"login": "simulated-reviewer", "id": 1, "type": "Bot"}
 _DOCUMENTATION = "https://docs.github.com/rest/pulls/reviews"
 _PER_PAGE, _MOST_PER_PAGE = 30, 100
 
@@ -105,7 +107,7 @@ class Recorder:
         review = {
             "id": self._last + 1,
             "node_id": f"sim_{self._last + 1}",
-            "user": {"login": "simulated-reviewer", "id": 1, "type": "Bot"},
+            "user": _USER,
             "body": given.get("body") or "",
             "state": _STATES[given.get("event")],
             "commit_id": given.get("commit_id"),
@@ -165,6 +167,10 @@ async def _health(_request: Request) -> Response:
     return JSONResponse({"status": "ok", "service": "recorder", "simulated": True}, headers=server.SIMULATED)
 
 
+async def _user(_request: Request) -> Response:
+    return JSONResponse(_USER, headers=server.SIMULATED)
+
+
 async def _not_found(_request: Request, _problem: Exception) -> Response:
     return _error(404)
 
@@ -178,6 +184,7 @@ def application(recorder: Recorder) -> Starlette:
     path = "/repos/{owner}/{repo}/pulls/{number:int}/reviews"
     routes = [
         Route("/health", _health),
+        Route("/user", _user),
         Route(path, recorder.create, methods=["POST"]),
         Route(path, recorder.listing, methods=["GET"]),
     ]

@@ -1,7 +1,7 @@
-"""The two logins of an embedded database: one owns and migrates it, one works in it.
+"""The three logins of an embedded database: one owns and migrates it, one works in it, one is of people who operate.
 
-`backbeat_owner` may create roles, because the first migration makes `backbeat_worker`; `backbeat_app`
-is a member of that role and has no right of its own.
+`backbeat_owner` may create roles, because the first migration makes `backbeat_worker` and `backbeat_operator`;
+`backbeat_app` and `backbeat_people` are members of one each and have no right of their own.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ from shared.errors import UnavailableError
 
 OWNER = "backbeat_owner"
 APP = "backbeat_app"
-WORKER = "backbeat_worker"
+PEOPLE = "backbeat_people"
+MEMBERS = {APP: "backbeat_worker", PEOPLE: "backbeat_operator"}
 DATABASE = "backbeat"
 
 
@@ -27,11 +28,11 @@ def create_owner(admin_url: str, password: str, database: str = DATABASE) -> Non
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))
 
 
-def create_app(admin_url: str, password: str) -> None:
-    """Make the workers' login; after the migrations, which make the role it is a member of."""
+def create_member(admin_url: str, login: str, password: str) -> None:
+    """Make one of `MEMBERS`; after the migrations, which make the role it is a member of."""
     with _session(admin_url) as connection:
-        _login(connection, APP, password, "NOCREATEROLE")
-        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(WORKER), sql.Identifier(APP)))
+        _login(connection, login, password, "NOCREATEROLE")
+        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(MEMBERS[login]), sql.Identifier(login)))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ _HEAD = "# Written by `backbeat up`, which overwrites it; a BACKBEAT_* variable 
 
 
 def database_url(site: Site, user: str) -> str:
-    """A login of the stack's database: `roles.OWNER` or `roles.APP`."""
+    """A login of the stack's database: `roles.OWNER`, `roles.APP` or `roles.PEOPLE`."""
     port = site.port("postgres")
     return postgres.dsn(site.home("postgres"), port, user=user, password=site.secret(user), database=roles.DATABASE)
 
@@ -26,6 +26,7 @@ def write(site: Site, engines: Collection[str]) -> None:
     if "postgres" in engines:
         values["database_url"] = database_url(site, roles.APP)
         values["direct_url"] = database_url(site, roles.OWNER)
+        values["operator_url"] = database_url(site, roles.PEOPLE)
     if "temporal" in engines:
         values["temporal_address"] = f"127.0.0.1:{site.port('temporal')}"
         values["temporal_namespace"] = "default"

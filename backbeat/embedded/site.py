@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Self
@@ -19,30 +19,35 @@ Log = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One stack. `ports` has every engine that ever ran here, `args` what the user adds to an engine's command line."""
+    """One stack. `ports` has every engine that ever ran here, `engines` what `up` last started.
+
+    `args` is what the user adds to an engine's command line.
+    """
 
     directory: Path
     ports: Mapping[str, int] = field(default_factory=dict)
     latency: str = "0.2-2"
     args: Mapping[str, list[str]] = field(default_factory=dict)
+    engines: Sequence[str] = ()
 
     @classmethod
     def read(cls, directory: Path) -> Self:
         """The stack of this directory as it was last started; a new one where there is none."""
         site = cls(directory.absolute())
         try:
-            stored: dict[str, Any] = json.loads(site.file.read_text(encoding="utf-8"))
-            return replace(site, **stored)
+            return replace(site, **_checked(json.loads(site.file.read_text(encoding="utf-8"))))
         except (FileNotFoundError, NotADirectoryError):
             return site
-        except (ValueError, TypeError) as error:
+        except OSError as error:
+            raise ConfigError(f"{site.file} cannot be read: {error.strerror}", fix="Correct its rights") from error
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"{site.file} is damaged: {error}", fix="Remove it; `backbeat up` writes it anew"
             ) from error
 
     def write(self) -> None:
         """Make `stack.json` say this."""
-        stored = {"ports": self.ports, "latency": self.latency, "args": self.args}
+        stored = {"ports": self.ports, "latency": self.latency, "args": self.args, "engines": self.engines}
         files.write(self.file, json.dumps(stored, indent=2) + "\n")
 
     @property
@@ -107,6 +112,25 @@ class Site:
                     raise ConflictError(what, fix="Try again when it ended")
                 time.sleep(0.05)
             yield
+
+
+def _checked(stored: Any) -> dict[str, Any]:
+    """What stood in `stack.json`. Raises ValueError when it is not what `write` writes."""
+    if not isinstance(stored, dict):
+        raise ValueError("it is no object")  # noqa: TRY004  told apart from our own mistakes
+    ports, args = stored.get("ports", {}), stored.get("args", {})
+    if not isinstance(ports, dict) or not all(type(port) is int and 0 < port < 65536 for port in ports.values()):
+        raise ValueError("`ports` is not engines with their ports")
+    if not isinstance(args, dict) or not all(map(_words, args.values())):
+        raise ValueError("`args` is not engines with their arguments")
+    if not isinstance(stored.get("latency", ""), str) or not _words(stored.get("engines", [])):
+        raise ValueError("`latency` or `engines` is something else")
+    # A stack of before `engines` was kept is about all that ever ran.
+    return {"engines": list(ports), **stored}
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 def _locked(lock: IO[str]) -> bool:

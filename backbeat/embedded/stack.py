@@ -15,6 +15,8 @@ from backbeat.embedded.postgres import dsn
 from backbeat.embedded.site import Log, Site
 from shared.errors import ConfigError, ConflictError, NotFoundError
 
+_MISREAD = "#?%"  # as parts of a URL, so that data would land outside of the directory
+
 __all__ = ["ALL", "CRON_ONLY", "EngineInfo", "StackInfo", "down", "kill", "restart", "status", "up"]
 
 
@@ -61,23 +63,28 @@ def up(
     seconds) and `args`, what to add to an engine's command line, are remembered too; a change restarts the
     engine. A second call while one works waits for it.
 
+    The engines are remembered as what `status` is about.
+
     Raises ConfigError, ConflictError (a port is taken) or UnavailableError (an engine does not come up,
     disk full), after stopping whatever this very call started.
     """
     if unknown := [name for name in engines if name not in catalogue]:
         raise ConfigError(f"there is no engine {unknown[0]!r}", fix=f"Known engines: {', '.join(catalogue)}")
     site = Site(directory.absolute())
+    if odd := [letter for letter in str(site.directory) if letter in _MISREAD or not letter.isprintable()]:
+        what = f"{str(site.directory)!r} holds {odd[0]!r}, which some engines misread in a path"
+        raise ConfigError(what, fix="Name another --dir")
     with explained(site.directory):
         site.make(engines)
         with site.alone():
             before = Site.read(directory)
             added = {**before.args, **{name: list(words) for name, words in (args or {}).items()}}
-            site = replace(before, latency=latency or before.latency, args=added)
+            site = replace(before, latency=latency or before.latency, args=added, engines=list(engines))
             changed = {name for name in added if added[name] != before.args.get(name, [])}
             changed |= {"provider"} if site.latency != before.latency else set()
             _stop(before, changed.intersection(engines), catalogue, log)
             site, missing = _choose_ports(site, engines, ports or {}, catalogue, log)
-            replace(before, ports=site.ports).write()
+            replace(before, ports=site.ports, engines=site.engines).write()
             applied = _bring_up(site, engines, missing, catalogue, log)
             site.write()  # not before: a latency that the provider refuses is not remembered
     if not missing:
@@ -139,11 +146,12 @@ def down(directory: Path, *, log: Log = lambda _line: None, catalogue: Catalogue
 
 
 def status(directory: Path, *, catalogue: Catalogue = CATALOGUE) -> StackInfo:
-    """Ask every engine that ever ran here. Raises NotFoundError where there is no stack."""
+    """Ask the engines that `up` last started, and any other that runs. Raises NotFoundError where there is no stack."""
     site = Site.read(directory)
     if not site.file.exists():
         raise NotFoundError(f"there is no stack in {site.directory}", fix="`backbeat up` makes one")
-    return _look(site, _known(site, catalogue), catalogue)
+    names = [name for name in _known(site, catalogue) if name in site.engines or site.daemon(name).process]
+    return _look(site, names, catalogue)
 
 
 def kill(directory: Path, name: str) -> None:
@@ -176,7 +184,8 @@ def _prepare(site: Site, names: Sequence[str], log: Log) -> list[str]:
         admin = dsn(site.home("postgres"), site.port("postgres"))
         roles.create_owner(admin, site.secret(roles.OWNER))
         applied += postgres_up(settings.database_url(site, roles.OWNER), log=log)
-        roles.create_app(admin, site.secret(roles.APP))
+        for login in roles.MEMBERS:
+            roles.create_member(admin, login, site.secret(login))
     if "clickhouse" in names:
         from backbeat.migrate_clickhouse import clickhouse_up
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backbeat.clickhouse import session
+from backbeat.money import dollars
 from shared import clock
 from shared.errors import NotFoundError
 
@@ -69,7 +70,7 @@ def render_text(table: Table) -> str:
         numeric = any(isinstance(row[index], int | float | Decimal) for row in table.rows)
         grid.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in table.rows:
-        grid.add_row(*(_cell(value) for value in row))
+        grid.add_row(*map(_shown, row))
     screen = io.StringIO()
     Console(file=screen, width=_width(table), color_system=None, highlight=False, markup=False).print(grid)
     return "\n".join(line.rstrip() for line in screen.getvalue().splitlines() if line.strip()) + "\n"
@@ -77,7 +78,11 @@ def render_text(table: Table) -> str:
 
 def _width(table: Table) -> int:
     cells: Sequence[tuple[Any, ...]] = [table.columns, *table.rows]
-    return sum(max(len(_cell(row[index])) for row in cells) + 3 for index in range(len(table.columns))) + 10
+    return sum(max(len(_shown(row[index])) for row in cells) + 3 for index in range(len(table.columns))) + 10
+
+
+def _shown(value: Any) -> str:
+    return dollars(value) if isinstance(value, Decimal) else _cell(value)
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from backbeat.clickhouse import session
+from backbeat.money import dollars
 from shared.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
 _BOUNDS = "SELECT min(Start), max(End) FROM otel_traces_trace_id_ts WHERE TraceId = {trace:String} HAVING count() > 0"
+_BEGINS = """
+SELECT DISTINCT TraceId FROM otel_traces_trace_id_ts
+WHERE TraceId BETWEEN {low:String} AND {high:String} ORDER BY TraceId LIMIT 2
+"""
 # Among the records of one span it chooses as v_spans does, but reads one trace only. The bounds are DateTime64:
 # compared with a DateTime, ClickHouse 26.9 prunes parts whose last fraction of a second matches.
 _SPANS = """
@@ -28,6 +33,7 @@ WHERE TraceId = {trace:String} AND Timestamp >= {first:DateTime64(9, 'UTC')}
 ORDER BY
     attributes['backbeat.call_status'] = 'lost' OR attributes['backbeat.outcome'] = 'lost'
         OR attributes['backbeat.effect_status'] = 'unknown',
+    ParentSpanId = '',
     Timestamp
 LIMIT 1 BY SpanId
 """
@@ -53,6 +59,19 @@ def trace_spans(client_or_url: "Client | str", trace_id: str) -> list[dict[str, 
         first, last = bounds[0]
         answer = client.query(_SPANS, {"trace": trace_id, "first": first, "last": last})
         return sorted(answer.named_results(), key=lambda span: (span["start"], span["id"]))
+
+
+def complete_trace(url: str, prefix: str) -> str:
+    """The one trace id that begins with these hexadecimal digits. Raises NotFoundError, InputError when several do."""
+    bounds = {"low": prefix.ljust(32, "0"), "high": prefix.ljust(32, "f")}
+    with session(url) as client:
+        found = [trace for (trace,) in client.query(_BEGINS, bounds).result_rows]
+    if len(found) == 1:
+        return str(found[0])
+    if not found:
+        fix = "Check it; `backbeat task list` names tasks"
+        raise NotFoundError(f"there is no task or trace whose id begins with {prefix}", fix=fix)
+    raise InputError(f"{prefix} may be {' or '.join(found)}", fix="Give more digits")
 
 
 def trace_tree(client_or_url: "Client | str", trace_id: str) -> str:
@@ -86,7 +105,7 @@ def _head(trace_id: str, spans: Sequence[Span]) -> str:
     seconds = (max(span["start"] + span["duration"] for span in spans) - spans[0]["start"]) / 1e9
     costs = [_cost(span) for span in spans if _is_call(span)]
     unknown = f" + {costs.count(None)} unknown" if None in costs else ""
-    cost = f", ${sum(cost for cost in costs if cost is not None):f}{unknown}" if costs else ""
+    cost = f", {dollars(sum((cost for cost in costs if cost is not None), Decimal()))}{unknown}" if costs else ""
     return f"trace {trace_id}: {len(spans)} spans from {began:%Y-%m-%d %H:%M:%S} UTC, {seconds:.3f} s{cost}"
 
 
@@ -95,7 +114,7 @@ def _line(span: Span, began: int) -> str:
     notes = [span["attributes"][name] for name in _NOTES if span["attributes"].get(name, "none") != "none"]
     if _is_call(span):
         cost = _cost(span)
-        notes.append("cost unknown" if cost is None else f"${cost:f}")
+        notes.append("cost unknown" if cost is None else dollars(cost))
     failure = f"  ! {span['message'] or 'failed'}" if span["status"] == "Error" else ""
     return f"{span['name']}  +{start:.3f} s  {duration:.3f} s  {' '.join(notes)}".rstrip() + failure
 

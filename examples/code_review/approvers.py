@@ -56,7 +56,7 @@ class Approvers:
                 *("approval", verb, request["id"], "--hash", request["hash"]),
                 *("--comment", comment, "--token-file", str(self.token(person))),
             )
-            news.append(f"{person} decided: {verb}  {request['title']}")
+            news.append(f"{person} (a script) decided: {verb}  {request['title']}")
         return news
 
     def pending(self) -> list[dict[str, Any]]:

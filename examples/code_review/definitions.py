@@ -21,6 +21,7 @@ from examples.code_review.models import (
     Severity,
     Summary,
     Synthesis,
+    Verdict,
 )
 
 T = TypeVar("T", bound=BaseModel)
@@ -42,10 +43,9 @@ commit_kind = single_shot(
 
 
 async def review(ctx: Context, commit: Commit) -> Review | Escalate:
-    """Review one commit in one call if it is trivial, else in four to seven."""
-    kind: CommitKind = await ctx.run(commit_kind, commit)
-    if kind.kind == "trivial":
-        result = _review(commit, "trivial", Synthesis(verdict="approve", body=f"Nothing to review: {kind.reason}."), [])
+    """Review one commit in one call if it is trivial, else in three to seven."""
+    if (reason := await _trivial(ctx, commit)) is not None:
+        result = _review(commit, "trivial", Synthesis(verdict="approve", body=f"Nothing to review: {reason}."), [])
     else:
         result = await _ordinary(ctx, commit)
     request = review_request(commit, result)
@@ -60,6 +60,14 @@ async def review(ctx: Context, commit: Commit) -> Review | Escalate:
         "policy": {"approvers": list(APPROVERS)},
     }
     return ctx.escalate("approve_effect", approval, result=result)
+
+
+async def _trivial(ctx: Context, commit: Commit) -> str | None:
+    """Why a commit is trivial, or None. Nobody may call trivial what was not shown whole: it may be anything."""
+    if not commit.complete:
+        return None
+    kind: CommitKind = await ctx.run(commit_kind, commit)
+    return kind.reason if kind.kind == "trivial" else None
 
 
 async def _ordinary(ctx: Context, commit: Commit) -> Review:
@@ -90,9 +98,12 @@ def _merged(findings: list[Finding]) -> list[Finding]:
 
 
 def _review(commit: Commit, kind: Kind, written: Synthesis, findings: list[Finding]) -> Review:
-    """The findings decide whether the review blocks; the model only finds the words."""
+    """The findings decide whether the review blocks, and only what was shown whole is approved.
+
+    The model finds the words.
+    """
     severity = findings[0].severity if findings else None
-    verdict = written.verdict if written.verdict == "approve" else "comment"
+    verdict: Verdict = "approve" if written.verdict == "approve" and commit.complete else "comment"
     result = Review(
         repository=commit.repository,
         number=commit.number,

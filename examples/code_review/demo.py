@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backbeat.embedded import stack
-from examples.code_review import fixture
+from examples.code_review import fixture, interrupts, leftovers
 from examples.code_review.approvers import IGNORED, IGNORED_DEADLINE
 from examples.code_review.history import last_commits
 from examples.code_review.models import Commit
@@ -43,19 +43,22 @@ def _demo(options: Options) -> Tally:
     commits, notes = _commits(options)
     for note in notes:
         talk.print(f"note: {note}", markup=False, soft_wrap=True)
+    with leftovers.alone(options.directory):
+        leftovers.sweep(options.directory, _say)
+        with leftovers.owned(options.directory, _say):
+            return _on_a_stack(options, commits, started)
+
+
+def _on_a_stack(options: Options, commits: list[Commit], started: float) -> Tally:
     engines = stack.CRON_ONLY if options.cron_only else stack.ALL
     info = stack.up(options.directory, engines=engines, latency=options.latency, log=_say)
-    try:
-        environment = {
-            "BACKBEAT_CONFIG": str(info.config),
-            "BACKBEAT_DEFINITIONS": DEFINITIONS,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        }
-        os.environ.update(environment)
-        return asyncio.run(DemoRun(options, info, load(), environment, started).run(commits))
-    finally:
-        if info.changed:
-            stack.down(options.directory, log=_say)
+    environment = {
+        "BACKBEAT_CONFIG": str(info.config),
+        "BACKBEAT_DEFINITIONS": DEFINITIONS,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    os.environ.update(environment)
+    return asyncio.run(DemoRun(options, info, load(), environment, started).run(commits))
 
 
 def _commits(options: Options) -> tuple[list[Commit], list[str]]:
@@ -99,8 +102,5 @@ def _options(argv: Sequence[str] | None) -> Options:
 
 
 def _say(line: str) -> None:
-    talk.print(line, style="dim", markup=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if not interrupts.heard():
+        talk.print(line, style="dim", markup=False, soft_wrap=True)

@@ -7,22 +7,25 @@ The last N commits are those of the first-parent line, so each change is reviewe
   there, are left out, since everything would look new;
 - a commit that changes nothing has an empty diff;
 - a renamed file is shown under its new name with only the lines that changed;
-- a binary file is named, not shown; so is a submodule, as the two commits it moved between;
+- bytes decide what is binary, no attribute: a NUL among the first 8,000 of the file, or 512 MB of it. It is
+  named, not shown; so is a submodule, as the two commits it moved between;
 - text that is not UTF-8 is shown with U+FFFD in place of what is not; so is a NUL character;
-- a line is cut after 400 characters, a file after 20,000; files that would bring a commit over 60,000 are
-  left out; reading stops at 4 MB.
+- a line is cut after 400 characters, a file and the message after 20,000; files that would bring a commit over
+  60,000 are left out; reading stops at 4 MB;
+- a time before 1970 or after 2199, or none that git can read, is shown as the nearest of these.
 
-Whatever was left out is said in the commit's `notes`. The pull request of a commit is invented: repository
-`local/<directory name>`, number = the commit's place on the first-parent line, counted from 1. Nothing the
-repository configures is run: no external diff, no text conversion, no hook, no pager, no fetch.
+Whatever was left out is said in the commit's `notes`, and such a commit is not `complete`. The pull request of a
+commit is invented: repository `local/<directory name>`, number = the commit's place on the first-parent line,
+counted from 1. Only the repository's objects are read: nothing it configures is obeyed or run, no attribute,
+external diff, text conversion, hook, replacement or pager, and nothing is fetched.
 """
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from examples.code_review.git import git, has_commits
+from examples.code_review.git import Objects, git, has_commits, objects
 from examples.code_review.models import Commit
 from shared.errors import InputError
 
@@ -31,10 +34,13 @@ FILE_LIMIT = 20_000
 COMMIT_LIMIT = 60_000
 READ_LIMIT = 4_000_000  # bytes
 MOST_NOTES = 20
+LATEST = int(datetime(2199, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+NAME_LIMIT = 100  # characters, as GitHub has it
 
 _DIFF = ("--root", "-r", "-M", "--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short")
-_RECORD = "%H%x00%P%x00%cI%x00%s%x00%B%x00"
+_RECORD = "%H%x00%P%x00%ct%x00%s%x00%B%x00"
 _FIELDS = 5
+_SUBMODULE = re.compile(r"^(?:index \S+|(?:old|new|new file|deleted file) mode)(?: \d+)* 160000$", re.MULTILINE)
 _SECTION = re.compile(rb"^(?=diff --git )", re.MULTILINE)
 
 
@@ -49,22 +55,29 @@ class Selection:
 def last_commits(path: Path, count: int) -> Selection:
     """The last `count` commits of a repository. Raises InputError when `path` is not the top of one."""
     _require_top(path)
-    name = f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', path.resolve().name.removesuffix('.git')) or 'repository'}"
     if not has_commits(path):
         return Selection((), (f"{path} has no commit yet",))
-    line = ("rev-list", "--first-parent", "HEAD")
-    total = int(git(path, *line, "--count"))
-    listing = git(path, *line, f"--max-count={count}", "--no-commit-header", "--encoding=UTF-8", f"--format={_RECORD}")
-    fields = _text(listing).split("\0")[:-1]
-    records = [fields[at : at + _FIELDS] for at in range(0, len(fields), _FIELDS)]
-    left_out = _shallow(path)
-    commits = [
-        _commit(path, name, total - place, record)
-        for place, record in enumerate(records)
-        if record[0].strip() not in left_out
-    ]
+    with objects(path) as source:
+        line = ("rev-list", "--first-parent", source.head)
+        total = int(source.git(*line, "--count"))
+        listing = source.git(
+            *line, f"--max-count={count}", "--no-commit-header", "--encoding=UTF-8", f"--format={_RECORD}"
+        )
+        fields = _text(listing).split("\0")[:-1]
+        records = [fields[at : at + _FIELDS] for at in range(0, len(fields), _FIELDS)]
+        commits = [
+            _commit(source, total - place, record)
+            for place, record in enumerate(records)
+            if record[0].strip() not in source.shallow
+        ]
     notes = (f"{path} is a shallow clone: its oldest commits are left out",) if len(commits) < len(records) else ()
     return Selection(tuple(reversed(commits)), notes)
+
+
+def _name(path: Path) -> str:
+    """The invented repository."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name.removesuffix(".git"))[:NAME_LIMIT]
+    return f"local/{name if name.strip('.') else 'repository'}"
 
 
 def _require_top(path: Path) -> None:
@@ -79,26 +92,37 @@ def _require_top(path: Path) -> None:
         raise InputError(f"{path} lies inside a repository", fix="Name the top directory of the repository")
 
 
-def _commit(path: Path, repository: str, number: int, record: list[str]) -> Commit:
+def _commit(source: Objects, number: int, record: list[str]) -> Commit:
     sha, parents, at, subject, message = record[0].strip(), *record[1:]
-    diff, notes = _diff(path, sha)
+    diff, missing = _diff(source, sha)
+    if len(message.strip()) > FILE_LIMIT:
+        missing.insert(0, f"the message is cut after {FILE_LIMIT} characters")
+    committed_at, notes = _time(at)
     if len(parents.split()) > 1:
         notes.insert(0, f"a merge of {len(parents.split())} lines, shown against the first")
     return Commit(
-        repository=repository,
+        repository=_name(source.path),
         number=number,
         sha=sha,
         subject=_cut_line(subject),
         message=message.strip()[:FILE_LIMIT],
-        committed_at=datetime.fromisoformat(at),
-        notes=tuple(notes),
+        committed_at=committed_at,
+        notes=(*notes, *missing),
+        complete=not missing,
         diff=diff,
     )
 
 
-def _diff(path: Path, sha: str) -> tuple[str, list[str]]:
+def _time(seconds: str) -> tuple[datetime, list[str]]:
+    """When a commit was made, as far as a calendar has it, and what was wrong with what it says."""
+    said = int(seconds) if seconds.isdecimal() and len(seconds) <= 20 else -1
+    shown = datetime.fromtimestamp(min(max(said, 0), LATEST), UTC)
+    return shown, [] if 0 <= said <= LATEST else [f"its time is none of a calendar, shown as {shown:%Y-%m-%d}"]
+
+
+def _diff(source: Objects, sha: str) -> tuple[str, list[str]]:
     """The diff as it may be shown, and what is missing from it."""
-    raw = git(path, "diff-tree", "-p", *_DIFF, "--diff-merges=first-parent", "--no-commit-id", sha, limit=READ_LIMIT)
+    raw = source.git("diff-tree", "-p", *_DIFF, "--diff-merges=first-parent", "--no-commit-id", sha, limit=READ_LIMIT)
     notes = [f"reading stopped after {READ_LIMIT} bytes"] if len(raw) >= READ_LIMIT else []
     shown: list[str] = []
     left_out = 0
@@ -124,6 +148,8 @@ def _readable(section: bytes) -> tuple[str, str]:
         complaints.append("not UTF-8 throughout")
     if re.search(r"^Binary files ", text, re.MULTILINE):
         complaints.append("binary, not shown")
+    if _SUBMODULE.search(text.partition("\n@@")[0]):
+        complaints.append("a submodule, its content is not shown")
     lines = [_cut_line(line) for line in text.split("\n")]
     cut = "\n".join(lines)
     if cut != text:
@@ -137,12 +163,6 @@ def _readable(section: bytes) -> tuple[str, str]:
 
 def _cut_line(line: str) -> str:
     return line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]}…"
-
-
-def _shallow(path: Path) -> frozenset[str]:
-    """The commits whose parents a shallow clone left behind."""
-    file = path / _text(git(path, "rev-parse", "--git-path", "shallow")).strip()
-    return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
 
 
 def _text(raw: bytes) -> str:

@@ -1,34 +1,45 @@
 """What goes into a review, what each model call must answer, and what comes out."""
 
+import re
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Severity = Literal["info", "minor", "major", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "minor", "major", "critical")
 Kind = Literal["trivial", "ordinary"]
 Verdict = Literal["approve", "comment", "request_changes"]
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/(?!\.+$)[A-Za-z0-9._-]{1,100}")
 
 
 class Commit(BaseModel):
     """One commit to review: the payload of a task.
 
     `number` stands for the pull request: the commit's place on its branch, counted from the first one.
-    `notes` say what could not be shown. `decide_within` is how long approvers have, in seconds.
+    `notes` say what a reader of the diff must know; `complete` says that it leaves nothing of the change out.
+    `decide_within` is how long approvers have, in seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     repository: str
-    number: int
-    sha: str
+    number: int = Field(ge=1)
+    sha: str = Field(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")
     subject: str
     message: str
     committed_at: datetime
     notes: tuple[str, ...] = ()
+    complete: bool = False
     diff: str
     decide_within: int = 3600
+
+    @field_validator("repository")
+    @classmethod
+    def _is_owner_and_name(cls, value: str) -> str:
+        if not _REPOSITORY.fullmatch(value):
+            raise ValueError("is not the owner/name of a repository")
+        return value
 
 
 class CommitKind(BaseModel):

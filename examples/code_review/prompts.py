@@ -48,7 +48,7 @@ def _whole(commit: Commit) -> str:
 
 
 def _enclosed(commit: Commit, diff: str) -> str:
-    notes = "".join(f"\nNot shown: {note}" for note in commit.notes)
+    notes = "".join(f"\nNote: {note}" for note in commit.notes)
     # The material must not be able to say where it ends.
     material = f"{commit.message}\n{notes}\n\n{diff}".replace("</commit>", "</ commit>")
     return f"<commit>\n{material}</commit>"

@@ -17,12 +17,14 @@ from backbeat.reports.trace import trace_tree
 from examples.code_review.approvers import Approvers
 from examples.code_review.beat import Beat, Service
 from examples.code_review.definitions import code_review
+from examples.code_review.leftovers import GRACE
 from examples.code_review.models import Commit
 from examples.code_review.tally import Run, Tally, tally
 from shared import clock
 from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, connect
+from shared.db.queue import Enqueued
 from shared.definitions import load_definitions
 from shared.errors import UnavailableError
 from shared.execution.producer import submit
@@ -85,28 +87,45 @@ class DemoRun:
         self._started = started
         self._logs = options.directory / "log"
         self._approvers = Approvers(environment, options.directory / "people", f"local/{options.fixture.name}")
-        self._beat = Beat(TICK, environment, self._logs / "ticks.log", INTERVAL)
+        home = options.directory / "demo"
+        self._beat = Beat(TICK, environment, self._logs / "ticks.log", INTERVAL, home)
         self._temporal_worker = Service(
-            ("-m", "temporal_worker", "run"), environment, self._logs / "temporal-worker.log"
+            ("-m", "temporal_worker", "run"),
+            environment,
+            self._logs / "temporal-worker.log",
+            home / "temporal-worker.pid",
         )
 
     async def run(self, commits: Sequence[Commit]) -> Tally:
         """Review these commits to the end and count. Raises UnavailableError when it makes no end."""
+        simulated = all(provider.simulated for provider in self._config.providers.values())
+        vendor = "simulated" if simulated else "+".join(sorted(self._config.providers))
+        latency = f", {self._info.latency} s a call, nothing is paid" if simulated else ", asked and paid for real"
+        talk.print(
+            f"models: {vendor}{latency}; GitHub: simulated by a recorder; all else is real",
+            markup=False,
+            soft_wrap=True,
+        )
         async with connect(self._config.database_url) as db:
             since, tasks = await self._enqueue(db, commits)
             if not self._options.cron_only:
                 self._approvers.enrol()
             try:
                 await self._until_done(db, tasks)
-            finally:
-                self._beat.stop()
-                self._temporal_worker.stop()
-            talk.print(f"{self._beat.started} ticks were started, {self._beat.overlapping} of them while another ran")
+            except BaseException:
+                self._beat.stop(GRACE)
+                self._temporal_worker.stop(GRACE)
+                raise
+            self._beat.stop()
+            self._temporal_worker.stop()
+            if self._beat.started:
+                talk.print(f"{self._beat.started} ticks were started, {self._beat.overlapping} while another ran")
             if self._beat.failed:
-                talk.print(f"ticks ended with exit codes {self._beat.failed}: see {self._logs}", style="red")
+                talk.print(
+                    f"ticks ended with exit codes {self._beat.failed}: see {self._logs}", style="red", soft_wrap=True
+                )
             if not self._options.cron_only:
-                await self._report(db, tasks)
-            simulated = all(provider.simulated for provider in self._config.providers.values())
+                await self._report(db, tasks, vendor)
             counted = Run(
                 tasks=tasks,
                 since=since,
@@ -114,7 +133,6 @@ class DemoRun:
                 recorder_log=self._info.request_log("recorder"),
                 telemetry=not self._options.cron_only,
             )
-            vendor = "simulated" if simulated else "+".join(sorted(self._config.providers))
             seconds = clock.monotonic() - self._started
             return await tally(self._config, db, counted, seconds, self._info.latency, vendor)
 
@@ -124,8 +142,7 @@ class DemoRun:
         telemetry = open_telemetry(self._config, "demo")
         added = await submit(db, telemetry, code_review, commits, source_at=[commit.committed_at for commit in commits])
         telemetry.close()
-        new = sum(answer.created for answer in added)
-        talk.print(f"{len(added)} commits: {new} to review, {len(added) - new} known from earlier runs")
+        talk.print(_news(added), soft_wrap=True)
         return since, [answer.task_id for answer in added]
 
     async def _until_done(self, db: Database, tasks: Sequence[UUID]) -> None:
@@ -160,14 +177,28 @@ class DemoRun:
             return True
         return told
 
-    async def _report(self, db: Database, tasks: Sequence[UUID]) -> None:
+    async def _report(self, db: Database, tasks: Sequence[UUID], vendor: str) -> None:
         """Take what is still spooled to ClickHouse, then ask it what the work cost, and for one whole trace."""
         shipped = ship_once(self._config.spool_dir, self._config.clickhouse_url, 30.0)
         if shipped.error:
-            talk.print(f"telemetry: {shipped.error}", style="red", markup=False)
+            talk.print(f"telemetry: {shipped.error}", style="red", markup=False, soft_wrap=True)
         summary = render_text(run_report(self._config.clickhouse_url, "summary", timedelta(days=7)))
         trace = (await db.row(_ONE_TRACE, {"tasks": list(tasks)}))["trace_id"]
-        sys.stdout.write(f"{summary}\n{trace_tree(self._config.clickhouse_url, trace)}\n")
+        tree = trace_tree(self._config.clickhouse_url, trace)
+        heading = f"Model calls of the last 7 days ({vendor} models), as ClickHouse has them"
+        sys.stdout.write(f"\n{heading}\n{summary}\nOne review, from enqueue to effect\n{tree}\n")
+
+
+def _news(added: Sequence[Enqueued]) -> str:
+    """How many there are to review, and that the others cost nothing."""
+    new = sum(answer.created for answer in added)
+    stored = sum(answer.status in ("succeeded", "escalated") for answer in added)
+    news = f"{len(added)} commits: {new} to review"
+    if open_ := len(added) - new - stored:
+        news += f", {open_} begun by an earlier run"
+    if stored == len(added):
+        return f"{len(added)} commits, all reviewed by an earlier run: answered from stored results, no model is called"
+    return f"{news}, {stored} answered from stored results" if stored else news
 
 
 def _progress() -> Progress:
@@ -179,4 +210,5 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         console=talk,
         transient=True,
+        disable=not talk.is_terminal,
     )

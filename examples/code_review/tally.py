@@ -34,7 +34,7 @@ _CALLS = """
 SELECT status, cost_usd, uncached + cache_read + cache_write AS input_tokens, output AS output_tokens
 FROM backbeat.model_calls WHERE owner = ANY (%(tasks)s::uuid[]) AND opened_at >= %(since)s
 """
-_EFFECTS = "SELECT key, owner = ANY (%(owners)s::uuid[]) AND status = 'done' AS done FROM backbeat.side_effects"
+_EFFECTS = "SELECT mark, owner = ANY (%(owners)s::uuid[]) AND status = 'done' AS done FROM backbeat.side_effects"
 
 
 _SPANS = """
@@ -95,8 +95,8 @@ async def tally(config: Config, db: Database, run: Run, seconds: float, latency:
     calls = await db.rows(_CALLS, {"tasks": list(run.tasks), "since": run.since})
     owners = [*run.tasks, *(row["workflow_id"] for row in states if row["workflow_id"])]
     ledger = await db.rows(_EFFECTS, {"owners": owners})
-    done_effects = {row["key"] for row in ledger if row["done"]}
-    strays = _strays(run.recorder_log, {row["key"] for row in ledger})
+    done_effects = {row["mark"] for row in ledger if row["done"]}
+    strays = _strays(run.recorder_log, {row["mark"] for row in ledger})
     posted = _posted(run.recorder_log, done_effects)
     billed = _billed(run, calls)
     expected = await expected_spans(db, run.tasks) if run.telemetry else []
@@ -182,16 +182,16 @@ def _billed(run: Run, calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
     ]
 
 
-def _posted(log: Path, keys: set[str]) -> Counter[str]:
+def _posted(log: Path, marks: set[str]) -> Counter[str]:
     """How often the recorder was given each of these effects, by the marker in the review's body."""
-    by_marker = {marker(key): key for key in keys}
+    by_marker = {marker(mark): mark for mark in marks}
     bodies = [entry["review"]["body"] for entry in read(log)]
-    return Counter(key for text, key in by_marker.items() for body in bodies if text in body)
+    return Counter(mark for text, mark in by_marker.items() for body in bodies if text in body)
 
 
-def _strays(log: Path, keys: set[str]) -> int:
+def _strays(log: Path, marks: set[str]) -> int:
     """How many reviews the recorder holds that no row of the ledger accounts for."""
-    markers = [marker(key) for key in keys]
+    markers = [marker(mark) for mark in marks]
     return sum(not any(text in entry["review"]["body"] for text in markers) for entry in read(log))
 
 

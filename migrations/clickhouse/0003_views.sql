@@ -9,6 +9,7 @@ FROM otel_traces
 ORDER BY
     SpanAttributes['backbeat.call_status'] = 'lost' OR SpanAttributes['backbeat.outcome'] = 'lost'
         OR SpanAttributes['backbeat.effect_status'] = 'unknown',
+    ParentSpanId = '',
     Timestamp
 LIMIT 1 BY SpanId;
 

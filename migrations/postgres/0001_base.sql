@@ -1,26 +1,32 @@
 -- migrate:up
 
--- The schema, its two roles, its clock and its identifiers.
+-- The schema, its roles, its clock and its identifiers.
 --
 -- Whoever runs the migrations owns everything. Workers log in as members of backbeat_worker, which may
 -- read every table and call functions, and nothing else: each change of state is one function below,
 -- SECURITY DEFINER with a fixed search_path, so no worker can write a row in a way this schema does not know.
+-- People who operate log in as members of backbeat_operator: they read too, and call what no worker may, on record.
 
 CREATE SCHEMA backbeat;
 
 DO $$
+DECLARE
+    v_role text;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'backbeat_worker') THEN
-        CREATE ROLE backbeat_worker NOLOGIN;
-    END IF;
-EXCEPTION
-    -- Roles belong to the cluster: another database, or a racing runner, may have made it.
-    WHEN duplicate_object OR unique_violation THEN NULL;
+    FOREACH v_role IN ARRAY ARRAY['backbeat_worker', 'backbeat_operator'] LOOP
+        BEGIN
+            CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = v_role);
+            EXECUTE format('CREATE ROLE %I NOLOGIN', v_role);
+        EXCEPTION
+            -- Roles belong to the cluster: another database, or a racing runner, may have made it.
+            WHEN duplicate_object OR unique_violation THEN NULL;
+        END;
+    END LOOP;
 END
 $$;
 
-GRANT USAGE ON SCHEMA backbeat TO backbeat_worker;
-ALTER DEFAULT PRIVILEGES IN SCHEMA backbeat GRANT SELECT ON TABLES TO backbeat_worker;
+GRANT USAGE ON SCHEMA backbeat TO backbeat_worker, backbeat_operator;
+ALTER DEFAULT PRIVILEGES IN SCHEMA backbeat GRANT SELECT ON TABLES TO backbeat_worker, backbeat_operator;
 ALTER DEFAULT PRIVILEGES IN SCHEMA backbeat REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 
@@ -78,4 +84,4 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog
 RETURN left(encode(sha256(convert_to(array_to_string(p_parts, ':'), 'UTF8')), 'hex'), 16);
 
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA backbeat TO backbeat_worker;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA backbeat TO backbeat_worker, backbeat_operator;

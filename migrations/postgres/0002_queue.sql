@@ -810,21 +810,29 @@ AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_sett
 
 -- The kill switch: 'all' lets no model call start, 'effects' no effect, anywhere.
 CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
-LANGUAGE sql SECURITY DEFINER
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
+BEGIN
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
-    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now()
+    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
+    PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
+END
 $$;
 
-CREATE FUNCTION backbeat.release_switch(p_name text) RETURNS boolean
-LANGUAGE sql SECURITY DEFINER
+CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
-AS $$ WITH gone AS (DELETE FROM switches WHERE name = p_name RETURNING name) SELECT count(*) > 0 FROM gone $$;
+AS $$
+BEGIN
+    DELETE FROM switches WHERE name = p_name;
+    RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
+END
+$$;
 
 -- Only the doors; what they call inside stays closed.
 GRANT EXECUTE ON FUNCTION
     backbeat.register_definitions, backbeat.register_worker, backbeat.enqueue, backbeat.claim, backbeat.heartbeat, backbeat.settle, backbeat.reap, backbeat.sweep,
-    backbeat.finish, backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions,
-    backbeat.throw_switch, backbeat.release_switch
+    backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
 TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.throw_switch, backbeat.release_switch TO backbeat_operator;

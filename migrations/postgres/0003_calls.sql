@@ -278,6 +278,7 @@ SET search_path = backbeat, pg_temp
 AS $$
 DECLARE
     v_name text := p_scope || '/' || p_key;
+    v_released integer;
 BEGIN
     INSERT INTO budget_caps AS c (scope, key, usd, tokens, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_by, clock())
     ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, set_by = excluded.set_by, set_at = clock();
@@ -285,11 +286,14 @@ BEGIN
     INSERT INTO budgets AS b (scope, key, day, cap_usd, cap_tokens, raised_by)
     VALUES (p_scope, p_key, utc_day(backbeat.now()), p_usd, p_tokens, p_by)
     ON CONFLICT (scope, key, day) DO UPDATE SET cap_usd = p_usd, cap_tokens = p_tokens, raised_by = p_by;
-    RETURN release_held('budget', v_name) + (
+    v_released := release_held('budget', v_name) + (
         SELECT coalesce(sum(release_held('price', h.hold_key)), 0) FROM (
             SELECT DISTINCT t.hold_key FROM simple_tasks t
             WHERE t.status = 'held' AND t.hold_reason = 'price' AND right(t.hold_key, length(v_name) + 7) = ' under ' || v_name) h);
+    PERFORM audit(session_user, 'budget.set', v_name, jsonb_build_object('usd', p_usd, 'tokens', p_tokens, 'by', p_by));
+    RETURN v_released;
 END
 $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.open_call, backbeat.close_call, backbeat.set_budget, backbeat.owner_bill TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.open_call, backbeat.close_call, backbeat.owner_bill TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.set_budget TO backbeat_operator;

@@ -8,10 +8,12 @@
 --
 -- token fences writers. fire_until is when the far write has ended or was abandoned, so a read-back before
 -- then proves nothing and has to wait; NULL when the effect was given back, since it certainly did not happen.
+-- mark is what the far write leaves for a read-back to find: random, so that nobody outside can forge it, and the same at every firing.
 -- Lock order: tasks -> approval -> side_effects.
 
 CREATE TABLE backbeat.side_effects (
     key text PRIMARY KEY CHECK (key <> ''),
+    mark text NOT NULL DEFAULT encode(uuid_send(gen_random_uuid()), 'hex'),
     kind text NOT NULL,
     status text NOT NULL CHECK (status IN ('intended', 'done', 'unknown')),
     owner_kind text NOT NULL CHECK (owner_kind IN ('task', 'workflow')),
@@ -23,7 +25,7 @@ CREATE TABLE backbeat.side_effects (
     outcome jsonb,
     error text,
     token bigint NOT NULL,
-    fires integer NOT NULL DEFAULT 1,
+    fires integer NOT NULL,
     fire_until timestamptz,
     traceparent text NOT NULL,
     intended_at timestamptz NOT NULL,
@@ -36,12 +38,13 @@ CREATE INDEX side_effects_open ON backbeat.side_effects (intended_at) WHERE stat
 CREATE INDEX side_effects_origin ON backbeat.side_effects (origin_id);
 
 -- Asks leave to make a far write. The verdict is one of
---   fire      the intent is on record under token: write, then finish_effect
+--   fire      the intent is on record under token: write, leaving detail as the mark, then finish_effect
 --   done      it happened already; outcome holds what came of it
 --   wait      another writer may still be at it, for so many seconds
---   look      its writer did not come back: look at the far side, then finish_effect or refire_effect with token
+--   look      its writer did not come back: look for the mark (detail), then finish_effect or refire_effect with token
+--   noted     p_fire_seconds is NULL, the caller cannot write: the intent is on record, somebody else may begin it
 --   conflict  the key stands for another request
---   refused   no approval of exactly this request stands
+--   refused   no approval of exactly this request of this owner stands
 --   stopped   the kill switch is thrown (detail: its reason)
 --   fenced    the task is no longer the caller's
 CREATE FUNCTION backbeat.begin_effect(
@@ -55,6 +58,7 @@ AS $$
 DECLARE
     v_token bigint := nextval('leases');
     v_effect side_effects;
+    v_mark text;
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
@@ -69,17 +73,18 @@ BEGIN
         IF FOUND THEN
             RETURN;
         END IF;
-        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash) THEN
+        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;
-        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fire_until, traceparent, intended_at)
+        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
         VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
-                clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
-        ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + 1, error = NULL
-        WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash;
+                (p_fire_seconds IS NOT NULL)::integer, clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
+        ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + excluded.fires, error = NULL
+        WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash
+        RETURNING e.mark INTO v_mark;
         IF FOUND THEN
-            RETURN QUERY SELECT 'fire', v_token, NULL::jsonb, NULL::double precision, NULL::text;
+            RETURN QUERY SELECT CASE WHEN p_fire_seconds IS NULL THEN 'noted' ELSE 'fire' END, v_token, NULL::jsonb, NULL::double precision, v_mark;
             RETURN;
         END IF;
         SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
@@ -91,23 +96,25 @@ BEGIN
         RETURN QUERY SELECT 'done', NULL::bigint, v_effect.outcome, NULL::double precision, NULL::text;
     ELSIF v_effect.fire_until > clock() THEN
         RETURN QUERY SELECT 'wait', NULL::bigint, NULL::jsonb, extract(epoch FROM v_effect.fire_until - clock())::double precision, NULL::text;
+    ELSIF p_fire_seconds IS NULL THEN
+        RETURN QUERY SELECT 'noted', NULL::bigint, NULL::jsonb, NULL::double precision, v_effect.mark;
     ELSE
         -- A short window for the look itself, so that two who look do not both fire.
         UPDATE side_effects e SET status = 'unknown', token = v_token, fire_until = clock() + make_interval(secs => p_fire_seconds) WHERE e.key = p_key;
-        RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, NULL::text;
+        RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, v_effect.mark;
     END IF;
 END
 $$;
 
 -- Records that the far write happened. Whoever saw its outcome may say so, with an old token too: it is a fact.
 -- True when this wrote it; the first outcome stands.
-CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_by text DEFAULT NULL) RETURNS boolean
+CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean DEFAULT false) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
 BEGIN
-    UPDATE side_effects SET status = 'done', outcome = coalesce(p_outcome, '{}'), done_at = clock(), error = NULL, resolved_by = p_by
-    WHERE key = p_key AND status <> 'done';
+    UPDATE side_effects SET status = 'done', outcome = coalesce(p_outcome, '{}'), done_at = clock(), error = NULL,
+        resolved_by = CASE WHEN p_read_back THEN 'read-back' END WHERE key = p_key AND status <> 'done';
     IF FOUND THEN
         PERFORM release_held('effect', p_key);
         RETURN true;
@@ -118,7 +125,7 @@ $$;
 
 -- The far write certainly did not happen (it was refused, never sent, or a look found nothing): the holder of the token
 -- may fire within the window it names, or with 0 seconds gives the effect back, and whoever begins it next fires.
-CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text, p_by text DEFAULT NULL) RETURNS boolean
+CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
@@ -127,17 +134,38 @@ BEGIN
         RETURN false;
     END IF;
     UPDATE side_effects
-    SET status = 'intended', error = p_error, resolved_by = p_by,
+    SET status = 'intended', error = p_error, resolved_by = NULL,
         fire_until = CASE WHEN p_fire_seconds > 0 THEN clock() + make_interval(secs => p_fire_seconds) END,
         fires = fires + CASE WHEN p_fire_seconds > 0 THEN 1 ELSE 0 END
-    WHERE key = p_key AND status <> 'done' AND (token = p_token OR p_token IS NULL)
-      -- A person may speak only when no writer and no looker can be at it any more.
-      AND (p_by IS NULL OR (fire_until > clock()) IS NOT TRUE);
-    IF FOUND AND p_by IS NOT NULL THEN
-        PERFORM release_held('effect', p_key);
-    END IF;
+    WHERE key = p_key AND status <> 'done' AND token = p_token;
     RETURN FOUND;
 END
 $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.begin_effect, backbeat.finish_effect, backbeat.refire_effect TO backbeat_worker;
+-- What stands in an open effect's way, for people to read; it changes nothing else.
+CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
+LANGUAGE sql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+AS $$ UPDATE side_effects SET error = left(p_error, 2000) WHERE key = p_key AND status <> 'done' $$;
+
+-- The word of a person who looked at the far side: this came of it, or (p_outcome NULL) it certainly did not happen and may
+-- be fired. False when it is done, or while a writer or a looker may be at it.
+CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+AS $$
+BEGIN
+    UPDATE side_effects SET status = CASE WHEN p_outcome IS NULL THEN 'intended' ELSE 'done' END, outcome = p_outcome, resolved_by = p_by,
+        error = CASE WHEN p_outcome IS NULL THEN p_reason END, done_at = CASE WHEN p_outcome IS NOT NULL THEN clock() END, fire_until = NULL
+    WHERE key = p_key AND status <> 'done' AND (fire_until > clock()) IS NOT TRUE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM release_held('effect', p_key);
+    PERFORM audit(session_user, 'effect.resolved', p_key, jsonb_build_object('outcome', p_outcome, 'reason', p_reason, 'by', p_by));
+    RETURN true;
+END
+$$;
+
+GRANT EXECUTE ON FUNCTION backbeat.begin_effect, backbeat.finish_effect, backbeat.refire_effect, backbeat.note_effect TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.resolve_effect TO backbeat_operator;

@@ -108,7 +108,7 @@ CREATE TABLE backbeat.approval_requests (
     step text NOT NULL CHECK (step <> ''),
     tenant text NOT NULL,
     title text NOT NULL CHECK (length(title) BETWEEN 1 AND 300),
-    -- Exactly what will be done, {"effect": kind, "request": ...}, and the sha256 of its canonical form.
+    -- Exactly what will be done, {"effect": kind, "request": ...}; hash is the sha256 of it with the title, in canonical form.
     payload jsonb NOT NULL CHECK (payload - '{effect,request}'::text[] = '{}' AND jsonb_typeof(payload -> 'effect') = 'string' AND payload ? 'request'),
     hash text NOT NULL CHECK (hash ~ '^[0-9a-f]{64}$'),
     policy jsonb NOT NULL CONSTRAINT policy_is_sound CHECK (backbeat.policy_problem(policy) IS NULL),
@@ -184,8 +184,8 @@ CREATE TABLE backbeat.api_tokens (
     expires_at timestamptz CHECK (expires_at > created_at),
     revoked_at timestamptz
 );
-REVOKE SELECT ON backbeat.api_tokens FROM backbeat_worker;
-GRANT SELECT (id, user_name, groups, created_at, created_by, expires_at, revoked_at) ON backbeat.api_tokens TO backbeat_worker;
+REVOKE SELECT ON backbeat.api_tokens FROM backbeat_worker, backbeat_operator;
+GRANT SELECT (id, user_name, groups, created_at, created_by, expires_at, revoked_at) ON backbeat.api_tokens TO backbeat_worker, backbeat_operator;
 
 CREATE FUNCTION backbeat.audit_hash(
     p_prev bytea, p_id bigint, p_at timestamptz, p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bytea
@@ -397,27 +397,29 @@ BEGIN
 END
 $$;
 
--- Asks for a decision on exactly p_payload. A second call for the same step answers with the first one's row.
-CREATE FUNCTION backbeat.create_approval(
-    p_workflow uuid, p_step text, p_title text, p_payload jsonb, p_hash text, p_policy jsonb, p_seconds double precision
-) RETURNS SETOF backbeat.approval_requests
+-- Asks for a decision on exactly what the workflow's input says, by the rule that stands there: no caller can name another.
+-- p_hash is of title and payload; a wrong one makes the request undecidable, since approvers sign what they are shown.
+-- A second call for the same step answers with the first one's row.
+CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text) RETURNS SETOF backbeat.approval_requests
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
 DECLARE
     v_workflow orchestrated_workflows;
-    v_id uuid;
+    v_request approval_requests;
     v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
         v_now := clock();
         INSERT INTO approval_requests (id, workflow_id, step, tenant, title, payload, hash, policy, requested_at, deadline)
-        VALUES (uuid7(), p_workflow, p_step, v_workflow.tenant, p_title, p_payload, p_hash, p_policy, v_now, v_now + make_interval(secs => p_seconds))
-        RETURNING id INTO v_id;
-        UPDATE orchestrated_workflows SET deadline = v_now + make_interval(secs => p_seconds), updated_at = v_now WHERE id = p_workflow;
-        PERFORM audit('(workflow)', 'approval.requested', v_id::text,
-            jsonb_build_object('workflow', p_workflow, 'step', p_step, 'title', p_title, 'hash', p_hash, 'policy', p_policy));
+        SELECT uuid7(), p_workflow, p_step, v_workflow.tenant, i.title, jsonb_build_object('effect', i.effect, 'request', i.request),
+               p_hash, i.policy, v_now, v_now + make_interval(secs => i.deadline_seconds)
+        FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, policy jsonb, deadline_seconds double precision)
+        RETURNING * INTO v_request;
+        UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
+        PERFORM audit('(workflow)', 'approval.requested', v_request.id::text, jsonb_build_object(
+            'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_request.policy));
     END IF;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
 END
@@ -534,13 +536,13 @@ BEGIN
 END
 $$;
 
--- For begin_effect: true while this approval of exactly this hash stands, and nothing can change that before it commits.
-CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text) RETURNS boolean
+-- For begin_effect: true while this approval of exactly this hash stands for this workflow; nothing changes that before it commits.
+CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = backbeat, pg_temp
 AS $$
 BEGIN
-    PERFORM FROM approval_requests WHERE id = p_approval AND state = 'approved' AND hash = p_hash FOR SHARE;
+    PERFORM FROM approval_requests WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow FOR SHARE;
     RETURN FOUND;
 END
 $$;
@@ -573,6 +575,18 @@ BEGIN
 END
 $$;
 
+-- Ends a task from outside, as an operator may.
+CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+AS $$
+BEGIN
+    PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
+    RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
+END
+$$;
+
+GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit TO backbeat_operator;
 GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,
     backbeat.settle_outbox, backbeat.project_state, backbeat.workflows_to_check, backbeat.restart_workflow,
     backbeat.create_approval, backbeat.decide, backbeat.close_if_pending TO backbeat_worker;

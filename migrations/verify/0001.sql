@@ -7,6 +7,7 @@ BEGIN
         'the ledger of migrations';
     ASSERT pg_catalog.has_schema_privilege('backbeat_worker', 'backbeat', 'USAGE')
         AND NOT pg_catalog.has_schema_privilege('backbeat_worker', 'backbeat', 'CREATE'), 'the worker role';
+    ASSERT pg_catalog.has_schema_privilege('backbeat_operator', 'backbeat', 'USAGE'), 'the operator role';
     ASSERT pg_catalog.has_table_privilege('backbeat_worker', 'backbeat.schema_migrations', 'SELECT')
         AND NOT pg_catalog.has_table_privilege('backbeat_worker', 'backbeat.schema_migrations', 'INSERT, UPDATE, DELETE'),
         'the worker role reads and does not write';

@@ -4,4 +4,5 @@ SELECT
     'backbeat.side_effects'::regclass, 'backbeat.side_effects_open'::regclass, 'backbeat.side_effects_origin'::regclass;
 
 SELECT
-    'backbeat.begin_effect'::regproc, 'backbeat.finish_effect'::regproc, 'backbeat.refire_effect'::regproc;
+    'backbeat.begin_effect'::regproc, 'backbeat.finish_effect'::regproc, 'backbeat.refire_effect'::regproc,
+    'backbeat.note_effect'::regproc, 'backbeat.resolve_effect'::regproc;

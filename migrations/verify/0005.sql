@@ -14,7 +14,7 @@ SELECT
     'backbeat.project_state'::regproc, 'backbeat.workflows_to_check'::regproc, 'backbeat.restart_workflow'::regproc,
     'backbeat.create_approval'::regproc, 'backbeat.signer'::regproc, 'backbeat.decide'::regproc,
     'backbeat.close_if_pending'::regproc, 'backbeat.require_approved'::regproc, 'backbeat.create_token'::regproc,
-    'backbeat.revoke_token'::regproc;
+    'backbeat.revoke_token'::regproc, 'backbeat.cancel_task'::regproc;
 
 DO $$
 BEGIN

@@ -5,18 +5,20 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from shared.db.pool import Database
 from shared.db.queries import load
-from shared.errors import NotFoundError
+from shared.errors import BackbeatError, InputError, NotFoundError
+from shared.ids import payload_hash
 
 _SQL = load("approvals")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody is asked to let happen: `payload` is exactly that, `hash` the sha256 of its canonical form."""
+    """What somebody is asked to let happen: `payload` is exactly that, `hash` what Postgres has of `content_hash`."""
 
     id: UUID
     title: str
@@ -37,6 +39,11 @@ class Request:
     origin_id: UUID
     parent_task: UUID | None
     traceparent: str
+
+    @property
+    def content_hash(self) -> str:
+        """Of what this shows, not read from the row: Postgres refuses a decision when the two differ."""
+        return content_hash(self.title, self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +82,25 @@ async def policy_problem(db: Database, policy: Any) -> str | None:
     return problem
 
 
-async def create(db: Database, workflow: UUID, step: str, content: dict[str, Any], content_hash: str) -> Request:
-    """Ask for a decision, once per step of a workflow: later calls answer with the first one's request.
+def content_hash(title: str, payload: dict[str, Any]) -> str:
+    """What approvers sign: the sha256 of the canonical form of everything they are shown, {title, effect, request}.
 
-    `content` has title, payload, policy and seconds (until the deadline). Raises NotFoundError when
-    the workflow has ended.
+    Raises ValueError when it has no canonical form.
     """
-    params = {
-        "workflow": workflow,
-        "step": step,
-        "title": content["title"],
-        "payload": Jsonb(content["payload"]),
-        "hash": content_hash,
-        "policy": Jsonb(content["policy"]),
-        "seconds": content["seconds"],
-    }
-    rows = await db.rows(_SQL["create"], params)
+    return payload_hash({"title": title, **payload})
+
+
+async def create(db: Database, workflow: UUID, step: str, shown_hash: str) -> Request:
+    """Ask for a decision on what the workflow's input says, once per step: later calls answer with the first's request.
+
+    Raises NotFoundError when the workflow has ended, InputError when its input asks for nothing that could be decided.
+    """
+    try:
+        rows = await db.rows(_SQL["create"], {"workflow": workflow, "step": step, "hash": shown_hash})
+    except BackbeatError as error:
+        if isinstance(error.__cause__, psycopg.IntegrityError | psycopg.DataError):
+            raise InputError(f"the escalation: {error.what}", fix="Correct the task that escalates") from error
+        raise
     if not rows:
         raise NotFoundError(f"workflow {workflow} has ended or never was", fix="Nothing is left to approve")
     return await get(db, rows[0]["id"])

@@ -29,7 +29,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Postgres' answer: fire, done, wait, look, conflict, refused, stopped or fenced (see `backbeat.begin_effect`)."""
+    """Postgres' answer: fire, done, wait, look, noted, conflict, refused, stopped or fenced, as its function says."""
 
     verdict: str
     token: int
@@ -37,9 +37,17 @@ class Verdict:
     wait_seconds: float
     detail: str
 
+    @property
+    def mark(self) -> str:
+        """Of fire and look: what the far write leaves behind, and nobody else can."""
+        return self.detail
 
-async def begin_effect(db: Database, intent: Intent, fire_seconds: float) -> Verdict:
-    """Put the intent on record. `fire_seconds` bounds the far write, from now until it ended or was abandoned."""
+
+async def begin_effect(db: Database, intent: Intent, fire_seconds: float | None) -> Verdict:
+    """Put the intent on record. `fire_seconds` bounds the far write, from now until it ended or was abandoned.
+
+    None: the caller cannot write at all, and only notes that it is wanted.
+    """
     row = await db.row(
         _SQL["begin_effect"],
         {
@@ -59,18 +67,21 @@ async def begin_effect(db: Database, intent: Intent, fire_seconds: float) -> Ver
     return Verdict(row["verdict"], row["token"] or 0, row["outcome"], row["wait_seconds"] or 0.0, row["detail"] or "")
 
 
-async def finish_effect(db: Database, key: str, outcome: Any, by: str | None = None) -> bool:
+async def finish_effect(db: Database, key: str, outcome: Any, *, read_back: bool = False) -> bool:
     """Record that it happened; False when that was known already."""
-    params = {"key": key, "outcome": storable(outcome), "by": by}
+    params = {"key": key, "outcome": storable(outcome), "read_back": read_back}
     return bool((await db.row(_SQL["finish_effect"], params))["written"])
 
 
-async def refire_effect(
-    db: Database, key: str, token: int | None, fire_seconds: float, error: str, by: str | None = None
-) -> bool:
+async def refire_effect(db: Database, key: str, token: int, fire_seconds: float, error: str) -> bool:
     """Say that it certainly did not happen; True when the caller may fire now (`fire_seconds` > 0)."""
-    params = {"key": key, "token": token, "fire_seconds": fire_seconds, "error": clean(error), "by": by}
+    params = {"key": key, "token": token, "fire_seconds": fire_seconds, "error": clean(error)}
     return bool((await db.row(_SQL["refire_effect"], params))["granted"])
+
+
+async def note_effect(db: Database, key: str, error: str) -> None:
+    """Put on record what stands in an open effect's way, for people to read."""
+    await db.rows(_SQL["note_effect"], {"key": key, "error": clean(error)})
 
 
 async def list_effects(db: Database, status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:

@@ -62,6 +62,12 @@ async def story(db: Database, task: UUID) -> Story:
     )
 
 
+async def ids(db: Database, kind: str, prefix: str) -> list[str]:
+    """The first few ids of a kind (task, request, token) that begin with these hexadecimal digits."""
+    bounds = {"low": str(UUID(prefix.ljust(32, "0"))), "high": str(UUID(prefix.ljust(32, "f")))}
+    return [row["id"] for row in await db.rows(_SQL[f"ids_of_{kind}"], bounds)]
+
+
 async def effect(db: Database, key: str) -> Row:
     """One effect. `busy_seconds` is how long its writer may still be at it. Raises NotFoundError."""
     rows = await db.rows(_SQL["effect"], {"key": key})

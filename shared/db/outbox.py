@@ -6,10 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from shared.db.pool import Database
 from shared.db.queries import load
+from shared.db.text import clean, storable
 from shared.errors import NotFoundError
 
 _SQL = load("outbox")
@@ -106,9 +105,9 @@ async def project(db: Database, workflow_id: UUID, state: State) -> bool:
         "seq": state.seq,
         "status": state.status,
         "run_id": state.run_id,
-        "waiting_for": state.waiting_for,
-        "result": None if state.result is None else Jsonb(state.result),
-        "error": state.error,
+        "waiting_for": clean(state.waiting_for),
+        "result": None if state.result is None else storable(state.result),
+        "error": clean(state.error),
     }
     return bool((await db.row(_SQL["project"], params))["written"])
 

@@ -1,8 +1,9 @@
 """The way to Postgres: a small pool of autocommit connections without session state.
 
 Each call is one statement and so one short transaction; PgBouncer in transaction mode may stand between.
-A lost connection is tried again for a bounded time: what changes a row names its lease or key, so telling it twice
-changes it once, and a claim told twice leaves the first one's rows to the reaper.
+What may pass is tried again for a bounded time (a lost connection, a restart, a full disk, a deadlock): what changes a
+row names its lease or key, so telling it twice changes it once, and a claim told twice leaves the first one's rows to
+the reaper. Whatever else Postgres refuses, it would refuse again.
 """
 
 import random
@@ -13,7 +14,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from shared import clock
 from shared.errors import (
@@ -28,6 +29,8 @@ from shared.errors import (
 
 PATIENCE = 15.0  # seconds a statement is repeated while Postgres restarts
 CONNECT_TIMEOUT = 5.0  # seconds
+PASSING = ("08", "40", "53", "57")  # SQLSTATE classes: connection, rollback, resources, operator intervention
+AWAY = "Check database_url and that it runs"
 MINIMUM_SCHEMA = "0005"
 
 type_of_pool = AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]
@@ -51,12 +54,10 @@ class Database:
             try:
                 async with self.pool.connection(timeout=CONNECT_TIMEOUT) as connection:
                     return await (await connection.execute(query, params)).fetchall()
-            except (psycopg.OperationalError, PoolTimeout) as error:
-                if clock.monotonic() >= deadline:
+            except psycopg.Error as error:
+                if not passes(error) or clock.monotonic() >= deadline:
                     raise translate(error) from error
                 await clock.sleep(random.uniform(0.05, 0.3))  # noqa: S311
-            except psycopg.Error as error:
-                raise translate(error) from error
 
     async def row(self, query: LiteralString, params: Mapping[str, Any] | None = None) -> DictRow:
         """Run a statement that returns exactly one row."""
@@ -65,8 +66,8 @@ class Database:
 
 
 @asynccontextmanager
-async def connect(url: str, max_size: int = 4, patience: float = PATIENCE) -> AsyncIterator[Database]:
-    """A database for the length of a block. Raises UnavailableError when Postgres does not answer."""
+async def connect(url: str, max_size: int = 4, patience: float = PATIENCE, away: str = AWAY) -> AsyncIterator[Database]:
+    """A database for the length of a block. Raises UnavailableError, advising `away`, when Postgres does not answer."""
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
@@ -79,14 +80,14 @@ async def connect(url: str, max_size: int = 4, patience: float = PATIENCE) -> As
         await pool.open(wait=True, timeout=CONNECT_TIMEOUT)
     except PoolTimeout as error:
         await pool.close()
-        raise await _reason(url) or translate(error) from error
+        raise await _reason(url, away) or translate(error, away) from error
     try:
         yield Database(pool, patience)
     finally:
         await pool.close()
 
 
-async def _reason(url: str) -> BackbeatError | None:
+async def _reason(url: str, away: str) -> BackbeatError | None:
     """Why nobody gets a connection: the pool only knows that it took too long."""
     try:
         await (await psycopg.AsyncConnection.connect(url, connect_timeout=int(CONNECT_TIMEOUT))).close()
@@ -96,7 +97,7 @@ async def _reason(url: str) -> BackbeatError | None:
             return AuthError("Postgres refuses this user or password", fix="Correct database_url")
         if "database" in text and "does not exist" in text:
             return ConfigError(text.strip().splitlines()[-1], fix="Create it, or correct database_url")
-        return translate(error)
+        return translate(error, away)
     return None
 
 
@@ -124,7 +125,14 @@ async def schema_version(db: Database) -> str:
     return row["version"] or ""
 
 
-def translate(error: Exception) -> BackbeatError:
+def passes(error: psycopg.Error) -> bool:
+    """Whether the same statement may succeed in a moment. A lost connection has no SQLSTATE."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError) and not isinstance(error, PoolClosed)
+    return error.sqlstate.startswith(PASSING)
+
+
+def translate(error: Exception, away: str = AWAY) -> BackbeatError:
     """The error of ours that says what psycopg's means to a person."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     match getattr(error, "sqlstate", None):
@@ -138,6 +146,6 @@ def translate(error: Exception) -> BackbeatError:
             return SchemaError(f"the schema does not fit this program: {text}", fix="Run `backbeat migrate up`")
         case "42501":
             return SchemaError(f"this login may not do that: {text}", fix="Grant it the role backbeat_worker")
-    if isinstance(error, psycopg.OperationalError | PoolTimeout):
-        return UnavailableError(f"Postgres does not answer: {text}", fix="Check database_url and that it runs")
+    if isinstance(error, psycopg.Error) and passes(error):
+        return UnavailableError(f"Postgres does not answer: {text}", fix=away)
     return BackbeatError(f"Postgres refused: {text}")

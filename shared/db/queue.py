@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from shared import clock
 from shared.db.pool import Database
 from shared.db.queries import load
 from shared.db.text import storable
@@ -205,6 +206,12 @@ async def switches(db: Database) -> dict[str, str]:
     return {row["name"]: row["reason"] for row in await db.rows(_SQL["switches"])}
 
 
+def _moment(until: datetime) -> str:
+    """A century is as good as never, and a year past 9999 fits into Postgres and into no Python that reads it."""
+    never = clock.wall() + timedelta(days=36_500)
+    return min(until if until.tzinfo else until.replace(tzinfo=UTC), never).isoformat()
+
+
 def _row(outcome: Outcome) -> dict[str, Any]:
     match outcome:
         case Succeed(result):
@@ -214,9 +221,9 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         case Release(reason, after):
             return {"outcome": "release", "reason": reason, "error": reason, "after": after}
         case Snooze(until):
-            return {"outcome": "snooze", "until": until.isoformat()}
+            return {"outcome": "snooze", "until": _moment(until)}
         case Hold(reason, key, until):
-            return {"outcome": "hold", "reason": reason, "key": key, "until": until.isoformat() if until else None}
+            return {"outcome": "hold", "reason": reason, "key": key, "until": until and _moment(until)}
         case Dead(error_class, error):
             return {"outcome": "dead", "error_class": error_class, "error": error}
         case Escalate(workflow, body, result):

@@ -13,7 +13,7 @@ from shared.errors import ConfigError, UnavailableError
 from shared.execution.context import Context
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
-from shared.execution.spans import process_span
+from shared.execution.spans import process_span, retold_enqueue_span
 from shared.llm.classify import backoff
 
 OUTCOMES = (Succeed, Retry, Release, Snooze, Hold, Dead, Escalate)
@@ -22,9 +22,12 @@ OUTCOMES = (Succeed, Retry, Release, Snooze, Hold, Dead, Escalate)
 async def attempt(env: Environment, task: Task) -> Outcome | None:
     """Run a claimed task and say how it ended; None when its lease was lost and nobody wants to know.
 
-    The span of the attempt is recorded, not flushed.
+    The span of the attempt is recorded, not flushed; with the first attempt that of the enqueuer too, who may have
+    died between its commit and its flush.
     """
     started = clock.wall_ns()
+    if task.attempts == 1:
+        env.telemetry.record(retold_enqueue_span(task))
     try:
         outcome = await _run(env, task, env.registry.tasks[task.name])
     except asyncio.CancelledError:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from shared import clock
 from shared.db import calls
 from shared.db.queue import Task
+from shared.db.text import clean
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
@@ -31,6 +32,7 @@ from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_
 T = TypeVar("T", bound=BaseModel)
 
 TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queue
+LONGEST_KEY = 500  # bytes
 AGAIN = "#again"  # behind the key of a call whose answer was sent back
 CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
 RESERVATION_WAIT = 0.25  # seconds between looks while only other calls' reservations are in the way
@@ -60,6 +62,7 @@ async def model_call(env: Environment, task: Task, ask: Ask) -> Any:
 
     Returns an instance of `ask.output`. Raises Interrupt with the attempt's outcome when it cannot be had now.
     """
+    _check_key(ask.key)
     try:
         return await _answer(env, task, ask)
     except OutputInvalidError as error:
@@ -69,6 +72,18 @@ async def model_call(env: Environment, task: Task, ask: Ask) -> Any:
     except OutputInvalidError as error:
         after = backoff(task.attempts, env.rng)
         raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {error}", after)) from error
+
+
+def _check_key(key: str) -> None:
+    """A key that Postgres cannot store would be refused at every attempt."""
+    size = len(key.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= LONGEST_KEY:
+        error = f"a call's key has 1 to {LONGEST_KEY} bytes, this one {size}: {key[:60]!r}"
+    elif clean(key) != key:
+        error = f"a call's key holds NUL or a lone surrogate: {key[:60]!r}"
+    else:
+        return
+    raise Interrupt(Dead("invalid_key", error))
 
 
 async def _answer(env: Environment, task: Task, ask: Ask) -> Any:

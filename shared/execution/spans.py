@@ -27,21 +27,42 @@ def enqueue_span(
 ) -> SpanRecord:
     """The producer's span; the row's `traceparent` names it."""
     parent = parse_traceparent(caller) if caller else None
+    trace = parent.trace_id if parent else trace_id("task", task_id)
+    times = started, clock.wall_ns()
+    who = definition.name, definition.version, definition.tier, tenant
+    return _enqueue(task_id, origin or task_id, trace, parent.span_id if parent else None, times, who)
+
+
+def retold_enqueue_span(task: Any) -> SpanRecord:
+    """The same span as the row tells it (its columns as attributes): whoever enqueued it may have died since.
+
+    It does not know the caller's span; where both are told, the producer's own is shown.
+    """
+    trace, at = parse_traceparent(task.traceparent).trace_id, _ns(task.created_at)
+    return _enqueue(
+        task.id, task.origin_id, trace, None, (at, at), (task.workflow, task.version, task.tier, task.tenant)
+    )
+
+
+def _enqueue(
+    task_id: UUID, origin: UUID, trace: str, parent: str | None, times: tuple[int, int], who: tuple[str, int, str, str]
+) -> SpanRecord:
+    workflow, version, tier, tenant = who
     return SpanRecord(
-        name=f"enqueue {definition.name}",
+        name=f"enqueue {workflow}",
         kind="producer",
-        trace_id=parent.trace_id if parent else trace_id("task", task_id),
+        trace_id=trace,
         span_id=span_id("enqueue", task_id),
-        parent_span_id=parent.span_id if parent else None,
-        start_ns=started,
-        end_ns=clock.wall_ns(),
+        parent_span_id=parent,
+        start_ns=times[0],
+        end_ns=times[1],
         attributes={
-            "backbeat.workflow": definition.name,
-            "backbeat.version": definition.version,
+            "backbeat.workflow": workflow,
+            "backbeat.version": version,
             "backbeat.task_id": str(task_id),
-            "backbeat.origin_id": str(origin or task_id),
+            "backbeat.origin_id": str(origin),
             "backbeat.tenant": tenant,
-            "backbeat.tier": definition.tier,
+            "backbeat.tier": tier,
         },
     )
 

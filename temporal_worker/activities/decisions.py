@@ -7,10 +7,11 @@ from temporalio import activity
 
 from shared.db import approvals, outbox
 from shared.db.approvals import Ballot, Request
-from shared.errors import InputError
+from shared.db.outbox import State
+from shared.errors import DefinitionError, InputError
 from shared.execution.environment import Environment
 from shared.execution.spans import escalate_span
-from shared.ids import parse_traceparent, payload_hash, span_id
+from shared.ids import parse_traceparent, span_id
 from shared.telemetry.spans import SpanRecord
 from temporal_worker.activities import temporal_errors
 from temporal_worker.messages import Standing, Start, Submission
@@ -31,10 +32,12 @@ class Decisions:
         with temporal_errors():
             row = await outbox.workflow(self._env.db, UUID(start.id))
             self._env.telemetry.record(escalate_span(self._env, row))
-            content = await self._content(row.input)
-            request = await approvals.create(self._env.db, row.id, STEP, content, payload_hash(content["payload"]))
+            shown = await self._shown(row.input)
+            seq = start.state_seq + activity.info().attempt
+            await self._loaded(row.id, row.input["effect"], seq)
+            request = await approvals.create(self._env.db, row.id, STEP, shown)
             self._record(request, "approval.requested")
-            return Standing(str(request.id), request.state, request.seconds_left)
+            return Standing(str(request.id), request.state, request.seconds_left, seq - 1)
 
     @activity.defn(name="close_if_pending")
     async def close_if_pending(self, request_id: str) -> Standing:
@@ -64,24 +67,32 @@ class Decisions:
             activity.logger.warning("decide signal for %s refused: %s", submission.request_id, verdict.verdict)
         return verdict.accepted
 
-    async def _content(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The request an escalation asks for. Raises InputError naming the field that is wrong."""
+    async def _shown(self, given: dict[str, Any]) -> str:
+        """The hash of what an escalation asks for. Raises InputError naming the field that is wrong."""
         title, kind, seconds = given.get("title"), given.get("effect"), given.get("deadline_seconds")
         if not isinstance(title, str) or not 1 <= len(title) <= 300:
             raise _wrong("title", "must be a text of 1 to 300 characters")
-        if kind not in self._env.registry.effects:
-            raise _wrong(
-                "effect",
-                f"no loaded module defines {kind!r}; loaded: {', '.join(self._env.registry.effects) or 'none'}",
-            )
+        if not isinstance(kind, str):
+            raise _wrong("effect", "must be the name of an effect")
         if not isinstance(given.get("request"), dict):
             raise _wrong("request", "must be an object")
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= LONGEST:
-            raise _wrong("deadline_seconds", f"must be above 0 and at most {LONGEST:.0f}")
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 1 <= seconds <= LONGEST:
+            raise _wrong("deadline_seconds", f"must be from 1 to {LONGEST:.0f}")
         if problem := await approvals.policy_problem(self._env.db, given.get("policy")):
             raise _wrong("policy", problem)
-        payload = {"effect": kind, "request": given["request"]}
-        return {"title": title, "payload": payload, "policy": given["policy"], "seconds": seconds}
+        try:
+            return approvals.content_hash(title, {"effect": kind, "request": given["request"]})
+        except (ValueError, RecursionError) as error:
+            raise _wrong("request", f"has no canonical form: {error}") from error
+
+    async def _loaded(self, workflow: UUID, kind: str, seq: int) -> None:
+        """Raises DefinitionError where this worker could not do it: another may, or its next release. People see it."""
+        if kind in self._env.registry.effects:
+            return
+        wanted = f"a worker that has loaded the effect {kind!r}"
+        await outbox.project(self._env.db, workflow, State(seq, "waiting", activity.info().workflow_run_id, wanted))
+        loaded = ", ".join(self._env.registry.effects) or "none"
+        raise DefinitionError(f"no loaded module defines the effect {kind!r}", fix=f"Loaded: {loaded}")
 
     def _record(self, request: Request, name: str) -> None:
         """One span an event, its id and time from the row: told twice, it is still one span."""

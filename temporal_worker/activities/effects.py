@@ -14,7 +14,6 @@ from shared.db import approvals
 from shared.db.effects import Intent
 from shared.execution.effects import EffectOutcome, EffectRefusedError, perform_effect
 from shared.execution.environment import Environment
-from shared.ids import payload_hash
 from temporal_worker.activities import temporal_errors
 from temporal_worker.constants import EFFECT_HEARTBEAT
 from temporal_worker.messages import EffectReport
@@ -37,7 +36,7 @@ class Effects:
                 key=f"{request.workflow_id}:effect",
                 kind=request.payload["effect"],
                 request=request.payload["request"],
-                request_hash=payload_hash(request.payload),
+                request_hash=request.content_hash,
                 owner_kind="workflow",
                 owner=request.workflow_id,
                 lease=None,

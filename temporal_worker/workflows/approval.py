@@ -80,7 +80,7 @@ class ApproveEffect:
 
     async def _decision(self, start: Start) -> Standing:
         standing = await _quick("create_request", start, Standing)
-        self._request = standing.request_id
+        self._request, self._seq = standing.request_id, max(self._seq, standing.seq)
         if standing.state == "pending":
             await self._project("waiting", waiting_for=f"approval {standing.request_id}")
         while standing.state == "pending":

@@ -37,7 +37,7 @@ SAME = {
 @pytest.mark.xdist_group("demo")
 def test_totals_survive_kills_of_everything(tmp_path: Path, seed: int) -> None:
     directory = tmp_path / "var"
-    command = [sys.executable, "-m", "examples.code_review.demo", "--dir", str(directory), "--commits", "0"]
+    command = [sys.executable, "-m", "examples.code_review", "--dir", str(directory), "--commits", "0"]
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
     demo = subprocess.Popen(
         [*command, "--latency", "0.2-0.6"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE

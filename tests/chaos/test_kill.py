@@ -1,12 +1,16 @@
 """kill -9 a tick at each labelled step; then healthy ticks drain what is left, and the books balance."""
 
+import signal
+import subprocess
+import sys
 from random import Random
 
 import pytest
 
 from tests.chaos.conftest import soaking
 from tests.chaos.support import books
-from tests.chaos.support.rig import Rig
+from tests.chaos.support.rig import WORK, Rig
+from tests.support.tree import ROOT
 
 # How often each step is surely reached with three tasks of each kind: the occurrence that kills is drawn from that.
 STEPS = {
@@ -35,4 +39,23 @@ def test_a_tick_killed_at_any_step_loses_and_repeats_nothing(rig: Rig, seed: int
         rig.tick(doom=(step, dice.randint(1, STEPS[step]))).is_killed()
         rig.drain()
     books.balance(rig, ids)
+    books.spans_are_whole(rig)
+
+
+ENQUEUER = """
+import os, signal
+from backbeat.cli.main import main
+from shared.telemetry.recorder import SpoolTelemetry
+SpoolTelemetry.flush = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+main(["task", "enqueue", "single", "--payload", '{"n": 1}'])
+"""
+
+
+def test_an_enqueuer_killed_between_commit_and_flush_is_still_in_the_trace(rig: Rig) -> None:
+    done = subprocess.run([sys.executable, "-c", ENQUEUER], cwd=ROOT, env=rig.environ(WORK), capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list(rig.spool.glob("*")) == []
+    (task,) = [task for (task,) in rig.database.sql("SELECT id FROM backbeat.simple_tasks")]
+    rig.drain()
+    books.ended_once(rig, [task])
     books.spans_are_whole(rig)

@@ -29,8 +29,8 @@ TRACEPARENT = f"00-{'1' * 32}-{'2' * 16}-01"
 class Storm:
     """Random calls of the schema's functions on two workflows, two tenants, two tiers and three classes."""
 
-    def __init__(self, database: Database, db: Connection, seed: int) -> None:
-        self.database, self.db, self.dice = database, db, Random(seed)
+    def __init__(self, database: Database, db: Connection, desk: Connection, seed: int) -> None:
+        self.database, self.db, self.desk, self.dice = database, db, desk, Random(seed)
         self.running: list[Task] = []
         self.done = Counter[str]()
 
@@ -85,11 +85,11 @@ class Storm:
 
     async def finish(self) -> None:
         for task in self._some()[:1]:
-            await operate.cancel(self.db, task.id, "a test")
+            await operate.cancel(self.desk, task.id, "a test")
 
     async def cap(self) -> None:
         scope = self.dice.choice((("workflow", "alpha"), ("workflow", "beta"), ("tenant", "default")))
-        await operate.set_budget(self.db, *scope, Decimal(self.dice.randint(1, 9)), None, "test")
+        await operate.set_budget(self.desk, *scope, Decimal(self.dice.randint(1, 9)), None, "test")
 
     async def effect(self) -> None:
         for task in self._some()[:2]:
@@ -119,9 +119,12 @@ KEYS = [bytes([n]) * 32 for n in range(6)]
 
 async def test_no_order_of_calls_deadlocks(database: Database, seed: int) -> None:
     database.sql("INSERT INTO backbeat.tenants (id, weight) VALUES ('other', 2)")
-    async with pool.connect(database.worker_url, max_size=SESSIONS, patience=0.0) as db:
+    async with (
+        pool.connect(database.worker_url, max_size=SESSIONS, patience=0.0) as db,
+        pool.connect(database.operator_url, max_size=SESSIONS, patience=0.0) as desk,
+    ):
         await queue.register(db, "A", "cron", [tasks.definition("alpha"), tasks.definition("beta", tier="large")])
-        storms = [Storm(database, db, seed + n) for n in range(SESSIONS)]
+        storms = [Storm(database, db, desk, seed + n) for n in range(SESSIONS)]
         until = monotonic() + SECONDS
         results = await asyncio.gather(*(storm.blow(until) for storm in storms), return_exceptions=True)
     done = sum((storm.done for storm in storms), Counter[str]())

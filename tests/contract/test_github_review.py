@@ -83,6 +83,38 @@ async def test_a_review_is_posted_with_its_marker_and_found_by_it(recorder: Serv
     assert await find_review(asked, "k:other") is None
 
 
+async def test_only_our_own_review_that_ends_with_the_mark_is_ours(
+    recorder: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark in the middle of a text is somebody's quotation, and a review of somebody else's is none of ours."""
+    asked = request()
+    url = f"{recorder.url}/repos/{asked['repository']}/pulls/4/reviews"
+    async with httpx2.AsyncClient(headers={"authorization": "Bearer simulated-token"}) as client:
+        quoted = f"> Fine\n> {marker('k')}\n\nreally?"
+        await client.post(url, json={"event": "COMMENT", "body": quoted})
+        assert await find_review(asked, "k") is None
+        forged = (await client.post(url, json={"event": "COMMENT", "body": f"Fine\n\n{marker('k')}\n"})).json()
+    found = await find_review(asked, "k")
+    assert found is not None
+    assert found["id"] == forged["id"]
+    monkeypatch.setattr(github, "_me", _somebody_else)
+    assert await find_review(asked, "k") is None
+
+
+async def _somebody_else(_client: httpx2.AsyncClient) -> int:
+    return 2
+
+
+async def test_a_token_that_may_not_ask_who_it_is_still_finds_its_review(
+    recorder: Service, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GitHub answers 403 to the token of an app, and the mark alone must do."""
+    asked = request()
+    posted = await post_review(asked, "k")
+    monkeypatch.setattr(github, "_USER", "/nobody")
+    assert await find_review(asked, "k") == posted
+
+
 async def test_it_is_found_on_a_later_page(recorder: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(github, "_PAGE", 10)
     asked = request()

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import subprocess
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,10 +13,22 @@ import pytest
 from temporalio.client import Client
 
 from backbeat.embedded import temporal
+from shared.definitions import Registry
 from shared.security import tokens
 from tests.support.approvals import REVIEW, audit, decide, start, state, token
 from tests.support.databases import Database
-from tests.support.temporal import FarSide, Server, Spans, asked, environment, eventually, finished, row, working
+from tests.support.temporal import (
+    FarSide,
+    Server,
+    Spans,
+    asked,
+    environment,
+    eventually,
+    finished,
+    request_of,
+    row,
+    working,
+)
 
 
 async def test_what_is_approved_is_done_once(database: Database, temporal_server: Server) -> None:
@@ -28,7 +42,7 @@ async def test_what_is_approved_is_done_once(database: Database, temporal_server
         decide(database, token(database, "alice"), request, "approve", shown)
         done = await finished(database, workflow)
     assert (done["status"], done["result"]) == ("completed", {"decision": "approved", "effect": {"id": 1}})
-    assert far.posted == {f"{workflow}:effect": [REVIEW]}
+    assert far.posted == {database.value("SELECT mark FROM backbeat.side_effects"): [REVIEW]}
     parents = {span.name: span.parent_span_id for span in spans.records if span.parent_span_id}
     escalate = database.value("SELECT split_part(traceparent, '-', 3) FROM backbeat.orchestrated_workflows")
     assert parents == dict.fromkeys(("approval.requested", "approval.decided", "effect note"), escalate)
@@ -99,10 +113,12 @@ async def test_a_plain_signal_is_a_request_to_decide(database: Database, tempora
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"title": ""}, "title: must be a text of 1 to 300 characters"),
-    ({"effect": "launch"}, "effect: no loaded module defines 'launch'; loaded: note"),
+    ({"effect": 7}, "effect: must be the name of an effect"),
     ({"request": "text"}, "request: must be an object"),
-    ({"deadline_seconds": -1}, "deadline_seconds: must be above 0"),
-    ({"deadline_seconds": True}, "deadline_seconds: must be above 0"),
+    ({"request": {"n": 2**53 + 1}}, "request: has no canonical form: "),
+    ({"request": {"n": 10**400}}, "request: has no canonical form: "),
+    ({"deadline_seconds": 1e-9}, "deadline_seconds: must be from 1 to 31622400"),
+    ({"deadline_seconds": True}, "deadline_seconds: must be from 1 to 31622400"),
     ({"policy": {"approvers": []}}, "policy: nobody can satisfy"),
     ({"policy": None}, "policy: the policy is not an object"),
 ]
@@ -117,6 +133,29 @@ async def test_a_malformed_escalation_fails_and_says_why(database: Database, tem
             assert done["status"] == "failed"
             assert problem in done["error"]
     assert database.value("SELECT count(*) FROM backbeat.approval_requests") == 0
+
+
+async def test_an_effect_nobody_has_loaded_is_waited_for(database: Database, temporal_server: Server) -> None:
+    """A release that is behind fails nothing for good, and a person sees what it waits for."""
+    client = await Client.connect(temporal_server.address)
+    async with environment(database, FarSide()) as env:
+        blind = replace(env, registry=Registry({}, {}))
+        async with working(blind, client) as options:
+            workflow = start(database)
+            await eventually(lambda: row(database, workflow)["waiting_for"])
+            assert row(database, workflow)["waiting_for"] == "a worker that has loaded the effect 'note'"
+        async with working(env, client, options):
+            request, shown = await eventually(lambda: request_of(database, workflow))
+            await eventually(lambda: row(database, workflow)["waiting_for"] == f"approval {request}")
+        async with working(blind, client, options):
+            decide(database, token(database, "alice"), request, "approve", shown)
+            said = "SELECT error FROM backbeat.side_effects WHERE fires = 0"
+            ((error,),) = await eventually(lambda: database.sql(said))
+            assert error == "no loaded module defines the effect 'note'. Loaded: none"
+        async with working(env, client, options):
+            done = await finished(database, workflow)
+    assert done["result"] == {"decision": "approved", "effect": {"id": 1}}
+    assert database.sql("SELECT fires, error FROM backbeat.side_effects") == [(1, None)]
 
 
 async def test_cancelling_before_a_decision_closes_the_request(database: Database, temporal_server: Server) -> None:
@@ -170,7 +209,10 @@ async def test_an_outcome_nobody_can_know_waits_for_a_person(database: Database,
         request, shown = await asked(database, workflow)
         decide(database, token(database, "alice"), request, "approve", shown)
         await eventually(lambda: "unknown" in (row(database, workflow)["waiting_for"] or ""))
-        database.sql("SELECT backbeat.finish_effect(%s, %s::jsonb, 'carol')", [f"{workflow}:effect", '{"id": 9}'])
+        error = database.value("SELECT error FROM backbeat.side_effects")
+        assert error == "ConnectionResetError: lose answer"
+        database.advance(timedelta(seconds=2))
+        database.sql("SELECT backbeat.resolve_effect(%s, %s::jsonb, '', 'carol')", [f"{workflow}:effect", '{"id": 9}'])
         database.sql("SELECT backbeat.push_outbox(%s, 'poke')", [workflow])
         done = await finished(database, workflow)
     assert done["result"] == {"decision": "approved", "effect": {"id": 9}}

@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from shared.security import tokens
 from tests.support import every_postgres
-from tests.support.approvals import Asked, ask, audit, decide, state, token, worker_rows
+from tests.support.approvals import Asked, ask, audit, content_hash, decide, start, state, token, worker_rows
 from tests.support.databases import Database
 
 
@@ -221,9 +221,27 @@ def test_no_request_exists_under_a_policy_that_cannot_work(database: Database) -
 
 def test_asking_twice_asks_once(database: Database) -> None:
     asked = ask(database)
-    call = "SELECT id, title FROM backbeat.create_approval(%s, 'approve', 'Another', '{}', '', '{}', 1)"
-    (row,) = worker_rows(database, call, [asked.workflow])
-    assert row == {"id": asked.id, "title": "Post a review"}
+    call = "SELECT id, hash FROM backbeat.create_approval(%s, 'approve', %s)"
+    (row,) = worker_rows(database, call, [asked.workflow, "0" * 64])
+    assert row == {"id": asked.id, "hash": asked.hash}
+
+
+def test_a_request_shows_what_the_task_escalated_whoever_asks(database: Database) -> None:
+    """A worker's login names the workflow and the step; a title, content or rule of its own it cannot name."""
+    asked = ask(database, title="Refund", request={"a": 1}, policy={"approvers": ["carol"]}, seconds=60.0)
+    query = "SELECT title, payload, policy, deadline - requested_at FROM backbeat.approval_requests WHERE id = %s"
+    shown = ("Refund", {"effect": "note", "request": {"a": 1}}, {"approvers": ["carol"]}, timedelta(minutes=1))
+    assert database.sql(query, [asked.id]) == [shown]
+    arguments = "SELECT pg_get_function_identity_arguments('backbeat.create_approval'::regproc)"
+    assert database.value(arguments) == "p_workflow uuid, p_step text, p_hash text"
+
+
+def test_what_a_worker_hashes_wrongly_nobody_can_approve(database: Database) -> None:
+    workflow = start(database)
+    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', %s)"
+    (row,) = worker_rows(database, call, [workflow, "0" * 64])
+    verdict = decide(database, token(database, "alice"), row["id"], "approve", content_hash())["verdict"]
+    assert verdict == "stale"
 
 
 def test_the_deadline_is_postgres_clock(database: Database) -> None:
@@ -307,7 +325,9 @@ def test_the_chain_shows_what_was_tampered_with(
 
 def test_the_chain_verifies_in_any_time_zone(database: Database) -> None:
     ask(database)
-    with psycopg.connect(database.worker_url, options="-c TimeZone=Asia/Kolkata -c DateStyle=German") as elsewhere:
+    with psycopg.connect(
+        database.direct_worker_url, options="-c TimeZone=Asia/Kolkata -c DateStyle=German"
+    ) as elsewhere:
         assert elsewhere.execute("SELECT count(*) FROM backbeat.audit_log").fetchone() == (1,)
         assert elsewhere.execute("SELECT * FROM backbeat.verify_audit()").fetchall() == []
 
@@ -397,17 +417,18 @@ def test_a_workflow_that_ends_takes_its_open_request_along(database: Database) -
 
 
 def test_an_effect_needs_exactly_what_was_approved(database: Database) -> None:
-    asked = ask(database)
+    asked, other = ask(database), ask(database)
 
-    def begin(shown: str) -> str:
+    def begin(shown: str, owner: UUID = asked.workflow) -> str:
         call = "SELECT verdict FROM backbeat.begin_effect('k', 'workflow', %s, NULL, 'note', '{}', %s, %s, %s, %s, 10)"
         trace = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
-        (row,) = worker_rows(database, call, [asked.workflow, shown, asked.workflow, trace, asked.id])
+        (row,) = worker_rows(database, call, [owner, shown, asked.workflow, trace, asked.id])
         return str(row["verdict"])
 
     assert begin(asked.hash) == "refused"
     decide(database, token(database, "alice"), asked.id, "approve", asked.hash)
     assert begin("0" * 64) == "refused"
+    assert begin(asked.hash, other.workflow) == "refused", "what was approved for one workflow is none of another's"
     assert begin(asked.hash) == "fire"
 
 

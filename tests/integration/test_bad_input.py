@@ -60,10 +60,11 @@ t = single_shot('t', version=1, input=A, output=A, tier='small', prompt='{y}')
         (None, "there is no definition module 'broken'. Check BACKBEAT_DEFINITIONS, and that its directory is on"),
         ("import no_such\n", "broken.py:1: ModuleNotFoundError: No module named 'no_such'. Correct the module"),
         ("\ndef (:\n", "broken.py:2: invalid syntax. Correct the module"),
+        ("import sys\n\nsys.exit(0)\n", "broken.py:3: SystemExit: 0. Correct the module"),
         ("import json\n\njson.loads('{')\n", "JSONDecodeError: Expecting property name"),
         (IMPOSSIBLE, "broken.py:4: 't': its prompt asks for 'y', which A has not. Correct the definition"),
     ],
-    ids=["absent", "import", "syntax", "raises", "impossible"],
+    ids=["absent", "import", "syntax", "exits", "raises", "impossible"],
 )
 def test_definitions_that_do_not_load(
     run: Run, waiting: str, database: Database, tmp_path: Path, source: str | None, said: str
@@ -83,6 +84,33 @@ def test_missing_migrations(empty_database: Database, tmp_path: Path, module: st
     line = command(module, *arguments, home=tmp_path, environ=empty_database.environ).refused(1)
     assert line.startswith(f"{_name(module)}: the ")
     assert line.endswith(". Run `backbeat migrate up`")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["backbeat", "stop", "--all", "--reason", "\udcff"], "argument 4 is not UTF-8 text: '\\udcff'. See `"),
+        (["backbeat", "up", "--dir", "a#b"], "a#b' holds '#', which some engines misread in a path. Name another"),
+        (["backbeat", "up", "--latency", "nan"], "latency is 'nan'. Use seconds, a range such as 0.2-2, or real"),
+        (["backbeat", "task", "list", "--since", "999999w"], "'999999w' is more than a hundred years. See `"),
+        (["cron_worker", "tick", "--budget", "nan"], "argument --budget: 'nan' is no duration between 0 and a week."),
+        (["cron_worker", "tick", "--grace", "1e300h"], "argument --grace: '1e300h' is no duration between 0 and"),
+        (["cron_worker", "tick", "--lease", "-5"], "argument --lease: '-5' is no duration between 0 and a week. See"),
+    ],
+    ids=" ".join,
+)
+def test_what_no_command_can_mean(tmp_path: Path, words: list[str], said: str) -> None:
+    line = command(*words, home=tmp_path).refused(2)
+    assert line.startswith(f"{_name(words[0])}: ")
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("module", "arguments"), [(BACKBEAT[0], BACKBEAT[1:]), (TICK[0], TICK[1:])])
+def test_settings_of_a_wrong_type(tmp_path: Path, module: str, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "backbeat.toml").write_text("database_url = 5\n")
+    line = command(module, *arguments, home=tmp_path).refused(2)
+    assert line == f"{_name(module)}: backbeat.toml: database_url must be a text. Correct it"
 
 
 @pytest.mark.parametrize(("module", "arguments"), [(BACKBEAT[0], BACKBEAT[1:]), (TICK[0], TICK[1:])])
@@ -163,7 +191,7 @@ def test_a_full_disk_loses_spans_and_no_task(database: Database, tmp_path: Path)
 def test_a_repository_that_is_none(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         wide = {"COLUMNS": "999"}
-        line = command("examples.code_review.demo", "--repo", path, home=tmp_path, environ=wide).refused(2)
+        line = command("examples.code_review", "--repo", path, home=tmp_path, environ=wide).refused(2)
         assert line.startswith("demo: ")
         assert str(path) in line
     assert not (tmp_path / "var").exists()

@@ -64,11 +64,11 @@ async def test_the_switch_stops_new_calls_but_not_recorded_answers(database: Dat
     async with tasks.worker(database) as db:
         task = await _running(db)
         await tasks.answered(db, task, await tasks.opened(db, task))
-        await operate.throw_switch(db, "all", "too dear", "alice")
+        await operate.throw_switch(tasks.Operator(database), "all", "too dear", "alice")
         assert await _verdict(db, task) == "memo"
         stopped = await calls.open_call(db, tasks.ask(task, "next"))
         assert (stopped.verdict, stopped.detail) == ("stopped", "too dear")
-        assert await operate.release_switch(db, "all")
+        assert await operate.release_switch(tasks.Operator(database), "all")
         assert await _verdict(db, task, "next") == "open"
 
 
@@ -91,7 +91,7 @@ async def test_a_cap_holds_snoozes_and_names_itself(database: Database, scope: s
     key = {"workflow": "alpha", "tenant": "default"}[scope]
     async with tasks.worker(database) as db:
         task = await _running(db)
-        await operate.set_budget(db, scope, key, Decimal("0.025"), None, "test")
+        await operate.set_budget(tasks.Operator(database), scope, key, Decimal("0.025"), None, "test")
         await tasks.opened(db, task, "one")
         await tasks.opened(db, task, "two")
         assert await _verdict(db, task, "three") == "snooze"
@@ -112,7 +112,7 @@ async def test_a_cap_holds_snoozes_and_names_itself(database: Database, scope: s
 async def test_tokens_have_a_cap_too(database: Database) -> None:
     async with tasks.worker(database) as db:
         task = await _running(db)
-        await operate.set_budget(db, "workflow", "alpha", None, 4500, "test")
+        await operate.set_budget(tasks.Operator(database), "workflow", "alpha", None, 4500, "test")
         await tasks.opened(db, task, "one")
         await tasks.opened(db, task, "two")
         assert await _verdict(db, task, "three") == "snooze"
@@ -126,7 +126,7 @@ async def test_a_new_day_has_its_own_budget_and_a_call_is_charged_to_the_day_it_
 ) -> None:
     async with tasks.worker(database) as db:
         task = await _running(db)
-        await operate.set_budget(db, "workflow", "alpha", CENT, None, "test")
+        await operate.set_budget(tasks.Operator(database), "workflow", "alpha", CENT, None, "test")
         await tasks.opened(db, task)
         assert await _verdict(db, task, "next") == "snooze"
         database.advance(timedelta(days=1))
@@ -148,12 +148,14 @@ async def test_an_excess_over_the_reservation_is_booked_as_overrun(database: Dat
 
 @pytest.mark.parametrize("first", ["call", "cap"])
 async def test_a_cap_set_while_the_days_first_call_opens_is_in_force(database: Database, first: str) -> None:
-    async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.worker_url) as rival:
+    async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.owner_url) as rival:
         task = await _running(db)
         if first == "call":
             opening = "SELECT verdict FROM backbeat.open_call(%s, %s, 'a', 'h', 'r', 's', 'p', 'm', 0.01, 1, 'v')"
             await rival.execute(opening, [task.id, task.lease])
-            late: asyncio.Task[Any] = asyncio.create_task(operate.set_budget(db, "workflow", "alpha", CENT, None, "t"))
+            late: asyncio.Task[Any] = asyncio.create_task(
+                operate.set_budget(tasks.Operator(database), "workflow", "alpha", CENT, None, "t")
+            )
         else:
             await rival.execute("SELECT backbeat.set_budget('workflow', 'alpha', 0.01, NULL, 't')")
             late = asyncio.create_task(_verdict(db, task))

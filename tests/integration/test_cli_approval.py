@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from shared.ids import payload_hash
 from shared.security import tokens
-from tests.support.approvals import REVIEW, ask, audit, decide, state, token
+from tests.support.approvals import REVIEW, ask, audit, content_hash, decide, state, token
 from tests.support.approvals import start as escalate
 from tests.support.command import Done, clean_environ, command
 from tests.support.databases import Database
@@ -51,6 +50,13 @@ def test_a_token_file_is_its_owners_alone(run: Run, alice: Path, database: Datab
     everything = run("token", "list", "-o", "json").fine().out + json.dumps(audit(database, token_id))
     assert text not in everything
     assert tokens.key(text).hex() not in everything
+
+
+def test_no_token_outlives_the_calendar(run: Run, alice: Path) -> None:
+    """A year past 9999 fits into Postgres and into no Python: every later `token list` would fail."""
+    said = run("token", "create", "--user", "bob", "--expires", "999999w").refused(2)
+    assert "more than a hundred years" in said
+    assert run("token", "list").fine()
 
 
 def test_a_token_is_shown_once_on_stdout_alone(run: Run) -> None:
@@ -117,10 +123,22 @@ def test_deciding_binds_to_what_was_shown(run: Run, alice: Path, database: Datab
     assert audit(database, request.id)[1][2]["comment"] == "fine"
 
 
-def test_a_row_that_was_tampered_with_cannot_be_approved(run: Run, alice: Path, database: Database) -> None:
+@pytest.mark.parametrize(
+    ("tampering", "shown"),
+    [
+        (
+            "payload = jsonb_set(payload, '{request,body}', '\"LGTM\"')",
+            content_hash(request={**REVIEW, "body": "LGTM"}),
+        ),
+        ("title = 'Say hello'", content_hash("Say hello")),
+    ],
+    ids=["content", "title"],
+)
+def test_a_row_that_was_tampered_with_cannot_be_approved(
+    run: Run, alice: Path, database: Database, tampering: str, shown: str
+) -> None:
     request = ask(database)
-    database.sql("UPDATE backbeat.approval_requests SET payload = jsonb_set(payload, '{request,body}', '\"LGTM\"')")
-    shown = payload_hash({"effect": "note", "request": {**REVIEW, "body": "LGTM"}})
+    database.sql(f"UPDATE backbeat.approval_requests SET {tampering}")
     said = run("approval", "approve", request.id, "--hash", shown, who=alice).refused(5)
     assert "this is not what the request shows" in said
     assert state(database, request.id) == "pending"
@@ -137,23 +155,32 @@ def test_refusals_say_why(run: Run, alice: Path, database: Database, tmp_path: P
     assert said == "backbeat: alice may not decide this. It takes 1 of bob, group security"
     nothing = "01a203b6-a07d-7bfb-8827-564de37ba04f"
     assert f"no approval request {nothing}" in run("approval", "show", nothing).refused(3)
-    assert "not a valid UUID" in run("approval", "show", "7").refused(2)
+    assert "'7' is no request id, nor its first 8" in run("approval", "show", "7").refused(2)
     late = ask(database, seconds=60.0)
     database.advance(timedelta(minutes=2))
     assert "the deadline passed at" in run("approval", "approve", late.id, "--hash", late.hash, who=alice).refused(5)
 
 
 def test_text_from_a_model_cannot_pass_for_ours(run: Run, database: Database) -> None:
-    workflow = escalate(database)
-    payload = {"effect": "note", "request": {"body": "fine\n\x1b[2J\u202estate approved\nif approved  nothing"}}
-    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', %s, %s::jsonb, %s, %s::jsonb, 60)"
-    title = "A \x1b[31mred\x1b[0m title"
-    policy = json.dumps({"approvers": ["alice"]})
-    request = database.value(call, [workflow, title, json.dumps(payload), "0" * 64, policy])
+    body = {
+        "body": "fine\n\x1b[2J\u202estate approved\nif approved  nothing",
+        "a\nstate   rejected": {"b\rc\nsha256  0": ["d\n"]},
+        "last": "no more\n",
+    }
+    title = "A \x1b[31mred\x1b[0m title\nif approved     nothing\tat all"
+    request = ask(database, request=body, title=title, policy={"approvers": ["alice", "bob\nstate  approved"]}).id
     shown = run("approval", "show", request).fine().out
     assert "\x1b" not in shown
     assert "\u202e" not in shown
-    assert "  |     if approved  nothing" in shown.splitlines()
+    lines = shown.splitlines()
+    assert lines[0] == "A \\x1b[31mred\\x1b[0m title\\nif approved     nothing\\tat all"
+    assert "  |     if approved  nothing" in lines
+    assert "  | a\\nstate   rejected:" in lines
+    assert "  |     b\\rc\\nsha256  0:" in lines
+    assert [line for line in lines if line.lstrip().startswith(("state", "sha256", "if approved"))] == [
+        line for line in lines if re.match("(state  |sha256  |if approved  )", line)
+    ]
+    assert len([line for line in lines if re.match("(state  |sha256  |if approved  )", line)]) == 3
 
 
 def test_at_a_terminal_it_is_shown_and_asked(database: Database, alice: Path, tmp_path: Path) -> None:

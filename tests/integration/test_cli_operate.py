@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from backbeat.embedded import roles
 from shared.db import effects
 from shared.db.effects import Intent
 from shared.domain.outcome import Hold
@@ -42,11 +43,32 @@ async def _held(database: Database) -> None:
         await tasks.settle(db, task, Hold("budget", "workflow/alpha"))
 
 
+def test_operating_takes_an_operators_login(database: Database, tmp_path: Path) -> None:
+    worker = {"BACKBEAT_DATABASE_URL": database.worker_url}
+    nobody = UUID(int=7)
+    for words in (
+        ("budget", "set", "workflow", "alpha", "--usd", "5"),
+        ("stop", "--all", "--reason", "an incident"),
+        ("resume", "--all"),
+        ("task", "cancel", nobody, "--reason", "wrong"),
+    ):
+        done = command("backbeat", *words, home=tmp_path, environ=worker)
+        assert done.code == 4
+        assert done.err.splitlines()[-1] == (
+            "backbeat: this takes the login of an operator. "
+            "Set BACKBEAT_OPERATOR_URL to one that has the role backbeat_operator"
+        )
+    owner = worker | {"BACKBEAT_DIRECT_URL": database.owner_url}
+    command("backbeat", "stop", "--effects", "--reason", "x", home=tmp_path, environ=owner).fine()
+    (trail,) = database.sql("SELECT actor, action, subject, detail ->> 'reason' FROM backbeat.audit_log")
+    assert trail == (roles.OWNER, "switch.thrown", "effects", "x")
+
+
 def test_raising_a_budget_lets_held_tasks_go_on(run: Run, database: Database) -> None:
     asyncio.run(_held(database))
     assert run("budget", "set", "workflow", "alpha", "--usd", "0.005").fine().err.endswith("1 held task released\n")
     asyncio.run(_held_again(database))
-    assert "workflow  alpha      0.005      0.004" in run("budget", "show").fine().out
+    assert "workflow  alpha     $0.005     $0.004" in run("budget", "show").fine().out
     done = run("budget", "raise", "workflow", "alpha", "--usd", "1.50").fine()
     assert done.err == "workflow 'alpha': set; 1 held task released\n"
     assert database.value("SELECT status FROM backbeat.simple_tasks") == "pending"
@@ -149,6 +171,9 @@ def test_resolve_as_absent_lets_it_be_looked_at_and_fired_again(run: Run, databa
     assert done.err == f"effect '{KEY}': may be fired again\n"
     row = run("effect", "show", unknown, "-o", "json").json
     assert (row["status"], row["error"]) == ("intended", "the mailbox is empty")
+    assert "the mailbox" in run("effect", "list").fine().out
+    assert "the mailbox is empty" in run("task", "show", row["owner"]).fine().out
+    assert row["mark"]
 
 
 def test_nobody_resolves_what_a_worker_may_still_be_writing(run: Run, database: Database) -> None:

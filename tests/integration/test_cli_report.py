@@ -37,13 +37,15 @@ def run(database: Database, clickhouse: str, tmp_path: Path) -> Run:
 def test_from_the_spool_to_a_report(run: Run, tmp_path: Path) -> None:
     assert run("report").fine().err == "none\n"
     spool(tmp_path / "spool", call(1, backbeat__cost_usd="0.000000020"), process())
+    said = run("report").fine().err
+    assert "note: rows may be missing; 1 spool files of this host are not shipped, the oldest 0 s old: `back" in said
     assert run("telemetry", "status", "-o", "json").fine().json["depth"] == 1
     assert run("telemetry", "ship", "-o", "json").fine().json["spans"] == 2
     assert run("telemetry", "status", "-o", "json").fine().json["depth"] == 0
     (row,) = run("report", "summary", "--since", "1h", "-o", "json").fine().json
     assert (row["calls"], row["cost_usd"]) == (1, "0.000000020")
     out = run("report").fine().out
-    assert "0.00000002 " in out
+    assert "$0.00000002 " in out
     assert max(map(len, out.splitlines())) <= 110
     said = run("report", "nosuch").refused(3)
     assert said.startswith("backbeat: there is no report 'nosuch'. Reports: ")
@@ -53,14 +55,35 @@ def test_a_task_leads_to_its_trace(run: Run) -> None:
     added = run("task", "enqueue", "support_triage", "--payload", '{"subject": "x"}', "-o", "json").fine().json
     task = added[0]["task_id"]
     trace = trace_id("task", task)
-    assert f"no span of trace {trace} is in ClickHouse" in run("trace", "show", task).refused(3)
+    said = run("trace", "show", task).refused(3)
+    assert f"no span of trace {trace} is in ClickHouse. 1 spool files of this host are not shipped, the oldest" in said
     run("telemetry", "ship").fine()
-    for identifier in (task, trace, trace.upper()):
+    assert "`backbeat telemetry ship`, or correct the id" in run("trace", "show", "0" * 32).refused(3)
+    for identifier in (task, task[:13], trace, trace.upper(), trace[:8]):
         tree = run("trace", "show", identifier).fine().out
         assert tree.startswith(f"trace {trace}: 1 spans")
         assert "enqueue support_triage" in tree
     assert [span["name"] for span in run("trace", "show", task, "-o", "json").json] == ["enqueue support_triage"]
     assert run("trace", "show", "xyz").refused(2).startswith("backbeat: 'xyz' is not a trace id")
+    assert "there is no task or trace whose id begins with 0123456789" in run("trace", "show", "0123456789").refused(3)
+
+
+def test_without_clickhouse_it_says_why(tmp_path: Path) -> None:
+    for arguments in (["report"], ["trace", "show", "0" * 32]):
+        said = command("backbeat", *arguments, home=tmp_path).refused(2)
+        assert said.startswith(
+            "backbeat: no ClickHouse is configured (telemetry is 'off'). Run `backbeat up` without `--p"
+        )
+
+
+def test_an_enqueue_told_twice_hangs_where_the_producer_said(run: Run, tmp_path: Path) -> None:
+    told = span("enqueue x", "enqueue", "x", parent="aa" * 8)
+    retold = span("enqueue x", "enqueue", "x", after=-1.0)
+    assert (told.span_id, told.trace_id) == (retold.span_id, retold.trace_id)
+    spool(tmp_path / "spool", told, retold)
+    run("telemetry", "ship").fine()
+    (shown,) = run("trace", "show", told.trace_id, "-o", "json").fine().json
+    assert shown["parent"] == "aa" * 8
 
 
 def test_a_hostile_span_commands_no_terminal(run: Run, tmp_path: Path) -> None:

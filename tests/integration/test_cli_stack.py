@@ -41,6 +41,11 @@ def test_up_work_status_down(home: Path) -> None:
     status = _backbeat(home, "status", "-o", "json")
     assert status.code == 1
     assert {engine["state"] for engine in status.json["engines"]} == {"stopped"}
+    said = _backbeat(home, "task", "list").refused(75)
+    assert said.startswith("backbeat: Postgres does not answer: ")
+    assert said.endswith(". Start it: `backbeat up`")
+    tick = command("cron_worker", "tick", "--budget", "1s", home=home).refused(75)
+    assert tick.endswith(". Start it: `backbeat up`")
     assert "Postgres does not answer" not in _backbeat(home, "up", "--profile", "cron-only").fine().err
 
 

@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 
 from shared.db import pool, queue
-from shared.domain.outcome import Hold, Retry, Succeed
-from tests.support import tasks
+from shared.domain.outcome import Escalate, Hold, Retry, Succeed
+from tests.support import approvals, tasks
 from tests.support.command import Done, command
 from tests.support.databases import Database
 
@@ -124,9 +124,42 @@ def test_list_counts_and_says_the_one_thing_worth_knowing(run: Run, ids: list[UU
     *rows, counts = done.out.splitlines()[1:]
     assert [row.split()[0] for row in rows] == [str(task) for task in reversed(ids)]
     assert counts == "ready 1 · held 1 · succeeded 1"
-    assert "  budget workflow/suppor" in rows[1]
+    assert rows[1].endswith("  budget workflow/support_triage")
     assert rows[2].endswith("2 calls, $0.0045")
-    assert all(len(row) <= 100 for row in rows)
+
+
+def test_an_id_may_be_given_by_its_first_digits(run: Run, database: Database, ids: list[UUID]) -> None:
+    alike = "0123456789ab4def8123456789abcdef"
+    for last in "12":
+        query = "UPDATE backbeat.simple_tasks SET id = %s WHERE id = %s"
+        database.sql(query, [UUID(alike[:-1] + last), ids[int(last)]])
+    assert run("show", alike[:-1] + "1", "-o", "json").fine().json["task"]["hold_reason"] == "budget"
+    assert run("show", str(ids[0])[:20], "-o", "json").fine().json["task"]["id"] == str(ids[0])
+    said = run("show", "0123-4567").refused(2)
+    one, other = (str(UUID(alike[:-1] + last)) for last in "12")
+    assert said == f"backbeat: 01234567 may be {one}, {other}. Give more digits"
+    assert "there is no task whose id begins with ffffffff. " in run("cancel", "FFFFFFFF", "--reason", "x").refused(3)
+    for wrong in ("0123456", "zzzzzzzz", alike + "0"):
+        assert "is no task id, nor its first 8 or more digits" in run("show", wrong).refused(2)
+
+
+def test_an_escalated_task_says_what_became_of_its_approval(
+    run: Run, database: Database, tmp_path: Path, ids: list[UUID]
+) -> None:
+    async def escalate() -> None:
+        async with pool.connect(database.worker_url) as db:
+            (task,) = await queue.claim(db, "host:5", LOADED, 1, 60.0)
+            await tasks.settle(db, task, Escalate("approve_effect", approvals.escalation()))
+
+    asyncio.run(escalate())
+    assert "approval not asked yet; 0 calls" in run("list", "--status", "escalated").fine().out
+    workflow = database.value("SELECT workflow_id FROM backbeat.finished_tasks WHERE id = %s", [ids[2]])
+    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', %s)"
+    request = str(database.value(call, [workflow, approvals.content_hash()]))
+    assert "approval pending; 0 calls" in run("list", "--status", "escalated").fine().out
+    assert run("show", ids[2], "-o", "json").fine().json["task"]["approval"] == "pending"
+    short = ("approval", "show", request[:18], "-o", "json")
+    assert command("backbeat", *short, home=tmp_path, environ=database.environ).fine().json["id"] == request
 
 
 def test_list_filters(run: Run, ids: list[UUID]) -> None:

@@ -92,12 +92,12 @@ def test_a_trace_from_enqueue_to_effect(clickhouse: str, deliver: Deliver) -> No
     assert spans[0]["duration"] in {10_000_000, 1_000_000_000}
     began = f"{datetime.fromtimestamp(START_NS / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
     calls = [
-        "chat opus-1  +0.000 s  1.000 s  done passed $0.012300000",
+        "chat opus-1  +0.000 s  1.000 s  done passed $0.0123",
         "chat opus-1  +0.000 s  1.000 s  lost cost unknown",
     ]
     tree = trace_tree(clickhouse, trace_id("task", 1))
     lines = tree.splitlines()
-    assert lines[0] == f"trace {trace_id('task', 1)}: 6 spans from {began}, 25.250 s, $0.012300000 + 1 unknown"
+    assert lines[0] == f"trace {trace_id('task', 1)}: 6 spans from {began}, 25.250 s, $0.0123 + 1 unknown"
     assert lines[1] == "└── enqueue code_review  +0.000 s  0.010 s  (its parent 00000000000000aa is not here)"
     assert lines[2] == "    └── process code_review  +2.000 s  9.500 s  succeed"
     assert sorted(line[8:] for line in lines[3:5]) == sorted("├── " + text for text in calls)

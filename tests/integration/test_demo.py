@@ -36,7 +36,7 @@ def run_demo(directory: Path, *arguments: str) -> Outcome:
     command = [
         sys.executable,
         "-m",
-        "examples.code_review.demo",
+        "examples.code_review",
         "--dir",
         str(directory),
         "--latency",
@@ -69,6 +69,8 @@ def test_the_demo_adds_up_twice_and_sees_what_is_planted(tmp_path: Path) -> None
 
     second = run_demo(directory, "--commits", "0")
     assert second.code == 0, second.stderr
+    assert "12 commits, all reviewed by an earlier run: answered from stored results" in second.stderr
+    assert "models: simulated, 0-0.1 s a call" in second.stderr
     calls = ("llm_calls", "input_tokens", "output_tokens")
     assert [second.totals[name] for name in calls] == [0, 0, 0]
     same = totals.keys() - {*calls, "cost_usd", "seconds"}

@@ -55,8 +55,8 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """An empty directory, and the commands on the path as an activated environment has them."""
-    made = tmp_path / "tutorial"
+    """Somebody's home directory, and the commands on the path as an activated environment has them."""
+    made = tmp_path / "home"
     (made / "bin").mkdir(parents=True)
     for command, module in (("backbeat", "backbeat"), ("cron-worker", "cron_worker")):
         shim = made / "bin" / command
@@ -68,31 +68,32 @@ def home(tmp_path: Path) -> Path:
     return made
 
 
-def test_the_tutorial_works_as_it_is_written(home: Path) -> None:
-    """Its Python blocks are files, its shell blocks are typed in order, and its output blocks are what came."""
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/how-to/add-a-task.md"])
+def test_a_page_works_as_it_is_written(home: Path, page: str) -> None:
+    """Python blocks that name their file are files, shell blocks are typed in order, output blocks are what came."""
     script = "set -eu\n"
     expected = []
-    for kind, text in _BLOCK.findall((ROOT / "docs/tutorial.md").read_text(encoding="utf-8")):
-        if kind == "python":
-            name = text.partition("\n")[0].removeprefix("# ").strip()
-            (home / name).write_text(text, encoding="utf-8")
+    for kind, text in _BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
+        if kind == "python" and (file := re.match(r"# (\w+\.py)\n", text)):
+            script += f"cat > {file[1]} <<'END'\n{text}END\n"
         elif kind == "sh":
             script += text
         elif kind == "text":
             expected += [line for line in text.splitlines() if "…" not in line]
-    path = f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    environ = clean_environ(PATH=f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}", HOME=str(home))
     try:
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=home,
-            env=clean_environ(PATH=path),
+            env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=150,
         )
     finally:
-        subprocess.run([home / "bin/backbeat", "down"], cwd=home, env=clean_environ(), capture_output=True)
+        for stack in home.glob("*/var"):
+            subprocess.run([home / "bin/backbeat", "down", "--dir", stack], env=environ, capture_output=True)
     assert done.returncode == 0, done.stdout
     missing = [line for line in expected if line not in done.stdout]
     assert expected

@@ -45,18 +45,56 @@ async def test_the_first_fires_and_the_others_wait_then_look_then_know(database:
         looking = await _begin(db, intent)
         assert (looking.verdict, (await _begin(db, intent)).verdict) == ("look", "wait")
         assert database.sql("SELECT status, fires FROM backbeat.side_effects") == [("unknown", 1)]
-        assert await effects.finish_effect(db, "k", {"id": 7}, by="read-back")
+        assert await effects.finish_effect(db, "k", {"id": 7}, read_back=True)
         known = await _begin(db, intent)
         assert (known.verdict, known.outcome) == ("done", {"id": 7})
     assert database.sql("SELECT status, resolved_by, fires FROM backbeat.side_effects") == [("done", "read-back", 1)]
 
 
+async def test_the_mark_is_random_and_stays_whoever_writes(database: Database) -> None:
+    """What a read-back looks for on the far side: nobody who knows payload and key can put it there first."""
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        first = await _begin(db, intent)
+        (mark,) = database.sql("SELECT mark FROM backbeat.side_effects")[0]
+        database.advance(timedelta(seconds=WINDOW))
+        looking = await _begin(db, intent)
+        assert await effects.refire_effect(db, "k", looking.token, 0.0, "nothing there")
+        again = await _begin(db, intent)
+        assert [first.mark, looking.mark, again.mark] == [mark] * 3
+        database.sql("DELETE FROM backbeat.side_effects")
+        other = await _begin(db, intent)
+    assert len(mark) == len(other.mark) == 32
+    assert other.mark != mark
+
+
+async def test_an_intent_without_leave_to_fire(database: Database) -> None:
+    """Somebody who cannot write puts on record that it is wanted, and what stands in its way."""
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        for _ in range(2):
+            assert (await effects.begin_effect(db, intent, None)).verdict == "noted"
+        await effects.note_effect(db, "k", "not\0loaded")
+        noted = "SELECT status, fires, error FROM backbeat.side_effects"
+        assert database.sql(noted) == [("intended", 0, "not\ufffdloaded")]
+        assert (await _begin(db, intent)).verdict == "fire"
+        assert database.sql(noted) == [("intended", 1, None)]
+        assert (await effects.begin_effect(db, intent, None)).verdict == "wait"
+        database.advance(timedelta(seconds=WINDOW))
+        assert (await effects.begin_effect(db, intent, None)).verdict == "noted"
+        assert (await _begin(db, intent)).verdict == "look"
+        await effects.finish_effect(db, "k", {"id": 1})
+        await effects.note_effect(db, "k", "too late")
+        assert (await effects.begin_effect(db, intent, None)).outcome == {"id": 1}
+    assert database.sql(noted) == [("done", 1, None)]
+
+
 async def test_the_first_outcome_stands(database: Database) -> None:
     async with tasks.worker(database) as db:
-        await _begin(db, await _intent(db))
+        token = (await _begin(db, await _intent(db))).token
         assert await effects.finish_effect(db, "k", {"id": 1})
         assert not await effects.finish_effect(db, "k", {"id": 2})
-        assert not await effects.refire_effect(db, "k", None, WINDOW, "too late")
+        assert not await effects.refire_effect(db, "k", token, WINDOW, "too late")
     assert database.sql("SELECT status, outcome FROM backbeat.side_effects") == [("done", {"id": 1})]
 
 
@@ -79,9 +117,9 @@ async def test_what_the_far_side_refused_is_given_back_and_fired_again_by_one(da
         assert await effects.refire_effect(db, "k", token, 0.0, "422")
         assert database.sql("SELECT status, error, fires FROM backbeat.side_effects") == [("intended", "422", 1)]
         assert (await _begin(db, replace(intent, request_hash="other"))).verdict == "conflict"
-        await operate.throw_switch(db, "effects", "a leak", "alice")
+        await operate.throw_switch(tasks.Operator(database), "effects", "a leak", "alice")
         assert (await _begin(db, intent)).verdict == "stopped"
-        await operate.release_switch(db, "effects")
+        await operate.release_switch(tasks.Operator(database), "effects")
         again = await _begin(db, intent)
         assert (again.verdict, again.token > token) == ("fire", True)
         assert (await _begin(db, intent)).verdict == "wait"
@@ -120,7 +158,7 @@ async def test_a_switch_stops_new_effects_and_new_fires_but_not_knowledge(databa
         intent = await _intent(db)
         await _begin(db, intent)
         database.advance(timedelta(seconds=WINDOW))
-        await operate.throw_switch(db, switch, "a leak", "alice")
+        await operate.throw_switch(tasks.Operator(database), switch, "a leak", "alice")
         stopped = await _begin(db, replace(intent, key="new"))
         assert (stopped.verdict, stopped.detail) == ("stopped", "a leak")
         looking = await _begin(db, intent)
@@ -144,16 +182,17 @@ async def test_two_who_begin_at_once_are_one_who_fires(database: Database) -> No
 
 async def test_who_waits_for_a_persons_word_goes_on_by_firing_once_more(database: Database) -> None:
     """Nobody can look at this far side but a person, who says that it is certainly not there."""
+    desk = tasks.Operator(database)
     async with tasks.worker(database) as db:
         await tasks.add(db)
         task = await tasks.take_one(db)
         await _begin(db, _wish(task))
         database.advance(timedelta(seconds=WINDOW))
-        token = (await _begin(db, _wish(task))).token
+        await _begin(db, _wish(task))
         await tasks.settle(db, task, Hold("effect", "k"))
-        assert not await effects.refire_effect(db, "k", token, 0.0, "somebody may be looking still", by="alice")
+        assert not await operate.resolve_effect(desk, "k", None, "somebody may be looking still", "alice")
         database.advance(timedelta(seconds=WINDOW))
-        assert await effects.refire_effect(db, "k", token, 0.0, "the mailbox is empty", by="alice")
+        assert await operate.resolve_effect(desk, "k", None, "the mailbox is empty", "alice")
         await queue.sweep(db)
         again = await tasks.take_one(db)
         assert [(await _begin(db, _wish(again))).verdict for _ in range(2)] == ["fire", "wait"]

@@ -69,6 +69,9 @@ def test_up_again_down_and_up_again_on_real_engines(directory: Path) -> None:
         assert row == (roles.APP, True)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             app.execute("CREATE TABLE backbeat.mine ()")
+    with psycopg.connect(settings.operator_url) as people:
+        row = people.execute("SELECT current_user::text, pg_has_role('backbeat_operator', 'member')").fetchone()
+        assert row == (roles.PEOPLE, True)
     with psycopg.connect(settings.migrator_url) as owner:
         owner.execute("CREATE TABLE kept AS SELECT 'a row' AS row")
 
@@ -227,6 +230,47 @@ def test_a_lost_stack_file_does_not_lose_the_engines(directory: Path) -> None:
     assert set(stack.down(directory, catalogue=SERVICES).changed) == set(SERVICES)
 
 
+def test_status_is_about_what_up_last_started(directory: Path) -> None:
+    _services(directory)
+    stack.down(directory, catalogue=SERVICES)
+    stack.up(directory, engines=("first",), catalogue=SERVICES)
+    assert _states(directory) == {"first": "ready"}
+    stack.up(directory, engines=("provider",), catalogue=SERVICES)
+    assert _states(directory) == {"first": "ready", "provider": "ready"}
+    stack.down(directory, catalogue=SERVICES)
+    assert _states(directory) == {"provider": "stopped"}
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%41", "a\nb"])
+def test_a_directory_that_engines_misread_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"which some engines misread in a path\. Name another --dir"):
+        stack.up(tmp_path / name, engines=("first",), catalogue=SERVICES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"ports": []}',
+        '{"ports": {"first": "5432"}}',
+        '{"ports": {"first": 0}}',
+        '{"args": {"first": "x"}}',
+        '{"latency": 1}',
+        '{"engines": "first"}',
+        '{"else": 1}',
+    ],
+)
+def test_a_stack_file_that_up_did_not_write(tmp_path: Path, content: str) -> None:
+    (tmp_path / "stack.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"stack\.json is damaged: .*Remove it"):
+        stack.status(tmp_path, catalogue=SERVICES)
+    (tmp_path / "stack.json").unlink()
+    (tmp_path / "stack.json").mkdir()
+    with pytest.raises(ConfigError, match=r"stack\.json cannot be read: Is a directory"):
+        stack.status(tmp_path, catalogue=SERVICES)
+
+
 def test_a_damaged_stack_file_is_named(directory: Path) -> None:
     directory.mkdir()
     (directory / "stack.json").write_text("{")
@@ -238,7 +282,7 @@ def test_a_damaged_stack_file_is_named(directory: Path) -> None:
 def test_secrets_are_for_their_owner_only(directory: Path) -> None:
     stack.up(directory, engines=("postgres",))
     secrets = [directory / "backbeat.toml", directory / "postgres" / "password", *(directory / "secrets").iterdir()]
-    assert len(secrets) == 4
+    assert len(secrets) == 5
     assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
     assert directory.stat().st_mode & 0o777 == 0o700
 

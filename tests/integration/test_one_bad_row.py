@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
@@ -11,12 +11,13 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from shared.config import Config
-from shared.db import queue
-from shared.db.effects import Intent, begin_effect, refire_effect
+from shared.db import operate, queue
+from shared.db.effects import Intent, begin_effect, finish_effect, refire_effect
 from shared.db.pool import Database as Connection
 from shared.definitions import Definition, Effect, Registry
-from shared.domain.outcome import Dead, Release, Retry, Snooze, Succeed
+from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze, Succeed
 from shared.domain.usage import Usage
+from shared.errors import ConfigError, DefinitionError
 from shared.execution import call
 from shared.execution.attempt import attempt
 from shared.execution.call import Ask
@@ -159,7 +160,8 @@ async def test_the_window_outlasts_the_far_side(database: Database) -> None:
         fire = await begin_effect(db, intent, 60.0)
         assert fire.verdict == "fire"
         assert (await begin_effect(db, intent, 60.0)).verdict == "wait"
-        assert not await refire_effect(db, intent.key, fire.token, 0.0, "gone", by="ann"), "a writer may be at it"
+        desk = tasks.Operator(database)
+        assert not await operate.resolve_effect(desk, intent.key, None, "gone", "ann"), "a writer may be at it"
         assert await refire_effect(db, intent.key, fire.token, 0.0, "refused")
         assert (await begin_effect(db, intent, 60.0)).verdict == "fire"
 
@@ -271,3 +273,47 @@ async def test_a_cancellation_nobody_asked_for_is_a_failed_attempt(database: Dat
         outcome = await attempt(environment(db, run=run), await tasks.take_one(db))
         assert isinstance(outcome, Retry)
         assert outcome.error_class == "CancelledError"
+
+
+async def test_what_stands_in_an_effects_way_is_on_record(database: Database) -> None:
+    """Not loaded here, or a setting that is missing: it is tried again for ever, and a person must see why."""
+
+    async def fail(_request: dict[str, Any], _mark: str) -> dict[str, Any]:
+        raise ConfigError("GITHUB_URL is not set", fix="Set it")
+
+    effect = Effect(kind="note", perform=fail, read_back=fail, timeout=1.0, settle=1.0)
+    said = "SELECT status, fires, error FROM backbeat.side_effects"
+    async with tasks.worker(database) as db:
+        await tasks.add(db)
+        intent = _intent(await tasks.take_one(db))
+        with pytest.raises(DefinitionError, match="no loaded module defines the effect 'note'"):
+            await perform_effect(environment(db), intent)
+        assert database.sql(said) == [("intended", 0, "no loaded module defines the effect 'note'. Loaded: none")]
+        for status, error in (
+            ("intended", "ConfigError: GITHUB_URL is not set. Set it"),
+            ("unknown", "read-back: ConfigError: GITHUB_URL is not set. Set it"),
+        ):
+            assert (await perform_effect(environment(db, effect=effect), intent)).status == "wait"
+            assert database.sql(said) == [(status, 1, error)]
+            database.advance(timedelta(seconds=2))
+
+
+async def test_an_effect_that_is_done_needs_nobody_who_has_it_loaded(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        await tasks.add(db)
+        intent = _intent(await tasks.take_one(db))
+        await begin_effect(db, intent, 60.0)
+        await finish_effect(db, intent.key, {"id": 3})
+        assert (await perform_effect(environment(db), intent)).outcome == {"id": 3}
+
+
+async def test_a_pause_past_the_calendar_is_a_long_one(database: Database) -> None:
+    """A year past 9999 fits into Postgres and into no Python: every later `task list` would fail."""
+    async with tasks.worker(database) as db:
+        await tasks.add(db)
+        until = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
+        for outcome in (Snooze(until), Hold("budget", "workflow/alpha", until)):
+            await tasks.settle(db, await tasks.take_one(db), outcome)
+            await tasks.add(db)
+    for (run_after,) in database.sql("SELECT run_after FROM backbeat.simple_tasks WHERE status <> 'ready'"):
+        assert timedelta(days=365) < run_after - datetime.now(UTC) < timedelta(days=366 * 100)

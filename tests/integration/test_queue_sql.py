@@ -66,7 +66,7 @@ async def test_a_task_that_came_to_nothing_gives_its_key_to_the_next(database: D
         expires = datetime.now(UTC) + timedelta(seconds=60) if end == "expired" else None
         (first,) = await tasks.submit(db, [{}], [K1], expires_at=expires)
         if end == "cancelled":
-            await operate.cancel(db, first.task_id, "a test")
+            await operate.cancel(tasks.Operator(database), first.task_id, "a test")
         elif end == "expired":
             database.advance(timedelta(seconds=61))
             await queue.sweep(db)

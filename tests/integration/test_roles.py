@@ -1,12 +1,14 @@
-"""What the workers' login may do: read, and call the functions it was granted. Each denial is tried, not looked up."""
+"""What the logins of workers and operators may do: read, and call what they were granted. Each denial is tried."""
 
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege, ObjectNotInPrerequisiteState
+from psycopg.types.json import Jsonb
 
-from tests.support import every_postgres
+from backbeat.embedded import roles
+from tests.support import every_postgres, tasks
 from tests.support.databases import Database
 
 pytestmark = every_postgres
@@ -111,3 +113,47 @@ def test_functions_that_write_run_as_the_owner(database: Database) -> None:
         " AND p.prosrc ~ '(INSERT INTO|UPDATE [a-z_]+ |DELETE FROM|FOR UPDATE)'"
     )
     assert database.sql(_FUNCTIONS.format(writes)) == []
+
+
+def _doors(database: Database) -> dict[str, str]:
+    """What takes an operator's login: a statement that would do something, and the action on record after it."""
+    key = "SELECT key FROM backbeat.side_effects"
+    return {
+        "SELECT backbeat.set_budget('workflow', 'alpha', 5, NULL, 'ann')": "budget.set",
+        "SELECT backbeat.throw_switch('all', 'an incident', 'ann')": "switch.thrown",
+        "SELECT backbeat.release_switch('all', 'ann')": "switch.released",
+        "SELECT backbeat.cancel_task((SELECT id FROM backbeat.simple_tasks LIMIT 1), 'wrong')": "task.cancelled",
+        f"SELECT backbeat.resolve_effect(({key}), '{{}}', 'seen', 'ann')": "effect.resolved",
+    }
+
+
+@pytest.fixture
+def something(database: Database) -> None:
+    """A task, and an effect whose writer did not come back."""
+    with psycopg.connect(database.direct_worker_url, autocommit=True) as worker:
+        worker.execute("SELECT backbeat.register_worker('w', 'cron', %s)", [Jsonb([tasks.definition("alpha")])])
+        worker.execute("SELECT backbeat.enqueue('alpha', 1, ARRAY['{}'::jsonb, '{}'::jsonb])")
+        call = """SELECT backbeat.begin_effect('k', 'task', c.id, c.lease, 'note', '{}', 'h', c.id,
+            c.traceparent, NULL, 0) FROM backbeat.claim('w', '{alpha@1}', 1, 60) c"""
+        worker.execute(call)
+
+
+@pytest.mark.usefixtures("something")
+def test_only_an_operator_operates_and_it_is_on_record(database: Database, worker: psycopg.Connection) -> None:
+    doors = _doors(database)
+    assert _allowed(worker, list(doors)) == []
+    with psycopg.connect(database.operator_url, autocommit=True) as operator:
+        for door, action in doors.items():
+            operator.execute(door.encode())
+            newest = "SELECT action, actor FROM backbeat.audit_log ORDER BY id DESC LIMIT 1"
+            assert operator.execute(newest.encode()).fetchone() == (action, roles.PEOPLE)
+        assert operator.execute("SELECT count(*) FROM backbeat.verify_audit()").fetchone() == (0,)
+
+
+def test_an_operator_reads_and_changes_no_object(database: Database) -> None:
+    with psycopg.connect(database.operator_url, autocommit=True) as operator:
+        tables = [name for name, kind, _ in database.sql(_RELATIONS) if kind in "rpv"]
+        readable = _allowed(operator, [f"SELECT * FROM {name} LIMIT 0" for name in tables])
+        assert readable == [f"SELECT * FROM {name} LIMIT 0" for name in tables if name not in _SECRET]
+        changes = [f"DELETE FROM {name}" for name, _, _ in database.sql(_RELATIONS)]
+        assert _allowed(operator, [*changes, "SELECT backbeat.create_token(sha256('x'), 'ann', '{}', NULL)"]) == []

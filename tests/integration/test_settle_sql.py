@@ -137,8 +137,8 @@ async def test_cancel_takes_even_a_running_task_and_stops_its_worker(database: D
         await tasks.add(db)
         task = await tasks.take_one(db)
         await tasks.opened(db, task)
-        assert await operate.cancel(db, task.id, "changed my mind")
-        assert not await operate.cancel(db, task.id, "again")
+        assert await operate.cancel(tasks.Operator(database), task.id, "changed my mind")
+        assert not await operate.cancel(tasks.Operator(database), task.id, "again")
         assert await queue.heartbeat(db, "A", [task], 60.0) == {task.id}
         assert not await tasks.settle(db, task, Succeed({}))
     ended = database.sql("SELECT status, error, history -> 0 ->> 'outcome' FROM backbeat.finished_tasks")
@@ -199,7 +199,7 @@ async def test_one_batch_settles_many_and_reports_the_refused(database: Database
     async with tasks.worker(database) as db:
         await tasks.add(db, 5)
         taken = await tasks.take(db)
-        await operate.cancel(db, taken[2].id, "a test")
+        await operate.cancel(tasks.Operator(database), taken[2].id, "a test")
         assert await queue.settle(db, [(task, Succeed({})) for task in taken]) == {taken[2].id}
     assert database.value("SELECT count(*) FROM backbeat.finished_tasks WHERE status = 'succeeded'") == 4
 
@@ -207,8 +207,8 @@ async def test_one_batch_settles_many_and_reports_the_refused(database: Database
 # A hold whose cause is lifted while it is being written
 
 
-async def _held_task(db: Connection) -> Task:
-    await operate.set_budget(db, "workflow", "alpha", Decimal("0.001"), None, "test")
+async def _held_task(database: Database, db: Connection) -> Task:
+    await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal("0.001"), None, "test")
     await tasks.add(db)
     task = await tasks.take_one(db)
     assert (await calls.open_call(db, tasks.ask(task))).verdict == "held"
@@ -221,15 +221,15 @@ RAISE = "SELECT backbeat.set_budget('workflow', 'alpha', 5, NULL, 'test')"
 
 async def test_a_budget_raised_before_the_hold_is_written_holds_nobody(database: Database) -> None:
     async with tasks.worker(database) as db:
-        task = await _held_task(db)
-        await operate.set_budget(db, "workflow", "alpha", Decimal(5), None, "test")
+        task = await _held_task(database, db)
+        await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test")
         await tasks.settle(db, task, HOLD)
     assert database.sql(LIVE) == [("ready", 0, 0, 0, None, None, False)]
 
 
 async def test_a_budget_raised_while_the_hold_is_written_holds_nobody(database: Database) -> None:
-    async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.worker_url) as person:
-        task = await _held_task(db)
+    async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.operator_url) as person:
+        task = await _held_task(database, db)
         await person.execute(RAISE)
         settling = asyncio.create_task(tasks.settle(db, task, HOLD))
         await tasks.somebody_waits(database)
@@ -241,10 +241,12 @@ async def test_a_budget_raised_while_the_hold_is_written_holds_nobody(database: 
 async def test_a_budget_raised_right_after_the_hold_lifts_it(database: Database) -> None:
     row = {"outcome": "hold", "reason": HOLD.reason, "key": HOLD.key, "until": LATER.isoformat()}
     async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.worker_url) as settler:
-        task = await _held_task(db)
+        task = await _held_task(database, db)
         rows = Jsonb([{"id": str(task.id), "lease": task.lease, **row}])
         await settler.execute("SELECT backbeat.settle(%s)", [rows])
-        raising = asyncio.create_task(operate.set_budget(db, "workflow", "alpha", Decimal(5), None, "test"))
+        raising = asyncio.create_task(
+            operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test")
+        )
         await tasks.somebody_waits(database)
         await settler.commit()
         assert await raising == 1
@@ -253,21 +255,21 @@ async def test_a_budget_raised_right_after_the_hold_lifts_it(database: Database)
 
 async def test_a_budget_that_still_stands_holds(database: Database) -> None:
     async with tasks.worker(database) as db:
-        task = await _held_task(db)
+        task = await _held_task(database, db)
         await tasks.settle(db, task, HOLD)
         assert database.sql(LIVE) == [("held", 0, 0, 0, "budget", "workflow/alpha", True)]
-        assert await operate.set_budget(db, "workflow", "alpha", Decimal(5), None, "test") == 1
+        assert await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test") == 1
         await queue.sweep(db)
         assert (await tasks.take_one(db)).id == task.id
 
 
 async def test_lifting_a_cap_frees_what_waited_for_a_price(database: Database) -> None:
     async with tasks.worker(database) as db:
-        task = await _held_task(db)
+        task = await _held_task(database, db)
         assert (await calls.open_call(db, tasks.ask(task, usd=None))).verdict == "unpriced"
         await tasks.settle(db, task, Hold("price", "some-model under workflow/alpha"))
         assert database.value("SELECT status FROM backbeat.simple_tasks") == "held"
-        assert await operate.set_budget(db, "workflow", "alpha", None, None, "test") == 1
+        assert await operate.set_budget(tasks.Operator(database), "workflow", "alpha", None, None, "test") == 1
 
 
 @pytest.mark.parametrize("resolved", [False, True])
@@ -277,11 +279,12 @@ async def test_an_unknown_effect_holds_its_task_until_somebody_resolves_it(datab
         task = await tasks.take_one(db)
         intent = Intent("k", "note", {}, "h", "task", task.id, task.lease, task.origin_id, task.traceparent)
         assert [(await effects.begin_effect(db, intent, 0.0)).verdict for _ in range(2)] == ["fire", "look"]
+        desk = tasks.Operator(database)
         if resolved:
-            await effects.finish_effect(db, "k", {}, by="alice")
+            await operate.resolve_effect(desk, "k", {}, "", "alice")
         await tasks.settle(db, task, Hold("effect", "k"))
         assert database.value("SELECT status FROM backbeat.simple_tasks") == ("ready" if resolved else "held")
         if not resolved:
-            await effects.finish_effect(db, "k", {}, by="alice")
+            await operate.resolve_effect(desk, "k", {}, "", "alice")
             await queue.sweep(db)
             assert (await tasks.take_one(db)).id == task.id

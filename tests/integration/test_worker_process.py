@@ -59,6 +59,9 @@ class Process:
         return self.process.wait(30)
 
 
+MARK = "SELECT mark FROM backbeat.side_effects"
+
+
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
     return tmp_path / "notes"
@@ -99,8 +102,9 @@ async def test_a_worker_killed_in_mid_wait_is_replaced(
     decide(database, token(database, "alice"), request, "approve", shown)
     worker(database)
     done = await finished(database, workflow, within=40)
-    assert done["result"]["effect"] == {"noted": f"{workflow}:effect"}
-    assert noted(notes) == [f"{workflow}:effect"]
+    mark = database.value(MARK)
+    assert done["result"]["effect"] == {"noted": mark}
+    assert noted(notes) == [mark]
 
 
 async def test_a_worker_killed_after_the_far_write_posts_no_second_time(
@@ -116,7 +120,7 @@ async def test_a_worker_killed_after_the_far_write_posts_no_second_time(
     notes.with_suffix(".hang").unlink()
     worker(database)
     assert (await finished(database, workflow, within=40))["status"] == "completed"
-    assert noted(notes) == [f"{workflow}:effect"]
+    assert noted(notes) == [database.value(MARK)]
     assert database.sql("SELECT status, fires, resolved_by FROM backbeat.side_effects") == [("done", 1, "read-back")]
 
 
@@ -142,7 +146,7 @@ async def test_postgres_may_be_away(
     process.says("relay: works again")
     decide(database, token(database, "alice"), request, "approve", shown)
     assert (await finished(database, workflow))["status"] == "completed"
-    assert noted(notes) == [f"{workflow}:effect"]
+    assert noted(notes) == [database.value(MARK)]
     assert process.end(signal.SIGTERM) == 0
     assert not [line for line in process.lines if "Traceback" in line]
 
@@ -158,6 +162,15 @@ def test_it_waits_for_servers_that_are_not_there_yet(tmp_path: Path) -> None:
     assert "(trying again)" in said
     assert process.end(signal.SIGTERM) == 0
     assert process.lines == [said]
+
+
+def test_a_worker_without_effects_says_so(tmp_path: Path) -> None:
+    """It would run, and every escalation would wait for ever."""
+    nowhere = {"BACKBEAT_DATABASE_URL": "postgresql://x@127.0.0.1:1/x", "BACKBEAT_TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    process = Process(tmp_path, nowhere)
+    said = process.says("no effects are loaded")
+    assert "set BACKBEAT_DEFINITIONS" in said
+    assert process.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ async def _approve(database: Database, client: Client, name: str) -> None:
     await handle.signal("decide", {"decision": "approve", "hash": shown, "proof": proof})
     query = "SELECT id, waiting_for FROM backbeat.orchestrated_workflows WHERE waiting_for LIKE '%unknown%'"
     ((workflow_id, _),) = await eventually(lambda: database.sql(query))
-    database.sql("SELECT backbeat.finish_effect(%s, %s::jsonb, 'carol')", [f"{workflow_id}:effect", '{"id": 9}'])
+    database.advance(timedelta(seconds=2))
+    database.sql("SELECT backbeat.resolve_effect(%s, %s::jsonb, '', 'carol')", [f"{workflow_id}:effect", '{"id": 9}'])
     database.sql("SELECT backbeat.push_outbox(%s, 'poke')", [workflow_id])
 
 
@@ -156,7 +158,7 @@ async def _wait(database: Database, client: Client, name: str) -> None:
     ("kind", "changed", "play"),
     [
         ("approved", {}, _approve),
-        ("expired", {"deadline_seconds": 0.4}, _wait),
+        ("expired", {"deadline_seconds": 1}, _wait),
         ("cancelled", {}, _cancel),
         ("failed", {"title": ""}, None),
     ],

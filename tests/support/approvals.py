@@ -28,6 +28,11 @@ def escalation(**changed: Any) -> dict[str, Any]:
     return given | changed
 
 
+def content_hash(title: str = "Post a review", effect: str = "note", request: Any = None) -> str:
+    """What approvers sign: everything they are shown."""
+    return payload_hash({"title": title, "effect": effect, "request": REVIEW if request is None else request})
+
+
 def worker_rows(database: Database, query: str, params: Any = None) -> list[dict[str, Any]]:
     """Run one query with the workers' login, committed."""
     with psycopg.connect(database.worker_url, row_factory=dict_row, autocommit=True, prepare_threshold=None) as worker:
@@ -52,14 +57,13 @@ class Asked:
     workflow: UUID
 
 
-def ask(database: Database, *, policy: dict[str, Any] | None = None, seconds: float = 3600.0) -> Asked:
+def ask(database: Database, *, seconds: float = 3600.0, **changed: Any) -> Asked:
     """Escalate and create the approval request, as the workflow would."""
-    workflow = start(database)
-    payload = {"effect": "note", "request": REVIEW}
-    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', 'Post a review', %s::jsonb, %s, %s::jsonb, %s)"
-    shown = payload_hash(payload)
-    policy = {"approvers": ["alice", "bob"]} if policy is None else policy
-    (row,) = worker_rows(database, call, [workflow, json.dumps(payload), shown, json.dumps(policy), seconds])
+    given = escalation(deadline_seconds=seconds, **changed)
+    workflow = start(database, **given)
+    shown = content_hash(given["title"], given["effect"], given["request"])
+    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', %s)"
+    (row,) = worker_rows(database, call, [workflow, shown])
     return Asked(row["id"], shown, workflow)
 
 

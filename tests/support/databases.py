@@ -27,6 +27,11 @@ class Database:
         return self.server.url(self.name, roles.OWNER)
 
     @property
+    def operator_url(self) -> str:
+        """The login of people who operate."""
+        return self.server.url(self.name, roles.PEOPLE)
+
+    @property
     def direct_worker_url(self) -> str:
         """The workers' login, past any pooler."""
         return self.server.url(self.name, roles.APP)
@@ -38,8 +43,9 @@ class Database:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a worker process needs in its environment to work here."""
-        return {"BACKBEAT_DATABASE_URL": self.worker_url, "BACKBEAT_DIRECT_URL": self.owner_url}
+        """What a worker process, or a person who operates, needs in its environment to work here."""
+        urls = {"DATABASE": self.worker_url, "DIRECT": self.owner_url, "OPERATOR": self.operator_url}
+        return {f"BACKBEAT_{name}_URL": url for name, url in urls.items()}
 
     def sql(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run one query as the owner in a transaction of its own; the rows, or an empty list when it returns none."""

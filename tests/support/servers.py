@@ -16,7 +16,7 @@ from backbeat.embedded.daemon import Daemon
 from backbeat.embedded.files import secret
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
-PASSWORD = "test"  # of both logins
+PASSWORD = "test"  # of all logins
 TEMPLATE = "backbeat_template"
 TEST_SCHEMA = Path(__file__).with_name("test_schema.sql")
 FAST = {
@@ -43,7 +43,7 @@ class Server:
         return postgres.daemon(self.directory)
 
     def url(self, database: str, user: str = postgres.SUPERUSER) -> str:
-        """A login of this server: the superuser, `roles.OWNER` or `roles.APP`."""
+        """A login of this server: the superuser, `roles.OWNER`, `roles.APP` or `roles.PEOPLE`."""
         password = None if user == postgres.SUPERUSER else PASSWORD
         return postgres.dsn(self.directory, self.port, user=user, password=password, database=database)
 
@@ -70,7 +70,8 @@ class Server:
         admin = self.url("postgres")
         roles.create_owner(admin, PASSWORD, TEMPLATE)
         migrate.postgres_up(self.url(TEMPLATE, roles.OWNER))
-        roles.create_app(admin, PASSWORD)
+        for login in roles.MEMBERS:
+            roles.create_member(admin, login, PASSWORD)
         with psycopg.connect(self.url(TEMPLATE, roles.OWNER), autocommit=True) as owner:
             owner.execute(TEST_SCHEMA.read_bytes())
         with psycopg.connect(admin, autocommit=True) as connection:

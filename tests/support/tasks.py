@@ -1,14 +1,15 @@
 """Tasks and calls at the level of the schema's functions, as a worker makes them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
+from psycopg.rows import DictRow
 
 from shared.db import calls, pool, queue
 from shared.db.calls import Closing, Reservation
@@ -34,6 +35,17 @@ async def worker(database: Database, connections: int = 4) -> AsyncIterator[Conn
     async with pool.connect(database.worker_url, max_size=connections) as db:
         await queue.register(db, "first", "cron", [definition("alpha"), definition("beta")])
         yield db
+
+
+class Operator(Connection):
+    """How people who operate get into the database: with a connection a statement."""
+
+    def __init__(self, database: Database) -> None:
+        self._url = database.operator_url
+
+    async def rows(self, query: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
+        async with pool.connect(self._url, max_size=1) as db:
+            return await db.rows(query, params)
 
 
 async def add(db: Connection, count: int = 1, workflow: str = "alpha", **options: Any) -> list[UUID]:

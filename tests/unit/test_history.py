@@ -95,11 +95,110 @@ def test_text_that_is_not_utf8(repository: History) -> None:
     payload_hash(commit.model_dump(mode="json"))
 
 
-def test_a_nul_forced_to_be_text_cannot_reach_postgres(repository: History) -> None:
-    repository.commit("Nul", {".gitattributes": "*.txt diff\n", "a.txt": b"a\0b\n"})
+def test_a_late_nul_is_text_and_cannot_reach_postgres(repository: History) -> None:
+    repository.commit("Nul", {"a.txt": b"fine\n" * 2_000 + b"a\0b\n"})
     commit = last(repository)
     assert "\0" not in commit.model_dump_json()
     assert "+a\ufffdb" in commit.diff
+
+
+@pytest.mark.parametrize("attributes", ["binary", "-diff", "-text -diff linguist-generated", "diff=hidden"])
+@pytest.mark.parametrize("where", [".gitattributes", ".git/info/attributes"])
+def test_attributes_hide_no_text(repository: History, attributes: str, where: str) -> None:
+    """Bytes decide what is binary: whoever writes the commit also writes its attributes."""
+    repository.git("config", "diff.hidden.binary", "true")
+    (repository.path / where).parent.mkdir(exist_ok=True)
+    (repository.path / where).write_text(f"*.py {attributes}\n*.png diff\n", encoding="utf-8")
+    repository.commit("Hide", {"a.py": "x = eval('1')\n", "logo.png": b"\x89PNG\0\1\2"})
+    commit = last(repository)
+    assert "+x = eval('1')" in commit.diff
+    assert commit.notes == ("logo.png: binary, not shown",)
+
+
+def test_what_is_shown_whole_says_so_and_nothing_else_does(repository: History, tmp_path: Path) -> None:
+    repository.commit("Whole", {"a.py": "x = 1\n"})
+    assert last(repository).complete
+    for name, content in (("b", b"\0\1"), ("long.py", "x" * 500), ("huge.py", "y = 1\n" * 5_000), ("l.py", b"\xff")):
+        repository.commit("Not whole", {name: content})
+        assert not last(repository).complete, name
+    repository.commit("Essay\n\n" + "word " * 5_000, {"a.py": "x = 2\n"})
+    assert not last(repository).complete
+    assert last(repository).notes == ("the message is cut after 20000 characters",)
+    other = History(tmp_path / "other")
+    other.commit("One", {"x": "1"})
+    repository.git("submodule", "--quiet", "add", str(other.path), "lib")
+    repository.git("config", "--file", ".gitmodules", "submodule.lib.ignore", "all")
+    repository.commit("Add lib")
+    assert "Subproject commit" in last(repository).diff
+    assert last(repository).notes == ("lib: a submodule, its content is not shown",)
+    assert not last(repository).complete
+
+
+def test_a_merge_may_be_whole(repository: History) -> None:
+    repository.commit("Base")
+    repository.git("checkout", "--quiet", "-b", "side")
+    repository.commit("Side", {"side.txt": "s\n"})
+    repository.git("checkout", "--quiet", "main")
+    repository.git("merge", "--quiet", "--no-ff", "-m", "Merge side", "side")
+    assert last(repository).notes
+    assert last(repository).complete
+
+
+@pytest.mark.parametrize(
+    ("date", "shown"),
+    [
+        ("1700000000 +9999", "2023-11-14T22:13:20+00:00"),
+        ("-5 +0000", "1970-01-01T00:00:00+00:00"),
+        ("-62167219200 +0000", "1970-01-01T00:00:00+00:00"),  # the year 0
+        ("1700000000", "1970-01-01T00:00:00+00:00"),  # no time zone
+        ("yesterday +0000", "1970-01-01T00:00:00+00:00"),
+        ("", "1970-01-01T00:00:00+00:00"),
+        ("9" * 5_000 + " +0000", "1970-01-01T00:00:00+00:00"),
+        ("253402300800 +0000", "2199-12-31T23:59:59+00:00"),
+        ("18446744073709551615 +0000", "2199-12-31T23:59:59+00:00"),
+    ],
+)
+def test_whatever_date_a_commit_claims(repository: History, date: str, shown: str) -> None:
+    tree = repository.git("write-tree")
+    text = f"tree {tree}\nauthor A <a@b> {date}\ncommitter A <a@b> {date}\n\nOdd\n"
+    (repository.path / "commit").write_text(text, encoding="utf-8")
+    sha = repository.git("hash-object", "-t", "commit", "-w", "--literally", "commit")
+    repository.git("update-ref", "refs/heads/main", sha)
+    commit = last(repository)
+    assert commit.committed_at.isoformat() == shown
+    assert bool(commit.notes) is not shown.startswith("2023")
+    assert commit.complete
+
+
+@pytest.mark.parametrize("name", ["..git", ".", "ä" * 5, "x" * 200, ".git", "a shop, #7", "two\nlines"])
+def test_any_directory_gives_a_repository_name_that_git_hub_could_have(tmp_path: Path, name: str) -> None:
+    repository = History(tmp_path / "there" / name)
+    repository.commit("One")
+    assert last(repository).repository.startswith("local/")
+
+
+def test_replaced_objects_are_not_believed(repository: History) -> None:
+    shown = repository.commit("Shown", {"a.py": "x = 1\n"})
+    other = repository.commit("Other", {"a.py": "x = 2\n"})
+    repository.git("replace", other, shown)
+    assert "+x = 2" in last(repository).diff
+
+
+def test_nothing_is_fetched(repository: History, tmp_path: Path) -> None:
+    """A partial clone names a command that would fetch what is missing; its blobs stay missing."""
+    repository.commit("One", {"a.py": "x = 1\n"})
+    repository.git("config", "uploadpack.allowFilter", "true")
+    clone = tmp_path / "clone"
+    repository.git("clone", "--quiet", "--bare", "--filter=blob:none", f"file://{repository.path}", str(clone))
+    trap = tmp_path / "trap.sh"
+    trap.write_text(f"#!/bin/sh\ntouch '{tmp_path}/sprung'\n", encoding="utf-8")
+    trap.chmod(0o755)
+    for key, value in (("remote.origin.uploadpack", str(trap)), ("protocol.file.allow", "always")):
+        repository.git("-C", str(clone), "config", key, value)
+    with pytest.raises(InputError, match="partial clone") as refused:
+        last_commits(clone, 1)
+    assert refused.value.fix
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_message_in_another_encoding_and_with_control_characters(repository: History) -> None:

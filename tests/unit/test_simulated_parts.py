@@ -92,6 +92,9 @@ def test_latencies() -> None:
     assert real(0.5, 50_000, 4_000) > real(0.5, 1_000, 100)
     with pytest.raises(ConfigError):
         latency.parse("quick")
+    for nonsense in ("nan", "-1", "2-1", "inf", "0-1e9"):
+        with pytest.raises(ConfigError):
+            latency.parse(nonsense)
 
 
 def test_faults_are_read_as_they_are_written() -> None:

@@ -108,6 +108,7 @@ async def test_an_unknown_outcome_is_looked_at_again_ever_more_rarely(
             if event.HasField("activity_task_scheduled_event_attributes")
         ].count("perform_effect")
         assert 10 <= looks <= 20
-        database.sql("SELECT backbeat.finish_effect(%s, %s::jsonb, 'carol')", [f"{workflow}:effect", '{"id": 9}'])
+        database.advance(timedelta(seconds=2))
+        database.sql("SELECT backbeat.resolve_effect(%s, %s::jsonb, '', 'carol')", [f"{workflow}:effect", '{"id": 9}'])
         assert await handle.result() == {"decision": "approved", "effect": {"id": 9}}
     assert far.writes == 1

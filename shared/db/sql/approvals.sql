@@ -2,8 +2,7 @@
 SELECT backbeat.policy_problem(%(policy)s::jsonb) AS problem
 
 -- name: create
-SELECT id FROM backbeat.create_approval(
-    %(workflow)s, %(step)s, %(title)s, %(payload)s::jsonb, %(hash)s, %(policy)s::jsonb, %(seconds)s)
+SELECT id FROM backbeat.create_approval(%(workflow)s, %(step)s, %(hash)s)
 
 -- name: close_if_pending
 SELECT state, seconds_left FROM backbeat.close_if_pending(%(id)s)

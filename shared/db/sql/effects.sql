@@ -4,10 +4,13 @@ SELECT verdict, token, outcome, wait_seconds, detail FROM backbeat.begin_effect(
     %(origin)s, %(traceparent)s, %(approval)s, %(fire_seconds)s)
 
 -- name: finish_effect
-SELECT backbeat.finish_effect(%(key)s, %(outcome)s::jsonb, %(by)s) AS written
+SELECT backbeat.finish_effect(%(key)s, %(outcome)s::jsonb, %(read_back)s) AS written
 
 -- name: refire_effect
-SELECT backbeat.refire_effect(%(key)s, %(token)s, %(fire_seconds)s, %(error)s, %(by)s) AS granted
+SELECT backbeat.refire_effect(%(key)s, %(token)s, %(fire_seconds)s, %(error)s) AS granted
+
+-- name: note_effect
+SELECT backbeat.note_effect(%(key)s, %(error)s)
 
 -- name: list_effects
 SELECT key, kind, status, owner_kind, owner, origin_id, request, outcome, error, fires, intended_at, done_at, resolved_by

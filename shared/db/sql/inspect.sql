@@ -1,8 +1,9 @@
 -- What people ask of the tables. Reads only; `since` bounds finished tasks by the day they were created, which prunes partitions.
 
 -- name: tasks
-SELECT id, workflow, version, tenant, class, status, attempts, hold_reason, hold_key, run_after, created_at, finished_at, calls, cost_usd, error
-FROM backbeat.tasks
+SELECT id, workflow, version, tenant, class, status, attempts, hold_reason, hold_key, run_after, created_at, finished_at, calls, cost_usd, error,
+       (SELECT r.state FROM backbeat.approval_requests r WHERE r.workflow_id = t.workflow_id ORDER BY r.requested_at DESC LIMIT 1) AS approval
+FROM backbeat.tasks t
 WHERE id >= backbeat.uuid7_floor(backbeat.now() - %(since)s::interval)
   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s)) AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
   AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
@@ -16,9 +17,19 @@ GROUP BY status
 ORDER BY array_position('{pending,ready,running,delayed,held,succeeded,escalated,dead,cancelled,expired}', status)
 
 -- name: task
-SELECT id, workflow, version, tenant, tier, class, status, hold_reason, hold_key, run_after, payload, result, error_class, error, attempts, history,
+SELECT id, workflow, version, tenant, tier, class, status,
+       (SELECT r.state FROM backbeat.approval_requests r WHERE r.workflow_id = t.workflow_id ORDER BY r.requested_at DESC LIMIT 1) AS approval, hold_reason, hold_key, run_after, payload, result, error_class, error, attempts, history,
        worker, origin_id, parent_id, workflow_id, traceparent, source_at, created_at, finished_at
-FROM backbeat.tasks WHERE id = %(id)s
+FROM backbeat.tasks t WHERE id = %(id)s
+
+-- name: ids_of_task
+SELECT id::text AS id FROM backbeat.tasks WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
+
+-- name: ids_of_request
+SELECT id::text AS id FROM backbeat.approval_requests WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
+
+-- name: ids_of_token
+SELECT id FROM backbeat.api_tokens WHERE id BETWEEN left(replace(%(low)s, '-', ''), 16) AND left(replace(%(high)s, '-', ''), 16) ORDER BY id LIMIT 4
 
 -- name: calls
 SELECT call_key, seq, status, tier, provider, coalesce(model_answered, model) AS model, uncached, cache_read, cache_write, output, reasoning,
@@ -31,7 +42,7 @@ SELECT key, kind, status, owner_kind, owner, approval_id, outcome, error, fires,
 FROM backbeat.side_effects WHERE owner = ANY (%(owners)s::uuid[]) ORDER BY intended_at, key
 
 -- name: effect
-SELECT key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, outcome, error, token, fires, fire_until, traceparent,
+SELECT key, mark, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, outcome, error, token, fires, fire_until, traceparent,
        intended_at, done_at, resolved_by, greatest(extract(epoch FROM fire_until - backbeat.clock()), 0)::double precision AS busy_seconds
 FROM backbeat.side_effects WHERE key = %(key)s
 

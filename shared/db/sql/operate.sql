@@ -1,7 +1,7 @@
--- What people do to a running system, beside deciding approvals and resolving effects.
+-- What people do to a running system, beside deciding approvals.
 
 -- name: cancel
-SELECT id FROM backbeat.finish(ARRAY[%(id)s::uuid], 'cancelled', 'cancelled', %(reason)s) AS gone(id)
+SELECT backbeat.cancel_task(%(id)s, %(reason)s) AS cancelled
 
 -- name: set_budget
 SELECT backbeat.set_budget(%(scope)s, %(key)s, %(usd)s, %(tokens)s, %(by)s) AS released
@@ -10,4 +10,7 @@ SELECT backbeat.set_budget(%(scope)s, %(key)s, %(usd)s, %(tokens)s, %(by)s) AS r
 SELECT backbeat.throw_switch(%(name)s, %(reason)s, %(by)s)
 
 -- name: release_switch
-SELECT backbeat.release_switch(%(name)s) AS released
+SELECT backbeat.release_switch(%(name)s, %(by)s) AS released
+
+-- name: resolve_effect
+SELECT backbeat.resolve_effect(%(key)s, %(outcome)s::jsonb, %(reason)s, %(by)s) AS resolved

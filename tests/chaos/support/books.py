@@ -116,10 +116,10 @@ def posted_once(rig: Rig) -> None:
     wanted = Counter(one for (one,) in rig.database.sql(posting))
     found = list(log.read(rig.recorder.log))
     assert Counter(entry["pull"][2] for entry in found) == {int(n): count for n, count in wanted.items()}
-    effects = rig.database.sql("SELECT key, status, outcome ->> 'id' FROM backbeat.side_effects")
+    effects = rig.database.sql("SELECT mark, status, outcome ->> 'id' FROM backbeat.side_effects")
     assert {status for _, status, _ in effects} <= {"done"}
-    ids = {key: entry["review"]["id"] for key, *_ in effects for entry in found if key in entry["review"]["body"]}
-    assert ids == {key: int(review) for key, _, review in effects}
+    ids = {mark: entry["review"]["id"] for mark, *_ in effects for entry in found if mark in entry["review"]["body"]}
+    assert ids == {mark: int(review) for mark, _, review in effects}
 
 
 def flows_are_empty(rig: Rig) -> None:
@@ -128,12 +128,13 @@ def flows_are_empty(rig: Rig) -> None:
 
 
 def spans_are_whole(rig: Rig) -> None:
-    """Every attempt, call and effect that Postgres knows of has its span on the disk."""
+    """Every task, attempt, call and effect that Postgres knows of has its span on the disk."""
     lines = [line for path in rig.spool.glob("*.spool") for line in read_batch(path).body.splitlines()]
     found = {json.loads(line)["SpanId"] for line in lines}
     attempts = rig.database.sql("SELECT id, jsonb_array_elements(history) ->> 'lease' FROM backbeat.finished_tasks")
     wanted = {span_id("process", task, lease) for task, lease in attempts}
     wanted |= {span_id("call", row["owner"], row["call_key"], row["seq"]) for row in calls(rig)}
+    wanted |= {span_id("enqueue", task) for task, _ in attempts}
     wanted |= {span_id("effect", key) for (key,) in rig.database.sql("SELECT key FROM backbeat.side_effects")}
     assert wanted
     assert wanted <= found
