@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from examples.code_review.fixture import BLOCKING
-from shared.errors import BackbeatError
+from shared import clock
+from shared.errors import EXIT_TEMPORARY, BackbeatError
 
 REJECTED, IGNORED = BLOCKING[1], BLOCKING[2]
 IGNORED_DEADLINE = 20  # seconds; short, so that the demo can wait for it
 PEOPLE = ("alice", "bob")
+PATIENCE = 60.0  # seconds in which a person tries again what an engine that is away refused
 
 
 class Approvers:
@@ -72,7 +74,11 @@ class Approvers:
 
     def _backbeat(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "backbeat", *arguments]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        patience = clock.monotonic() + PATIENCE
+        while True:
+            done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+            if done.returncode != EXIT_TEMPORARY or clock.monotonic() > patience:
+                break
         if done.returncode:
             raise BackbeatError(f"`backbeat {' '.join(arguments[:2])}` failed: {done.stderr.strip()}")
         return done.stdout

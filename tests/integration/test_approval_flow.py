@@ -149,7 +149,7 @@ async def test_an_effect_nobody_has_loaded_is_waited_for(database: Database, tem
             await eventually(lambda: row(database, workflow)["waiting_for"] == f"approval {request}")
         async with working(blind, client, options):
             decide(database, token(database, "alice"), request, "approve", shown)
-            said = "SELECT error FROM backbeat.side_effects WHERE fires = 0"
+            said = "SELECT error FROM backbeat.side_effects WHERE fires = 0 AND error IS NOT NULL"
             ((error,),) = await eventually(lambda: database.sql(said))
             assert error == "no loaded module defines the effect 'note'. Loaded: none"
         async with working(env, client, options):

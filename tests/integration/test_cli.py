@@ -40,7 +40,8 @@ def test_help_names_every_command_and_exit_code(run: Run) -> None:
     for name, lazy in COMMANDS.items():
         assert f"  {name} " in out
         assert lazy.help in out
-    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    # A tick alone can hang.
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")} - {errors.EXIT_HUNG}
     assert {int(line.split()[0]) for line in out.splitlines() if line.strip()[:1].isdigit()} == codes
     assert max(map(len, out.splitlines())) <= 100
 
@@ -64,7 +65,7 @@ def test_the_table_says_what_the_command_says(name: str) -> None:
     [
         (["frobnicate"], "backbeat: No such command 'frobnicate'. See `backbeat --help`"),
         (["task", "list", "--colour"], "backbeat: No such option '--colour'. See `backbeat task list --help`"),
-        (["task", "show", "seven"], "backbeat: Invalid value for 'TASK_ID': 'seven' is not a valid UUID. See"),
+        (["task", "show", "seven"], "backbeat: Invalid value for 'TASK_ID': 'seven' is no task id"),
         (["task", "enqueue", "x"], "backbeat: give either --payload or --file. See `backbeat task enqueue --help`"),
         (["task", "enqueue", "x", "--payload", "{"], "backbeat: Invalid value for '--payload': this is not JSON: "),
         (["task", "list", "--since", "soon"], "backbeat: Invalid value for '--since': 'soon' is no duration such as"),
@@ -80,7 +81,7 @@ def test_the_table_says_what_the_command_says(name: str) -> None:
         (["up", "--port", "mysql=1"], "backbeat: Invalid value for --port: 'mysql=1' is not of the form postgres=5432"),
         (["task", "list"], "backbeat: database_url is not set. Set BACKBEAT_DATABASE_URL, or run `backbeat up` here"),
         (["migrate", "up"], "backbeat: direct_url is not set. "),
-        (["report"], "backbeat: clickhouse_url is not set. "),
+        (["report"], "backbeat: no ClickHouse is configured (telemetry is 'off'). "),
     ],
 )
 def test_wrong_usage_is_one_line_and_exits_2(run: Run, arguments: list[str], said: str) -> None:

@@ -38,7 +38,7 @@ def test_from_the_spool_to_a_report(run: Run, tmp_path: Path) -> None:
     assert run("report").fine().err == "none\n"
     spool(tmp_path / "spool", call(1, backbeat__cost_usd="0.000000020"), process())
     said = run("report").fine().err
-    assert "note: rows may be missing; 1 spool files of this host are not shipped, the oldest 0 s old: `back" in said
+    assert "note: rows may be missing; 1 spool files of this host are not shipped, the oldest " in said
     assert run("telemetry", "status", "-o", "json").fine().json["depth"] == 1
     assert run("telemetry", "ship", "-o", "json").fine().json["spans"] == 2
     assert run("telemetry", "status", "-o", "json").fine().json["depth"] == 0

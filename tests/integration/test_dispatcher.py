@@ -213,7 +213,8 @@ async def test_a_workflow_temporal_lost_starts_again_where_postgres_stands(
     finally:
         empty.kill()
     assert done["result"] == {"decision": "approved", "effect": {"id": 1}}
-    assert far.posted.keys() == {f"{workflow}:effect"}
+    mark = "SELECT mark FROM backbeat.side_effects WHERE key = %s"
+    assert far.posted.keys() == {database.value(mark, [f"{workflow}:effect"])}
     assert database.value("SELECT count(*) FROM backbeat.approval_requests") == 1
 
 
