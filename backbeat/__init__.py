@@ -3,33 +3,38 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backbeat.authoring import bounded_loop, effect, single_shot
-    from shared.domain.outcome import Dead, Escalate, Outcome, Retry, Snooze, Succeed
+    from backbeat.authoring import bounded_loop, bulk, effect, single_shot
+    from shared.domain.outcome import Dead, Escalate, FanOut, Outcome, Retry, Snooze, Succeed
     from shared.errors import BackbeatError, InputError
+    from shared.execution.batch import BatchContext
     from shared.execution.context import Context
     from shared.execution.effects import EffectRefusedError
 
 __version__ = "0.1.0"
 __all__ = [
     "BackbeatError",
+    "BatchContext",
     "Context",
     "Dead",
     "EffectRefusedError",
     "Escalate",
+    "FanOut",
     "InputError",
     "Outcome",
     "Retry",
     "Snooze",
     "Succeed",
     "bounded_loop",
+    "bulk",
     "effect",
     "single_shot",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("single_shot", "bounded_loop", "effect"), "backbeat.authoring"),
-    **dict.fromkeys(("Dead", "Escalate", "Outcome", "Retry", "Snooze", "Succeed"), "shared.domain.outcome"),
+    **dict.fromkeys(("single_shot", "bounded_loop", "bulk", "effect"), "backbeat.authoring"),
+    **dict.fromkeys(("Dead", "Escalate", "FanOut", "Outcome", "Retry", "Snooze", "Succeed"), "shared.domain.outcome"),
     **dict.fromkeys(("BackbeatError", "InputError"), "shared.errors"),
+    "BatchContext": "shared.execution.batch",
     "Context": "shared.execution.context",
     "EffectRefusedError": "shared.execution.effects",
 }

@@ -1,18 +1,30 @@
-"""How a task author declares work: `single_shot`, `bounded_loop`, `effect`.
+"""How a task author declares work: `single_shot`, `bounded_loop`, `bulk`, `effect`.
 
 A mistake in a declaration is a DefinitionError that names the file and line it stands on.
 """
 
 import re
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+from typing import Any, TypedDict, Unpack
 
 from pydantic import BaseModel
 
 from shared.definitions import NAME_PATTERN, Definition, Effect, placeholders
 from shared.errors import DefinitionError
+from shared.execution.batch import BatchContext
 from shared.execution.context import Context
+
+
+class Options(TypedDict, total=False):
+    """What every definition may say beside its work; see `shared.definitions.Definition`."""
+
+    history: str
+    trace: str
+    idempotency: bool
+    max_usd: Decimal | None
+    max_tokens: int | None
 
 
 def single_shot(
@@ -26,6 +38,7 @@ def single_shot(
     system: str = "",
     max_output_tokens: int = 1024,
     attempts: int = 3,
+    **options: Unpack[Options],
 ) -> Definition:
     """A task that is one model call: `prompt` is filled from the fields of `input`, the answer is an `output`.
 
@@ -50,7 +63,7 @@ def single_shot(
             max_output_tokens=max_output_tokens,
         )
 
-    return _definition(name, version, input, output, tier, attempts, run)
+    return _definition(name, version, input, output, tier, attempts, run, **options)
 
 
 def bounded_loop(
@@ -62,13 +75,38 @@ def bounded_loop(
     tier: str,
     run: Callable[[Context, Any], Awaitable[Any]],
     attempts: int = 3,
+    **options: Unpack[Options],
 ) -> Definition:
     """A task of a few model calls whose order the code decides.
 
     `run(ctx, input)` returns an `output` or an outcome. After a crash it runs again from the top; the calls
     it already made answer from the record, so its keys must not depend on time or chance.
     """
-    return _definition(name, version, input, output, tier, attempts, run)
+    return _definition(name, version, input, output, tier, attempts, run, **options)
+
+
+def bulk(
+    name: str,
+    *,
+    version: int,
+    input: type[BaseModel],  # noqa: A002
+    output: type[BaseModel],
+    run: Callable[[BatchContext, Any], Awaitable[Sequence[Any]]],
+    rows: int = 500,
+    tier: str = "rules",
+    attempts: int = 3,
+    **options: Unpack[Options],
+) -> Definition:
+    """A task that is cheap and comes by the thousand: `run(ctx, inputs)` takes up to `rows` of them, of one tenant.
+
+    It answers a list as long as its inputs, of `output` instances and outcomes. Answer a row that wants a model call or
+    an effect of its own with `ctx.fan_out`. Unless the options say otherwise, a finished row keeps the history of its
+    failures only, and a batch is one span.
+    """
+    if not 1 <= rows <= 10_000:
+        raise _mistake(name, "a batch has 1 to 10,000 rows")
+    chosen: Options = {"history": "failures", "trace": "batch", **options}
+    return _definition(name, version, input, output, tier, attempts, run, bulk=rows, **chosen)
 
 
 def effect(
@@ -86,7 +124,16 @@ def effect(
 
 
 def _definition(
-    name: str, version: int, given: Any, made: Any, tier: str, attempts: int, run: Callable[[Any, Any], Awaitable[Any]]
+    name: str,
+    version: int,
+    given: Any,
+    made: Any,
+    tier: str,
+    attempts: int,
+    run: Callable[[Any, Any], Awaitable[Any]],
+    *,
+    bulk: int | None = None,
+    **options: Unpack[Options],
 ) -> Definition:
     if not re.match(NAME_PATTERN, name):
         raise _mistake(name, "a name is lower case letters, digits and underscores, and starts with a letter")
@@ -97,7 +144,23 @@ def _definition(
     for role, model in (("input", given), ("output", made)):
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise _mistake(name, f"its {role} must be a Pydantic model")
-    return Definition(name=name, version=version, input=given, output=made, tier=tier, attempts=attempts, run=run)
+    if options.get("history", "full") not in ("full", "failures", "none"):
+        raise _mistake(name, "history is 'full', 'failures' or 'none'")
+    if options.get("trace", "task") not in ("task", "batch"):
+        raise _mistake(name, "trace is 'task' or 'batch'")
+    if any(cap is not None and cap <= 0 for cap in (options.get("max_usd"), options.get("max_tokens"))):
+        raise _mistake(name, "a cap on what one task may spend must be above 0")
+    return Definition(
+        name=name,
+        version=version,
+        input=given,
+        output=made,
+        tier=tier,
+        attempts=attempts,
+        run=run,
+        bulk=bulk,
+        **options,
+    )
 
 
 def _mistake(name: str, what: str) -> DefinitionError:

@@ -7,8 +7,10 @@ import socket
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+from cron_worker.bulk import Bulk
 from cron_worker.execute import Slots
 from cron_worker.recover import recover
+from cron_worker.schedule import schedule
 from cron_worker.tick import Limits, Report
 from shared import clock
 from shared.config import Config
@@ -23,6 +25,7 @@ from shared.execution.spans import tick_span
 from shared.llm.routes import load_routes
 from shared.telemetry import open_telemetry
 
+MAINTENANCE = 2.0  # seconds between looks for what time has moved
 POLL = 0.5  # seconds between looks for new rows while slots are free and other work is under way
 
 
@@ -41,6 +44,7 @@ async def environment(config: Config, db: Database, limits: Limits) -> AsyncIter
         telemetry=telemetry,
         deadline=Deadline.after(limits.budget, limits.grace),
         expected_seconds=await calls.route_p95(db),
+        likely_shares=await calls.likely_shares(db),
     )
     try:
         yield env
@@ -60,26 +64,41 @@ class Round:
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self._slots = Slots(env, self._worker, limits.concurrency, limits.lease)
         self._claimed: list[Task] = []
+        self._maintain_at = 0.0
 
     async def run(self) -> Report:
         """Work until the queue is empty for us or the budget is used up, then let what runs end."""
         env, report, started = self._env, self._report, clock.wall_ns()
         await queue.register(env.db, self._worker, "cron", env.registry.rows())
         tick_id = await queue.start_tick(env.db, self._worker)
-        report.recovered = await recover(env)
-        await queue.sweep(env.db)
+        await self._maintain()
         report.stopped = (await queue.switches(env.db)).get("all", "")
-        while await self._claim() or self._slots.busy:
+        bulk = asyncio.create_task(Bulk(env, self._worker, self._limits, report, self._stop).run())
+        while await self._claim() or self._slots.busy or not bulk.done():
             if env.deadline.left <= 0:
                 await self._settle(await self._slots.abort())
                 report.hanging = [f"{task.workflow} {task.id}" for task in self._slots.hanging]
                 break
+            if not self._slots.busy:
+                await asyncio.wait([bulk], timeout=min(POLL, env.deadline.left))
             await self._settle(await self._slots.wait(min(POLL, env.deadline.left)))
+            await self._maintain()
+        await bulk
         if self._claimed:
             env.telemetry.record(tick_span(env, tick_id, self._worker, started, self._claimed, report.settled))
             env.telemetry.flush()
+        await calls.return_blocks(env.db)
         await queue.end_tick(env.db, tick_id, report.claimed, report.settled)
         return report
+
+    async def _maintain(self) -> None:
+        """What time and dead workers left to do; there is no other process whose task it is."""
+        if clock.monotonic() >= self._maintain_at:
+            self._maintain_at = clock.monotonic() + MAINTENANCE
+            self._report.recovered += await recover(self._env)
+            await calls.return_expired_blocks(self._env.db)
+            await schedule(self._env)
+            await queue.sweep(self._env.db)
 
     async def _claim(self) -> bool:
         """Fill free slots while tasks may still start; False when none was there."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import DefinitionError
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from pydantic import BaseModel
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
@@ -26,7 +28,10 @@ class Definition:
     """A task that can be enqueued: what goes in, what comes out, and the coroutine between.
 
     `run(context, input)` returns an instance of `output`, or an outcome. `tier` names the routes its main
-    calls use and the queue lane it waits in. `attempts` bounds runs that count.
+    calls use and the queue lane it waits in. `attempts` bounds runs that count. `bulk` is how many rows one call of
+    `run` takes (None: one, and not in a list). `history` is what a finished row keeps of its attempts: full, failures
+    or none. `trace` is a span a task or a span a batch. Without `idempotency` equal payloads are different tasks.
+    `max_usd` and `max_tokens` cap what one task may spend.
     """
 
     name: str
@@ -35,6 +40,12 @@ class Definition:
     output: "type[BaseModel]"
     tier: str
     attempts: int = 3
+    bulk: int | None = None
+    history: str = "full"
+    trace: str = "task"
+    idempotency: bool = True
+    max_usd: "Decimal | None" = None
+    max_tokens: int | None = None
     run: Callable[[Any, Any], Awaitable[Any]] = field(repr=False)
 
     @property
@@ -45,7 +56,18 @@ class Definition:
     @property
     def row(self) -> dict[str, Any]:
         """What Postgres knows of it."""
-        return {"name": self.name, "version": self.version, "tier": self.tier, "max_attempts": self.attempts}
+        return {
+            "name": self.name,
+            "version": self.version,
+            "tier": self.tier,
+            "max_attempts": self.attempts,
+            "bulk": self.bulk,
+            "history": self.history,
+            "trace": self.trace,
+            "idempotency": self.idempotency,
+            "max_usd": None if self.max_usd is None else str(self.max_usd),
+            "max_tokens": self.max_tokens,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

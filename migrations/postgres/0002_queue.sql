@@ -14,7 +14,7 @@
 --
 -- Fences. Every claim takes a new lease from one sequence; whoever writes later must name it.
 --
--- Lock order, everywhere: tasks (by id) -> flows (by key) -> estimates -> model_calls -> budgets (by key) -> virtual_time.
+-- Lock order, everywhere: tasks (by id) -> tenants with a cap (by id) -> flows (by key) -> estimates -> model_calls -> budgets (by key) -> virtual_time.
 
 CREATE SEQUENCE backbeat.leases;
 
@@ -31,8 +31,29 @@ CREATE TABLE backbeat.workflows (
     runtime text NOT NULL CHECK (runtime IN ('cron', 'temporal')),
     tier text NOT NULL CHECK (tier <> ''),
     max_attempts smallint NOT NULL DEFAULT 3 CHECK (max_attempts BETWEEN 1 AND 100),
+    -- How many rows one call of its handler takes; NULL: a row an attempt.
+    bulk integer CHECK (bulk BETWEEN 1 AND 10000),
+    -- Rows that are handled by the batch wait in a lane of their own: nobody who wants single rows walks over them.
+    lane text NOT NULL GENERATED ALWAYS AS (CASE WHEN bulk IS NULL THEN tier ELSE 'bulk/' || tier END) STORED,
+    history text NOT NULL DEFAULT 'full' CHECK (history IN ('full', 'failures', 'none')),
+    trace text NOT NULL DEFAULT 'task' CHECK (trace IN ('task', 'batch')),
+    idempotency boolean NOT NULL DEFAULT true,
+    max_usd numeric CHECK (max_usd > 0),
+    max_tokens bigint CHECK (max_tokens > 0),
     registered_at timestamptz NOT NULL DEFAULT backbeat.now(),
+    -- When a worker last said that it has it loaded.
+    seen_at timestamptz,
     PRIMARY KEY (name, version)
+);
+
+-- What nobody may start: the rows of a tenant wait in its flows, those of a workflow are parked as they come up.
+CREATE TABLE backbeat.pauses (
+    scope text NOT NULL CHECK (scope IN ('tenant', 'workflow')),
+    key text NOT NULL CHECK (key <> ''),
+    reason text NOT NULL CHECK (reason <> ''),
+    paused_by text NOT NULL,
+    paused_at timestamptz NOT NULL,
+    PRIMARY KEY (scope, key)
 );
 
 -- What a task of a definition has cost lately; learned at settlement.
@@ -46,17 +67,17 @@ CREATE TABLE backbeat.estimates (
 CREATE TABLE backbeat.flows (
     tenant text NOT NULL,
     tier text NOT NULL,
-    class text NOT NULL CHECK (class IN ('high', 'normal', 'low')),
+    class text NOT NULL CHECK (class IN ('urgent', 'high', 'normal', 'low')),
     last_v double precision NOT NULL DEFAULT 0,
     ready integer NOT NULL DEFAULT 0 CHECK (ready >= 0),
     running integer NOT NULL DEFAULT 0 CHECK (running >= 0),
     PRIMARY KEY (tenant, tier, class)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE backbeat.virtual_time (
     tier text PRIMARY KEY,
     v double precision NOT NULL DEFAULT 0
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE backbeat.simple_tasks (
     id uuid PRIMARY KEY,
@@ -64,12 +85,12 @@ CREATE TABLE backbeat.simple_tasks (
     workflow text NOT NULL,
     version integer NOT NULL,
     tier text NOT NULL,
-    class text NOT NULL CHECK (class IN ('high', 'normal', 'low')),
+    class text NOT NULL CHECK (class IN ('urgent', 'high', 'normal', 'low')),
     payload jsonb NOT NULL,
     status text NOT NULL CHECK (status IN ('pending', 'ready', 'running', 'delayed', 'held')),
     -- 0: to the front of its own flow (retries, due rows, released holds); 1: in order of arrival.
     rank smallint NOT NULL DEFAULT 1 CHECK (rank IN (0, 1)),
-    hold_reason text CHECK (hold_reason IN ('budget', 'version', 'route', 'effect', 'price')),
+    hold_reason text CHECK (hold_reason IN ('budget', 'version', 'route', 'effect', 'price', 'paused')),
     hold_key text,
     run_after timestamptz,
     expires_at timestamptz,
@@ -90,8 +111,11 @@ CREATE TABLE backbeat.simple_tasks (
     agent_id uuid,
     parent_id uuid,
     origin_id uuid NOT NULL,
+    -- Of a requeued dead letter: the task it was at first, whose effects are not repeated.
+    first_id uuid,
     idempotency_key bytea,
-    traceparent text NOT NULL CHECK (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-01$'),
+    -- Made by enqueue alone; a CHECK of its whole form would be paid at every move of the row.
+    traceparent text NOT NULL CHECK (length(traceparent) = 55),
     created_at timestamptz NOT NULL,
     CONSTRAINT held_says_why CHECK ((status = 'held') = (hold_reason IS NOT NULL AND hold_key IS NOT NULL)),
     CONSTRAINT delayed_says_when CHECK (status <> 'delayed' OR run_after IS NOT NULL),
@@ -102,7 +126,8 @@ CREATE TABLE backbeat.simple_tasks (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 
 CREATE INDEX simple_tasks_ready ON backbeat.simple_tasks (tier, vstart, id) WHERE status = 'ready';
-CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks (vstart, id) WHERE status = 'ready' AND alone;
+CREATE INDEX simple_tasks_urgent ON backbeat.simple_tasks (vstart, id) WHERE status = 'ready' AND class = 'urgent';
+CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks (tier, id) WHERE alone AND status IN ('pending', 'ready');
 CREATE INDEX simple_tasks_pending ON backbeat.simple_tasks (tenant, tier, class, rank, id) WHERE status = 'pending';
 CREATE INDEX simple_tasks_delayed ON backbeat.simple_tasks (run_after) WHERE status IN ('delayed', 'held');
 CREATE INDEX simple_tasks_held ON backbeat.simple_tasks (hold_reason, hold_key) WHERE status = 'held';
@@ -163,9 +188,24 @@ CREATE TABLE backbeat.dead_letters (
     error_class text NOT NULL,
     error text NOT NULL,
     attempts smallint NOT NULL,
-    payload jsonb NOT NULL,
-    died_at timestamptz NOT NULL
+    payload jsonb,
+    died_at timestamptz NOT NULL,
+    -- What a requeue needs when the history has been dropped.
+    class text NOT NULL,
+    origin_id uuid NOT NULL,
+    idempotency_key bytea,
+    traceparent text NOT NULL,
+    source_at timestamptz,
+    first_id uuid,
+    requeued_as uuid UNIQUE,
+    resolved_at timestamptz,
+    resolved_by text,
+    reason text,
+    CONSTRAINT resolved_says_who_and_why CHECK (num_nulls(resolved_at, resolved_by, reason) IN (0, 3)),
+    CONSTRAINT only_open_ones_have_a_payload CHECK ((payload IS NULL) = (resolved_at IS NOT NULL)),
+    CONSTRAINT requeued_is_resolved CHECK (requeued_as IS NULL OR resolved_at IS NOT NULL)
 );
+CREATE INDEX dead_letters_open ON backbeat.dead_letters (id) WHERE resolved_at IS NULL;
 
 CREATE TABLE backbeat.idempotency (
     tenant text NOT NULL,
@@ -199,10 +239,20 @@ CREATE TABLE backbeat.switches (
     thrown_at timestamptz NOT NULL DEFAULT backbeat.now()
 );
 
+-- How an attempt ended, as its worker tells it.
+--   outcome  succeed | retry | release | snooze | hold | dead | escalate | fan_out
+--   after    seconds       children  [{workflow, version, payload}], which go on where this task ends
+CREATE TYPE backbeat.ending AS (
+    id uuid, lease bigint, outcome text, result jsonb, error_class text, error text, after double precision, until timestamptz,
+    reason text, key text, workflow text, input jsonb, children jsonb);
+
+-- How a task leaves simple_tasks.
+CREATE TYPE backbeat.departure AS (id uuid, status text, result jsonb, error_class text, error text, workflow_id uuid, entry jsonb);
+
+-- Without SET and SECURITY DEFINER, so that the planner can write it out where it is used, once a row; so with others below.
 CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog
-RETURN CASE p_class WHEN 'high' THEN 4 WHEN 'normal' THEN 2 ELSE 1 END;
+RETURN CASE p_class WHEN 'urgent' THEN 4 WHEN 'high' THEN 4 WHEN 'normal' THEN 2 ELSE 1 END;
 
 -- Opens days ahead of time, and the days of tasks that still live: a settlement never waits for DDL. A day is made beside
 -- the history and attached, which no reader and no settlement blocks. The only way a worker reaches DDL.
@@ -214,14 +264,20 @@ AS $$
 DECLARE
     v_made integer := 0;
     v_today date := utc_day(backbeat.now());
-    v_oldest date;
     v_day date;
     v_name text;
 BEGIN
-    SELECT utc_day(to_timestamp((('x' || translate(left(t.id::text, 13), '-', ''))::bit(48)::bigint) / 1000.0)) INTO v_oldest
-    FROM simple_tasks t ORDER BY t.id LIMIT 1;
-    FOR v_day IN SELECT d::date FROM generate_series(
-        least(v_today - 1, greatest(v_oldest, v_today - 400)), v_today + least(greatest(p_days_ahead, 1), 31), interval '1 day') AS d LOOP
+    FOR v_day IN
+        WITH RECURSIVE live AS (
+            SELECT NULL::date AS day, '00000000-0000-0000-0000-000000000000'::uuid AS after
+            UNION ALL
+            SELECT n.day, uuid7_floor((n.day + 1)::timestamp AT TIME ZONE 'UTC') FROM live l CROSS JOIN LATERAL (
+                SELECT utc_day(to_timestamp((('x' || translate(left(t.id::text, 13), '-', ''))::bit(48)::bigint) / 1000.0)) AS day
+                FROM simple_tasks t WHERE t.id >= l.after ORDER BY t.id LIMIT 1) n WHERE n.day < v_today
+        )
+        SELECT l.day FROM live l WHERE l.day >= v_today - 400
+        UNION SELECT v_today + d FROM generate_series(-1, least(greatest(p_days_ahead, 1), 31)) AS d
+    LOOP
         v_name := 'finished_tasks_' || to_char(v_day, 'YYYYMMDD');
         IF to_regclass('backbeat.' || v_name) IS NULL THEN
             BEGIN
@@ -241,17 +297,21 @@ END
 $$;
 SELECT backbeat.maintain_partitions();
 
--- Tells Postgres what some code declares. Idempotent; a changed tier or attempt limit holds for new tasks.
+-- Tells Postgres what some code declares. Idempotent; what changed holds for new tasks.
 CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 AS $$
-    INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts)
-    SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts
-    FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer, tier text, max_attempts smallint)
+    INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts, bulk, history, trace, idempotency, max_usd, max_tokens)
+    SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts, d.bulk, coalesce(d.history, 'full'), coalesce(d.trace, 'task'),
+           coalesce(d.idempotency, true), d.max_usd, d.max_tokens
+    FROM jsonb_populate_recordset(NULL::workflows, p_definitions) AS d
     ORDER BY d.name, d.version
-    ON CONFLICT (name, version) DO UPDATE SET tier = excluded.tier, max_attempts = excluded.max_attempts
-    WHERE (w.tier, w.max_attempts) IS DISTINCT FROM (excluded.tier, excluded.max_attempts)
+    ON CONFLICT (name, version) DO UPDATE
+    SET tier = excluded.tier, max_attempts = excluded.max_attempts, bulk = excluded.bulk, history = excluded.history, trace = excluded.trace,
+        idempotency = excluded.idempotency, max_usd = excluded.max_usd, max_tokens = excluded.max_tokens
+    WHERE (w.tier, w.max_attempts, w.bulk, w.history, w.trace, w.idempotency, w.max_usd, w.max_tokens) IS DISTINCT FROM
+        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens)
 $$;
 
 -- Says that a worker is there and what it has loaded; rows that waited for one of its versions go on.
@@ -264,6 +324,9 @@ DECLARE
     v_released integer;
 BEGIN
     PERFORM register_definitions(p_kind, p_definitions);
+    UPDATE workflows w SET seen_at = backbeat.now()
+    FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer)
+    WHERE (w.name, w.version, w.runtime) = (d.name, d.version, p_kind) AND coalesce(w.seen_at < backbeat.now() - interval '1 minute', true);
     SELECT coalesce(array_agg(d.name || '@' || d.version ORDER BY d.name, d.version), '{}') INTO v_loaded
     FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer);
 
@@ -279,62 +342,87 @@ BEGIN
 END
 $$;
 
--- How many more rows of a flow may be ready: what is left of its window, or of its tenant's cap over all flows.
+-- How many more rows of a flow may be ready (of a bulk lane, running): what is left of its window, or of its tenant's cap
+-- over all flows.
 CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
 LANGUAGE sql STABLE
-SET search_path = backbeat, pg_temp
 RETURN (
-    SELECT least(64 - (p_flow).ready, n.max_running - (SELECT sum(f.ready + f.running) FROM backbeat.flows f WHERE f.tenant = n.id))
-    FROM backbeat.tenants n WHERE n.id = (p_flow).tenant);
+    SELECT greatest(0, least(CASE WHEN (p_flow).tier LIKE 'bulk/%' THEN 10000 ELSE 64 - (p_flow).ready END, n.max_running - CASE WHEN n.max_running IS NOT NULL THEN
+        (SELECT sum(f.ready + f.running) FROM backbeat.flows f WHERE f.tenant = n.id) END))
+    FROM backbeat.tenants n
+    WHERE n.id = (p_flow).tenant AND NOT EXISTS (SELECT FROM backbeat.pauses p WHERE (p.scope, p.key) = ('tenant', n.id)));
 
--- Puts rows of one flow into its window, in order. Locks tasks before the flow, so it may find less room than it saw.
-CREATE FUNCTION backbeat.promote(p_tenant text, p_tier text, p_class text) RETURNS integer
+-- Locks the flows of these tasks and those of their children (workflow@version), in order, and so before any of them is changed;
+-- before that their tenants with a cap: what such a tenant has in all its flows only grows under that lock.
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS void
+LANGUAGE sql
+SET search_path = backbeat, pg_temp
+AS $$
+    WITH own AS (
+        SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids)
+    ), wanted AS (
+        SELECT * FROM own
+        UNION SELECT o.tenant, w.lane, o.class FROM own o JOIN workflows w ON w.name || '@' || w.version = ANY (p_children)
+    ), capped AS MATERIALIZED (
+        SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
+    )
+    SELECT FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
+$$;
+
+-- Puts rows of these flows into their windows, in order. Locks tasks before flows, so it may find less room than it saw.
+CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     v_ids uuid[];
-    v_room integer;
-    v_flow flows;
-    v_weight double precision;
-    v_base double precision;
-    v_end double precision;
+    v_parked uuid[];
+    v_moved integer;
 BEGIN
-    SELECT flow_room(f) INTO v_room FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, p_tier, p_class);
-    IF v_room IS NULL OR v_room <= 0 THEN
-        RETURN 0;
-    END IF;
-
-    SELECT array_agg(s.id) INTO v_ids FROM (
-        SELECT t.id FROM simple_tasks t
-        WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (p_tenant, p_tier, p_class)
-        ORDER BY t.rank, t.id LIMIT v_room FOR UPDATE SKIP LOCKED) s;
+    FOR v_round IN 1..20 LOOP
+        SELECT array_agg(l.id) INTO v_ids
+        FROM unnest(p_flows) AS k JOIN flows f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
+            SELECT t.id FROM simple_tasks t
+            WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
+            ORDER BY t.rank, t.id LIMIT coalesce(flow_room(f), 0) FOR UPDATE SKIP LOCKED) l;
+        EXIT WHEN v_ids IS NULL OR NOT EXISTS (SELECT FROM pauses p WHERE p.scope = 'workflow');
+        WITH parked AS (
+            UPDATE simple_tasks t SET status = 'held', hold_reason = 'paused', hold_key = t.workflow, run_after = NULL
+            FROM pauses p WHERE t.id = ANY (v_ids) AND (p.scope, p.key) = ('workflow', t.workflow) RETURNING t.id
+        )
+        SELECT array_agg(k.id) INTO v_parked FROM parked k;
+        EXIT WHEN v_parked IS NULL;
+        SELECT array_agg(i.id) INTO v_ids FROM unnest(v_ids) AS i(id) WHERE i.id <> ALL (v_parked);
+        EXIT WHEN v_ids IS NOT NULL;
+    END LOOP;
     IF v_ids IS NULL THEN
         RETURN 0;
     END IF;
-
-    SELECT * INTO v_flow FROM flows WHERE (tenant, tier, class) = (p_tenant, p_tier, p_class) FOR UPDATE;
-    v_ids := v_ids[1:greatest(flow_room(v_flow), 0)];
-    IF cardinality(v_ids) = 0 THEN
-        RETURN 0;
-    END IF;
-
-    SELECT n.weight * class_weight(p_class) INTO v_weight FROM tenants n WHERE n.id = p_tenant;
-    SELECT greatest(v_flow.last_v, coalesce(max(v), 0)) INTO v_base FROM virtual_time WHERE tier = p_tier;
-    WITH placed AS (
-        SELECT t.id, coalesce(e.cost, 1) AS cost,
-               v_base + sum(coalesce(e.cost, 1)) OVER (ORDER BY t.rank, t.id) / v_weight AS vstart
+    PERFORM lock_flows(v_ids);
+    WITH picked AS (
+        SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost,
+               row_number() OVER (PARTITION BY t.tenant, t.tier, t.class ORDER BY t.rank, t.id) AS in_flow,
+               row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS in_tenant
         FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
         WHERE t.id = ANY (v_ids)
+    ), placed AS (
+        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
+               / (n.weight * class_weight(p.class)) AS vstart
+        FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
+        WHERE p.in_flow <= 64 - f.ready
+          AND (n.max_running IS NULL OR p.in_tenant <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id))
     ), moved AS (
         UPDATE simple_tasks t SET status = 'ready', vstart = p.vstart, estimate = p.cost
-        FROM placed p WHERE t.id = p.id RETURNING p.vstart
+        FROM placed p WHERE t.id = p.id AND t.id = ANY (v_ids) RETURNING t.tenant, t.tier, t.class, t.vstart
+    ), counted AS (
+        SELECT m.tenant, m.tier, m.class, count(*)::integer AS n, max(m.vstart) AS last_v FROM moved m GROUP BY 1, 2, 3
+    ), told AS (
+        UPDATE flows f SET ready = f.ready + c.n, last_v = c.last_v FROM counted c
+        WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class) RETURNING c.n
     )
-    SELECT max(m.vstart) INTO v_end FROM moved m;
-    UPDATE flows SET ready = ready + cardinality(v_ids), last_v = v_end
-    WHERE (tenant, tier, class) = (p_tenant, p_tier, p_class);
-    RETURN cardinality(v_ids);
+    SELECT coalesce(sum(n), 0) INTO v_moved FROM told;
+    RETURN v_moved;
 END
 $$;
 
@@ -346,6 +434,7 @@ AS $$
 DECLARE
     v_expired uuid[];
     v_homeless uuid[];
+    v_stale text[];
     v_flows flows[];
 BEGIN
     WITH picked AS (
@@ -361,27 +450,49 @@ BEGIN
         SELECT t.id FROM simple_tasks t
         WHERE t.expires_at <= backbeat.now() AND t.status <> 'running'
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
+    SELECT coalesce(array_agg(w.name || '@' || w.version), '{}') INTO v_stale FROM workflows w
+    WHERE w.runtime = 'cron' AND coalesce(w.seen_at < backbeat.now() - interval '10 minutes', true);
     SELECT coalesce(array_agg(l.id), '{}') INTO v_homeless FROM (
         SELECT t.id FROM simple_tasks t
-        WHERE t.status = 'ready' AND t.id <> ALL (v_expired) AND NOT EXISTS (
-            SELECT FROM workers w
-            WHERE w.kind = 'cron' AND w.seen_at > backbeat.now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
+        WHERE t.status = 'ready' AND v_stale <> '{}' AND t.workflow || '@' || t.version = ANY (v_stale) AND t.id <> ALL (v_expired)
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    -- The flows of all that follows at once, or two sweeps would lock them in different orders.
-    SELECT array_agg(l.f) INTO v_flows FROM (
+    -- In a bulk lane such rows, and those of a paused workflow, would lie before all others.
+    WITH heads AS (
+        SELECT h.id, h.why FROM flows f CROSS JOIN LATERAL (
+            SELECT t.id, CASE WHEN p.key IS NULL THEN 'version' ELSE 'paused' END AS why
+            FROM simple_tasks t LEFT JOIN pauses p ON (p.scope, p.key) = ('workflow', t.workflow)
+            WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
+              AND (p.key IS NOT NULL OR t.workflow || '@' || t.version = ANY (v_stale))
+            ORDER BY t.rank, t.id LIMIT 1000 FOR UPDATE OF t SKIP LOCKED) h
+        WHERE f.tier LIKE 'bulk/%' AND (v_stale <> '{}' OR EXISTS (SELECT FROM pauses))
+    )
+    UPDATE simple_tasks t
+    SET status = 'held', run_after = NULL, hold_reason = h.why, hold_key = CASE h.why WHEN 'paused' THEN t.workflow ELSE t.workflow || '@' || t.version END
+    FROM heads h WHERE t.id = h.id;
+    GET DIAGNOSTICS unloaded = ROW_COUNT;
+    -- The flows of all that follows at once, or two sweeps would lock them in different orders; the least served first.
+    SELECT array_agg(f) INTO v_flows FROM (
         SELECT f FROM flows f
-        WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless))
-            OR flow_room(f) > 0
-            AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
-        ORDER BY f.tenant, f.tier, f.class FOR UPDATE) l;
+        WHERE (flow_room(f) > 0 OR (f.tenant, f.tier, f.class) IN (
+                SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless)))
+          AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
+        ORDER BY f.last_v LIMIT greatest(p_limit / 64, 1)) w;
+    PERFORM FROM tenants n
+    WHERE n.max_running IS NOT NULL AND n.id IN (
+        SELECT t.tenant FROM simple_tasks t WHERE t.id = ANY (v_expired) UNION SELECT w.tenant FROM unnest(v_flows) w)
+    ORDER BY n.id FOR UPDATE;
+    PERFORM FROM flows f
+    WHERE (f.tenant, f.tier, f.class) IN (
+        SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless) UNION SELECT w.tenant, w.tier, w.class FROM unnest(v_flows) w)
+    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
 
     SELECT count(*) INTO expired FROM finish(v_expired, 'expired', 'expired', 'not started before its expires_at');
     -- A row whose version nobody has loaded waits visibly and costs no attempt.
     PERFORM leave_flows(v_homeless);
-    UPDATE simple_tasks t SET status = 'held', hold_reason = 'version', hold_key = t.workflow || '@' || t.version, vstart = NULL, estimate = NULL
+    UPDATE simple_tasks t SET status = 'held', run_after = NULL, hold_reason = 'version', hold_key = t.workflow || '@' || t.version, vstart = NULL, estimate = NULL
     WHERE t.id = ANY (v_homeless);
-    unloaded := cardinality(v_homeless);
-    SELECT coalesce(sum(promote(f.tenant, f.tier, f.class)), 0) INTO promoted FROM unnest(v_flows) f;
+    unloaded := unloaded + cardinality(v_homeless);
+    promoted := promote(v_flows);
     RETURN NEXT;
 END
 $$;
@@ -412,145 +523,173 @@ BEGIN
 END
 $$;
 
--- Adds tasks in the caller's own transaction, which should be short: it holds the flow until it commits. One row of answer a payload, in order: the task's id, whether it is new, its status.
--- p_keys are idempotency keys (NULL: none). The same key answers the same task while it lives and after it succeeded or
--- escalated; after it died, was cancelled or expired, a new task takes the key over.
-CREATE FUNCTION backbeat.enqueue(
-    p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL,
-    p_tenant text DEFAULT 'default', p_class text DEFAULT 'normal',
-    p_run_after timestamptz DEFAULT NULL, p_expires_at timestamptz DEFAULT NULL, p_source_at timestamptz[] DEFAULT NULL,
-    p_traceparent text DEFAULT NULL, p_origin uuid DEFAULT NULL, p_parent uuid DEFAULT NULL
-) RETURNS TABLE (ord bigint, task_id uuid, created boolean, status text)
-LANGUAGE plpgsql SECURITY DEFINER
+-- What a worker may start of what it has loaded.
+CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
+LANGUAGE sql STABLE
 SET search_path = backbeat, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-    c_payload_cap CONSTANT integer := 1048576;
-    v_workflow workflows;
-    v_ids uuid[];
-    v_new uuid[];
-    v_at timestamptz := clock();
-BEGIN
-    SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
-    END IF;
-    IF NOT EXISTS (SELECT FROM tenants t WHERE t.id = p_tenant) THEN
-        RAISE EXCEPTION 'tenant % does not exist', p_tenant USING ERRCODE = 'BB001';
-    END IF;
-    IF EXISTS (SELECT FROM unnest(p_payloads) AS p(body) WHERE octet_length(p.body::text) > c_payload_cap) THEN
-        RAISE EXCEPTION 'a payload of % is larger than % bytes', p_workflow, c_payload_cap USING ERRCODE = 'BB002';
-    END IF;
+RETURN ARRAY(
+    SELECT l.name FROM unnest(p_loaded) AS l(name)
+    WHERE NOT EXISTS (SELECT FROM backbeat.pauses p WHERE p.scope = 'workflow' AND p.key = split_part(l.name, '@', 1)));
 
-    SELECT array_agg(uuid7(v_at) ORDER BY n) INTO v_ids FROM generate_series(1, cardinality(p_payloads)) AS n;
-    -- Ids of one batch must sort as they were given.
-    SELECT array_agg(u.id ORDER BY u.id) INTO v_ids FROM unnest(v_ids) AS u(id);
-
-    IF p_keys IS NOT NULL THEN
-        INSERT INTO idempotency AS i (tenant, key, task_id)
-        SELECT DISTINCT ON (k.key) p_tenant, k.key, v_ids[k.n] FROM unnest(p_keys) WITH ORDINALITY AS k(key, n)
-        WHERE k.key IS NOT NULL ORDER BY k.key, k.n
-        ON CONFLICT (tenant, key) DO UPDATE SET task_id = excluded.task_id
-        WHERE EXISTS (SELECT FROM finished_tasks f WHERE f.id = i.task_id AND f.status IN ('dead', 'cancelled', 'expired'));
-        SELECT array_agg(coalesce(i.task_id, u.id) ORDER BY u.n) INTO v_ids
-        FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
-        LEFT JOIN idempotency i ON i.tenant = p_tenant AND i.key = p_keys[u.n];
-    END IF;
-
-    WITH fresh AS (
-        SELECT DISTINCT ON (u.id) u.id, u.n FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
-        WHERE NOT EXISTS (SELECT FROM simple_tasks t WHERE t.id = u.id) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = u.id)
-        ORDER BY u.id, u.n
-    ), added AS (
-        INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, expires_at, source_at,
-                                  max_attempts, parent_id, origin_id, idempotency_key, traceparent, created_at)
-        SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.tier, p_class, p_payloads[f.n],
-               CASE WHEN p_run_after > backbeat.now() THEN 'delayed' ELSE 'pending' END, CASE WHEN p_run_after > backbeat.now() THEN p_run_after END,
-               p_expires_at, p_source_at[f.n], v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), p_keys[f.n],
-               '00-' || coalesce(substring(p_traceparent FROM '^00-([0-9a-f]{32})-[0-9a-f]{16}-'), trace_id('task', f.id::text)) || '-' || span_id('enqueue', f.id::text) || '-01', v_at
-        FROM fresh f ORDER BY f.id
-        RETURNING id
-    )
-    SELECT array_agg(a.id) INTO v_new FROM added a;
-
-    INSERT INTO flows (tenant, tier, class) VALUES (p_tenant, v_workflow.tier, p_class) ON CONFLICT DO NOTHING;
-    INSERT INTO virtual_time (tier) VALUES (v_workflow.tier) ON CONFLICT DO NOTHING;
-    PERFORM promote(p_tenant, v_workflow.tier, p_class);
-
-    RETURN QUERY
-    SELECT u.n, u.id, coalesce(u.id = ANY (v_new), false) AND u.n = min(u.n) OVER (PARTITION BY u.id), coalesce(t.status, f.status)
-    FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
-    LEFT JOIN simple_tasks t ON t.id = u.id LEFT JOIN finished_tasks f ON f.id = u.id
-    ORDER BY u.n;
-END
-$$;
-
--- Gives up to p_limit ready rows to a worker, only of definitions it has loaded ("name@version"), tiers in turn. A worker
--- that runs nothing (p_idle) gets a row that must run alone first, and then that one only.
+-- Gives up to p_limit ready rows to a worker, only of definitions it has loaded ("name@version"), tiers in turn. A worker that runs nothing (p_idle) gets a row that must run alone first, and then that one only.
+-- A quarter of a claim, on average where it is small, goes to urgent rows before all others.
 CREATE FUNCTION backbeat.claim(
-    p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true
+    p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision,
+    p_idle boolean DEFAULT true
 ) RETURNS SETOF backbeat.simple_tasks
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
+    c_urgent_share CONSTANT double precision := 0.25;
     v_tiers text[];
-    v_candidates uuid[];
+    v_shut text[];
+    v_found uuid[];
     v_seen uuid[] := '{}';
     v_taken uuid[] := '{}';
-    v_alone boolean;
+    v_rows simple_tasks[];
+    v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
     END IF;
-    SELECT array_agg(DISTINCT f.tier) INTO v_tiers FROM flows f WHERE f.ready > 0;
+    SELECT array_agg(v.tier) INTO v_tiers FROM virtual_time v WHERE v.tier NOT LIKE 'bulk/%';
+    SELECT coalesce(array_agg(p.key) FILTER (WHERE p.scope = 'tenant'), '{}') INTO v_shut FROM pauses p;
+    p_loaded := startable(p_loaded);
     IF p_idle THEN
         SELECT coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
             SELECT t.id FROM simple_tasks t
-            WHERE t.status = 'ready' AND t.alone AND t.workflow || '@' || t.version = ANY (p_loaded)
-            ORDER BY t.vstart, t.id LIMIT 1 FOR UPDATE SKIP LOCKED) l;
+            WHERE t.status = 'ready' AND t.alone AND t.tier = ANY (v_tiers) AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
+            ORDER BY t.id LIMIT 1 FOR UPDATE SKIP LOCKED) l;
     END IF;
-    v_alone := v_taken <> '{}';
-    -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
-    FOR v_try IN 1..4 LOOP
-        EXIT WHEN v_alone OR cardinality(v_taken) >= p_limit;
-        SELECT array_agg(c.id) INTO v_candidates FROM (
-            SELECT walk.id FROM (
-                SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
-                FROM unnest(v_tiers) AS wanted(tier) CROSS JOIN LATERAL (
-                    SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                    WHERE t.status = 'ready' AND t.tier = wanted.tier AND NOT t.alone AND t.id <> ALL (v_seen)
-                        AND t.workflow || '@' || t.version = ANY (p_loaded)
-                    ORDER BY t.vstart, t.id LIMIT p_limit) r) walk
-            ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
-        EXIT WHEN v_candidates IS NULL;
-        v_seen := v_seen || v_candidates;
-
-        SELECT v_taken || array_agg(l.id) INTO v_taken FROM (
-            SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_candidates) AND t.status = 'ready'
-            ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
-    END LOOP;
-    IF cardinality(v_taken) = 0 THEN
+    IF v_taken = '{}' THEN
+        SELECT coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
+            SELECT t.id FROM simple_tasks t
+            WHERE t.status = 'ready' AND t.class = 'urgent' AND NOT t.alone AND t.tier = ANY (v_tiers)
+                AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
+            ORDER BY t.vstart, t.id LIMIT floor(p_limit * c_urgent_share + random()) FOR UPDATE SKIP LOCKED) l;
+        -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
+        FOR v_try IN 1..4 LOOP
+            EXIT WHEN cardinality(v_taken) >= p_limit;
+            SELECT array_agg(c.id) INTO v_found FROM (
+                SELECT walk.id FROM (
+                    SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
+                    FROM unnest(v_tiers) AS wanted(tier) CROSS JOIN LATERAL (
+                        SELECT t.id, t.tier, t.vstart FROM simple_tasks t
+                        WHERE t.status = 'ready' AND t.tier = wanted.tier AND NOT t.alone AND t.id <> ALL (v_seen || v_taken)
+                            AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
+                        ORDER BY t.vstart, t.id LIMIT p_limit - cardinality(v_taken)) r) walk
+                ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
+            EXIT WHEN v_found IS NULL;
+            v_seen := v_seen || v_found;
+            SELECT v_taken || coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
+                SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_found) AND t.status = 'ready'
+                ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
+        END LOOP;
+    END IF;
+    IF v_taken = '{}' THEN
         RETURN;
     END IF;
-    UPDATE simple_tasks t
-    SET status = 'running', lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_lease_seconds),
-        worker = p_worker, started_at = clock(), attempts = t.attempts + 1
-    WHERE t.id = ANY (v_taken);
-
-    PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
+    v_now := clock();
+    WITH started AS (
+        UPDATE simple_tasks t
+        SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
+            worker = p_worker, started_at = v_now, attempts = t.attempts + 1
+        WHERE t.id = ANY (v_taken) RETURNING t AS task
+    )
+    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
+    PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT r.tenant, r.tier, r.class FROM unnest(v_rows) r)
     ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
     UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n
-    FROM (SELECT t.tenant, t.tier, t.class, count(*) AS n FROM simple_tasks t WHERE t.id = ANY (v_taken) GROUP BY 1, 2, 3) c
+    FROM (SELECT r.tenant, r.tier, r.class, count(*) AS n FROM unnest(v_rows) r GROUP BY 1, 2, 3) c
     WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class);
     PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
-    UPDATE virtual_time v SET v = greatest(v.v, c.v)
-    FROM (SELECT t.tier, max(t.vstart - t.estimate) AS v FROM simple_tasks t WHERE t.id = ANY (v_taken) GROUP BY 1) c
+    UPDATE virtual_time v SET v = c.v FROM (SELECT r.tier, max(r.vstart - r.estimate) AS v FROM unnest(v_rows) r GROUP BY 1) c
     WHERE v.tier = c.tier AND v.v < c.v;
+    RETURN QUERY SELECT * FROM unnest(v_rows);
+END
+$$;
 
-    RETURN QUERY SELECT t.* FROM simple_tasks t WHERE t.id = ANY (v_taken) ORDER BY t.vstart, t.id;
+-- Gives up to p_limit rows of the bulk lanes to a worker. Such rows are cheap and many, so none is made ready first: the flow
+-- whose clock is least gives as many as it has, then the next. A row that must run alone comes alone, to a worker that runs
+-- nothing. One claim in four begins with the urgent. Unless p_patient, a row is left where somebody else is at its flow: the
+-- caller holds flows already, and must not wait for more.
+CREATE FUNCTION backbeat.claim_bulk(
+    p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean DEFAULT true
+) RETURNS SETOF backbeat.simple_tasks
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    v_urgent boolean := random() < 0.25;
+    v_taken uuid[];
+    v_rows simple_tasks[];
+    v_now timestamptz;
+BEGIN
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
+        RETURN;
+    END IF;
+    p_loaded := startable(p_loaded);
+    IF p_idle THEN
+        SELECT array_agg(l.id) INTO v_taken FROM (
+            SELECT t.id FROM simple_tasks t JOIN flows f USING (tenant, tier, class)
+            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND flow_room(f) > 0
+            ORDER BY t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) l;
+    END IF;
+    IF v_taken IS NULL THEN
+        SELECT array_agg(c.id) INTO v_taken FROM (
+            SELECT l.id FROM (
+                SELECT f.* FROM flows f JOIN virtual_time v ON v.tier = f.tier
+                WHERE f.tier LIKE 'bulk/%' AND flow_room(f) > 0
+                  AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
+                ORDER BY (v_urgent AND f.class = 'urgent') DESC, greatest(f.last_v, v.v), f.tenant LIMIT 64) f
+            CROSS JOIN LATERAL (
+                SELECT t.id FROM simple_tasks t
+                WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class AND NOT t.alone
+                  AND t.workflow || '@' || t.version = ANY (p_loaded)
+                ORDER BY t.rank, t.id LIMIT least(flow_room(f), p_limit) FOR UPDATE SKIP LOCKED) l
+            LIMIT p_limit) c;
+    END IF;
+    IF p_patient THEN
+        PERFORM lock_flows(v_taken);
+    ELSE
+        WITH free AS (
+            SELECT f.tenant, f.tier, f.class FROM flows f JOIN tenants n ON n.id = f.tenant AND n.max_running IS NULL
+            WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
+            FOR UPDATE OF f SKIP LOCKED
+        )
+        SELECT array_agg(t.id) INTO v_taken FROM simple_tasks t JOIN free USING (tenant, tier, class) WHERE t.id = ANY (v_taken);
+    END IF;
+    IF v_taken IS NULL THEN
+        RETURN;
+    END IF;
+    v_now := clock();
+    WITH picked AS (
+        SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost, row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS in_tenant
+        FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
+        WHERE t.id = ANY (v_taken)
+    ), placed AS (
+        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
+               / (n.weight * class_weight(p.class)) AS vstart, greatest(f.last_v, v.v) AS begin_v
+        FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
+        WHERE n.max_running IS NULL OR p.in_tenant <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id)
+    ), started AS (
+        UPDATE simple_tasks t
+        SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
+            worker = p_worker, started_at = v_now, attempts = t.attempts + 1, vstart = p.vstart, estimate = p.cost
+        FROM placed p WHERE t.id = p.id AND t.id = ANY (v_taken) RETURNING t AS task, p.begin_v
+    ), told AS (
+        UPDATE flows f SET running = f.running + c.n, last_v = c.last_v
+        FROM (SELECT (s.task).tenant, (s.task).tier, (s.task).class, count(*) AS n, max((s.task).vstart) AS last_v FROM started s GROUP BY 1, 2, 3) c
+        WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class)
+    ), moved AS (
+        UPDATE virtual_time v SET v = c.v FROM (SELECT (s.task).tier, min(s.begin_v) AS v FROM started s GROUP BY 1) c
+        WHERE v.tier = c.tier AND v.v < c.v
+    )
+    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
+    RETURN QUERY SELECT * FROM unnest(v_rows);
 END
 $$;
 
@@ -574,70 +713,79 @@ END
 $$;
 
 -- Takes rows that are ready or running out of their flows, before anything else is done to them, and tells the
--- flow and the estimate what a run really cost. The rows are locked by the caller.
+-- flow and the estimate what a run really cost. The rows and their flows are locked by the caller.
 CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
+LANGUAGE plpgsql
 SET search_path = backbeat, pg_temp
+SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
-    PERFORM FROM flows f
-    WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids))
-    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
-
-    UPDATE flows f
-    SET ready = f.ready - l.ready, running = f.running - l.running,
-        last_v = f.last_v + l.excess / (coalesce(n.weight, 1) * class_weight(f.class))
-    FROM (
-        SELECT t.tenant, t.tier, t.class, count(*) FILTER (WHERE t.status = 'ready') AS ready, count(*) FILTER (WHERE t.status = 'running') AS running,
-               coalesce(sum(attempt_cost(t.id, t.lease) - t.estimate) FILTER (WHERE t.status = 'running'), 0) AS excess
-        FROM simple_tasks t WHERE t.id = ANY (p_ids) AND t.status IN ('ready', 'running') GROUP BY 1, 2, 3) l
-    LEFT JOIN tenants n ON n.id = l.tenant
-    WHERE (f.tenant, f.tier, f.class) = (l.tenant, l.tier, l.class);
-
+    WITH leaving AS (
+        SELECT t.tenant, t.tier, t.class, t.workflow, t.version, t.status, t.estimate,
+               1 + coalesce((SELECT sum(c.uncached + c.cache_read + c.cache_write + c.output) FROM model_calls c
+                             WHERE c.owner = t.id AND c.lease = t.lease), 0) / 1000.0::double precision AS cost
+        FROM simple_tasks t WHERE t.id = ANY (p_ids) AND t.status IN ('ready', 'running')
+    ), by_flow AS (
+        SELECT l.tenant, l.tier, l.class, count(*) FILTER (WHERE l.status = 'ready') AS ready, count(*) FILTER (WHERE l.status = 'running') AS running,
+               coalesce(sum(l.cost - l.estimate) FILTER (WHERE l.status = 'running'), 0) AS excess
+        FROM leaving l GROUP BY 1, 2, 3
+    ), told AS (
+        UPDATE flows f SET ready = f.ready - b.ready, running = f.running - b.running, last_v = f.last_v + b.excess / (coalesce(n.weight, 1) * class_weight(f.class))
+        FROM by_flow b LEFT JOIN tenants n ON n.id = b.tenant
+        WHERE (f.tenant, f.tier, f.class) = (b.tenant, b.tier, b.class)
+    )
     INSERT INTO estimates AS e (workflow, version, cost)
-    SELECT t.workflow, t.version, avg(attempt_cost(t.id, t.lease)) FROM simple_tasks t
-    WHERE t.id = ANY (p_ids) AND t.status = 'running' GROUP BY 1, 2 ORDER BY 1, 2
-    ON CONFLICT (workflow, version) DO UPDATE SET cost = 0.9 * e.cost + 0.1 * excluded.cost;
+    SELECT l.workflow, l.version, avg(l.cost) FROM leaving l WHERE l.status = 'running' GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (workflow, version) DO UPDATE SET cost = 0.9 * e.cost + 0.1 * excluded.cost WHERE e.cost <> excluded.cost;
 END
 $$;
 
--- Ends locked rows: history, dead letters, and the stored answers of their calls dropped.
--- p_ends: [{id, status, result, error_class, error, workflow_id, entry}].
-CREATE FUNCTION backbeat.end_tasks(p_ends jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
+-- Ends locked rows: history, dead letters, and the stored answers of their calls dropped; a dead one keeps them, for it may be
+-- asked to go on.
+CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
+LANGUAGE plpgsql
 SET search_path = backbeat, pg_temp
+SET plan_cache_mode = force_custom_plan
 AS $$
+DECLARE
+    v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
+    v_now timestamptz := clock();
 BEGIN
-    WITH ends AS (
-        SELECT * FROM jsonb_to_recordset(p_ends) AS e(id uuid, status text, result jsonb, error_class text, error text, workflow_id uuid, entry jsonb)
+    WITH bills AS (
+        SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
+               CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
+        FROM model_calls c WHERE c.owner = ANY (v_ids) AND c.status = 'done' GROUP BY 1
     ), gone AS (
-        DELETE FROM simple_tasks t WHERE t.id IN (SELECT e.id FROM ends e) RETURNING t.*
-    ), written AS (
-        INSERT INTO finished_tasks (
-            id, tenant, workflow, version, tier, class, status, payload, result, error_class, error, attempts, history,
-            calls, input_tokens, output_tokens, cost_usd, agent_id, parent_id, origin_id, workflow_id, idempotency_key,
-            traceparent, source_at, created_at, finished_at)
-        SELECT g.id, g.tenant, g.workflow, g.version, g.tier, g.class, e.status, g.payload, e.result, e.error_class, e.error, g.attempts,
-               g.history || coalesce(e.entry, '[]'), b.calls, b.input_tokens, b.output_tokens, b.cost_usd, g.agent_id, g.parent_id, g.origin_id,
-               e.workflow_id, g.idempotency_key, g.traceparent, g.source_at, g.created_at, clock()
-        FROM gone g JOIN ends e ON e.id = g.id CROSS JOIN LATERAL owner_bill(g.id) b
-        RETURNING *
+        DELETE FROM simple_tasks t WHERE t.id = ANY (v_ids) RETURNING t.*
     )
-    INSERT INTO dead_letters (id, tenant, workflow, version, error_class, error, attempts, payload, died_at)
-    SELECT w.id, w.tenant, w.workflow, w.version, w.error_class, coalesce(w.error, ''), w.attempts, w.payload, w.finished_at
-    FROM written w WHERE w.status = 'dead';
+    INSERT INTO finished_tasks (
+        id, tenant, workflow, version, tier, class, status, payload, result, error_class, error, attempts, history,
+        calls, input_tokens, output_tokens, cost_usd, agent_id, parent_id, origin_id, workflow_id, idempotency_key,
+        traceparent, source_at, created_at, finished_at)
+    SELECT g.id, g.tenant, g.workflow, g.version, g.tier, g.class, d.status, g.payload, d.result, d.error_class, d.error, g.attempts,
+           g.history || coalesce(d.entry, '[]'), coalesce(b.calls, 0), coalesce(b.input_tokens, 0), coalesce(b.output_tokens, 0),
+           CASE WHEN b.owner IS NULL THEN 0 ELSE b.cost_usd END, g.agent_id, g.parent_id, g.origin_id,
+           d.workflow_id, g.idempotency_key, g.traceparent, g.source_at, g.created_at, v_now
+    FROM gone g JOIN unnest(p_departures) d ON d.id = g.id LEFT JOIN bills b ON b.owner = g.id;
 
+    v_ids := ARRAY(SELECT d.id FROM unnest(p_departures) d WHERE d.status = 'dead');
+    IF v_ids <> '{}' THEN
+        INSERT INTO dead_letters (id, tenant, workflow, version, error_class, error, attempts, payload, died_at,
+                                  class, origin_id, idempotency_key, traceparent, source_at)
+        SELECT f.id, f.tenant, f.workflow, f.version, f.error_class, coalesce(f.error, ''), f.attempts, f.payload, f.finished_at,
+               f.class, f.origin_id, f.idempotency_key, f.traceparent, f.source_at
+        FROM finished_tasks f WHERE f.id = ANY (v_ids);
+    END IF;
     UPDATE model_calls c SET response = NULL
-    WHERE c.owner IN (SELECT e.id FROM jsonb_to_recordset(p_ends) AS e(id uuid)) AND c.response IS NOT NULL;
+    WHERE c.owner = ANY (ARRAY(SELECT d.id FROM unnest(p_departures) d WHERE d.status <> 'dead')) AND c.response IS NOT NULL;
 END
 $$;
 
 -- What an attempt leaves in its task's history.
 CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb
-LANGUAGE sql STABLE
-SET search_path = backbeat, pg_temp
+LANGUAGE sql VOLATILE
 RETURN jsonb_strip_nulls(jsonb_build_object(
-    'lease', p_task.lease, 'worker', p_task.worker, 'started_at', p_task.started_at, 'ended_at', backbeat.clock(),
+    'lease', (p_task).lease, 'worker', (p_task).worker, 'started_at', (p_task).started_at, 'ended_at', backbeat.clock(),
     'outcome', p_outcome, 'error_class', p_error_class, 'error', left(p_error, 2000)));
 
 -- Ends tasks from outside an attempt: expiry, or a cancel, which takes even a running one (the fence then stops its worker).
@@ -647,18 +795,18 @@ SET search_path = backbeat, pg_temp
 AS $$
 DECLARE
     v_ids uuid[];
-    v_ends jsonb;
 BEGIN
     SELECT array_agg(l.id) INTO v_ids FROM (SELECT t.id FROM simple_tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR UPDATE) l;
     IF v_ids IS NULL THEN
         RETURN;
     END IF;
+    PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
-    SELECT jsonb_agg(jsonb_build_object('id', t.id, 'status', p_status, 'error_class', p_error_class, 'error', p_error,
-        'entry', CASE WHEN t.status = 'running' THEN history_entry(t, p_status, p_error_class, p_error) END)) INTO v_ends
-    FROM simple_tasks t WHERE t.id = ANY (v_ids);
-    PERFORM end_tasks(v_ends);
+    PERFORM end_tasks(ARRAY(
+        SELECT ROW(t.id, p_status, NULL, p_error_class, p_error, NULL,
+            CASE WHEN t.status = 'running' THEN history_entry(t, p_status, p_error_class, p_error) END)::departure
+        FROM simple_tasks t WHERE t.id = ANY (v_ids)));
     RETURN QUERY SELECT unnest(v_ids);
 END
 $$;
@@ -684,56 +832,58 @@ $$;
 
 -- Whether an outcome is one of the free releases that are counted: a vendor was asked in vain. Running out of time is not.
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN p_outcome = 'release' AND coalesce(p_reason NOT IN ('out_of_time', 'cut_off'), true);
 
--- Records how attempts ended. Each row names the lease it holds; a row whose lease is gone changes nothing and is reported back.
--- p_rows: [{id, lease, outcome, result, error_class, error, after, until, reason, key, workflow, input}]
---   outcome  succeed | retry | release | snooze | hold | dead | escalate     after  seconds     until  timestamp
-CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS TABLE (task_id uuid, accepted boolean, status text)
+-- Records how attempts ended, given as a JSON array of `ending`. Each names the lease it holds; one whose lease is gone
+-- changes nothing, and its task is reported back.
+CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = backbeat, pg_temp
 SET plan_cache_mode = force_custom_plan
 AS $$
-#variable_conflict use_column
 DECLARE
     c_free_releases CONSTANT integer := 20;
+    v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
+    v_ends ending[];
     v_ids uuid[];
-    v_flows jsonb;
-    v_ends jsonb;
+    v_flows flows[];
+    v_departures departure[];
 BEGIN
-    SELECT array_agg(l.id) INTO v_ids FROM (
-        SELECT t.id FROM simple_tasks t JOIN jsonb_to_recordset(p_rows) AS r(id uuid, lease bigint) ON r.id = t.id AND r.lease = t.lease
-        WHERE t.status = 'running' ORDER BY t.id FOR UPDATE OF t) l;
-    v_ids := coalesce(v_ids, '{}');
+    SELECT coalesce(array_agg(l.id), '{}'), array_agg(l.r) INTO v_ids, v_ends FROM (
+        SELECT t.id, r FROM simple_tasks t JOIN unnest(v_all) r ON r.id = t.id AND r.lease = t.lease
+        WHERE t.id = ANY (ARRAY(SELECT a.id FROM unnest(v_all) a)) AND t.status = 'running' ORDER BY t.id FOR UPDATE OF t) l;
     IF p_rows @> '[{"outcome": "hold"}]' THEN
-        SELECT jsonb_agg(CASE WHEN NOT cause_stands(r.body ->> 'reason', r.body ->> 'key', t.started_at)
-            THEN r.body || '{"outcome": "snooze", "until": null}' ELSE r.body END ORDER BY r.n) INTO p_rows
-        FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS r(body, n)
-        LEFT JOIN simple_tasks t ON t.id = (r.body ->> 'id')::uuid AND r.body ->> 'outcome' = 'hold' AND t.id = ANY (v_ids);
+        SELECT array_agg(CASE WHEN r.outcome = 'hold' AND NOT cause_stands(r.reason, r.key, t.started_at)
+            THEN jsonb_populate_record(r, '{"outcome": "snooze", "until": null}') ELSE r END ORDER BY t.id) INTO v_ends
+        FROM unnest(v_ends) r JOIN simple_tasks t ON t.id = r.id;
     END IF;
-    SELECT jsonb_agg(DISTINCT jsonb_build_object('tenant', t.tenant, 'tier', t.tier, 'class', t.class)) INTO v_flows
-    FROM simple_tasks t WHERE t.id = ANY (v_ids);
+    IF p_rows @> '[{"outcome": "fan_out"}]' THEN
+        -- A flow that another session makes meanwhile would be locked after those behind it.
+        INSERT INTO flows (tenant, tier, class)
+        SELECT DISTINCT t.tenant, w.lane, t.class FROM unnest(v_ends) r JOIN simple_tasks t ON t.id = r.id
+        CROSS JOIN LATERAL jsonb_to_recordset(r.children) AS c(workflow text, version integer)
+        JOIN workflows w ON (w.name, w.version) = (c.workflow, c.version) ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
+    END IF;
+    PERFORM lock_flows(v_ids, ARRAY(
+        SELECT c.workflow || '@' || c.version FROM unnest(v_ends) r CROSS JOIN LATERAL jsonb_to_recordset(r.children) AS c(workflow text, version integer)));
+    SELECT array_agg(f) INTO v_flows FROM flows f
+    WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_ids));
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
 
-    WITH outcomes AS (
-        SELECT r.*, t.attempts >= t.max_attempts AS last_attempt, t.releases >= c_free_releases AS patience_gone, t AS task
-        FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, result jsonb, error_class text, error text, reason text, workflow text, input jsonb)
-        JOIN simple_tasks t ON t.id = r.id WHERE t.id = ANY (v_ids)
-    )
-    SELECT jsonb_agg(jsonb_build_object(
-        'id', o.id, 'result', o.result, 'error', o.error,
-        'error_class', CASE WHEN o.outcome = 'release' THEN 'released_too_often' ELSE o.error_class END,
-        'status', CASE o.outcome WHEN 'succeed' THEN 'succeeded' WHEN 'escalate' THEN 'escalated' ELSE 'dead' END,
-        'entry', history_entry(o.task, o.outcome, o.error_class, o.error),
-        'workflow_id', CASE WHEN o.outcome = 'escalate' THEN start_workflow(
-            o.workflow, 1, (o.task).tenant, o.input, (o.task).origin_id, o.id, (o.task).traceparent) END)) INTO v_ends
-    FROM outcomes o
-    WHERE o.outcome IN ('succeed', 'dead', 'escalate') OR (o.outcome = 'retry' AND o.last_attempt) OR (uses_patience(o.outcome, o.reason) AND o.patience_gone);
-    IF v_ends IS NOT NULL THEN
-        PERFORM end_tasks(v_ends);
+    SELECT array_agg(ROW(
+        r.id, CASE r.outcome WHEN 'succeed' THEN 'succeeded' WHEN 'fan_out' THEN 'succeeded' WHEN 'escalate' THEN 'escalated' ELSE 'dead' END,
+        r.result, CASE WHEN r.outcome = 'release' THEN 'released_too_often' ELSE r.error_class END, r.error,
+        CASE WHEN r.outcome = 'escalate' THEN start_workflow(r.workflow, 1, t.tenant, r.input, t.origin_id, r.id, t.traceparent) END,
+        CASE WHEN w.history = 'full' OR w.history = 'failures' AND r.outcome NOT IN ('succeed', 'fan_out', 'escalate')
+            THEN history_entry(t, r.outcome, r.error_class, r.error) END)::departure) INTO v_departures
+    FROM unnest(v_ends) r JOIN simple_tasks t ON t.id = r.id JOIN workflows w ON (w.name, w.version) = (t.workflow, t.version)
+    WHERE r.outcome IN ('succeed', 'fan_out', 'dead', 'escalate') OR (r.outcome = 'retry' AND t.attempts >= t.max_attempts)
+       OR (uses_patience(r.outcome, r.reason) AND t.releases >= c_free_releases);
+    PERFORM fan_out(r) FROM unnest(v_ends) r WHERE r.outcome = 'fan_out';
+    IF v_departures IS NOT NULL THEN
+        PERFORM end_tasks(v_departures);
     END IF;
 
     UPDATE simple_tasks t
@@ -747,17 +897,46 @@ BEGIN
         attempts = t.attempts - CASE WHEN r.outcome = 'retry' THEN 0 ELSE 1 END,
         releases = t.releases + CASE WHEN uses_patience(r.outcome, r.reason) THEN 1 ELSE 0 END,
         -- A snooze may come a thousand times; it leaves no trace but its span.
-        history = CASE WHEN r.outcome = 'snooze' THEN t.history
+        history = CASE WHEN r.outcome = 'snooze' OR w.history = 'none' THEN t.history
             ELSE t.history || history_entry(t, r.outcome, coalesce(r.error_class, r.reason), coalesce(r.error, r.key)) END
-    FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, error_class text, error text, after double precision, until timestamptz, reason text, key text)
-    WHERE t.id = r.id AND t.id = ANY (v_ids);
+    FROM unnest(v_ends) r, workflows w
+    WHERE t.id = r.id AND t.id = ANY (v_ids) AND (w.name, w.version) = (t.workflow, t.version) AND r.outcome NOT IN ('succeed', 'fan_out');
 
-    PERFORM promote(f.tenant, f.tier, f.class) FROM jsonb_to_recordset(v_flows) AS f(tenant text, tier text, class text) ORDER BY f.tenant, f.tier, f.class;
+    PERFORM promote(v_flows);
+    RETURN QUERY SELECT a.id FROM unnest(v_all) a WHERE a.id <> ALL (v_ids);
+END
+$$;
 
-    RETURN QUERY
-    SELECT r.id, r.id = ANY (v_ids), coalesce(t.status, f.status)
-    FROM jsonb_to_recordset(p_rows) AS r(id uuid)
-    LEFT JOIN simple_tasks t ON t.id = r.id LEFT JOIN finished_tasks f ON f.id = r.id;
+-- The tasks that a task leaves behind: they carry on its origin, in its tenant and class.
+CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
+LANGUAGE plpgsql
+SET search_path = backbeat, pg_temp
+AS $$
+DECLARE
+    v_task simple_tasks;
+    v_kind record;
+BEGIN
+    SELECT * INTO v_task FROM simple_tasks t WHERE t.id = (p_end).id;
+    FOR v_kind IN
+        SELECT c.workflow, c.version, array_agg(c.payload) AS payloads FROM jsonb_to_recordset((p_end).children) AS c(workflow text, version integer, payload jsonb)
+        GROUP BY 1, 2 ORDER BY 1, 2
+    LOOP
+        PERFORM FROM enqueue(v_kind.workflow, v_kind.version, v_kind.payloads, p_keys => array_fill(NULL::bytea, ARRAY[cardinality(v_kind.payloads)]),
+            p_tenant => v_task.tenant, p_class => v_task.class, p_source_at => array_fill(v_task.source_at, ARRAY[cardinality(v_kind.payloads)]),
+            p_traceparent => v_task.traceparent, p_origin => v_task.origin_id, p_parent => v_task.id);
+    END LOOP;
+END
+$$;
+
+-- Settles and claims in one transaction: how a worker of bulk rows spends its day. Answers what it claimed, and before that
+-- the ids that were refused, as rows of status `refused`.
+CREATE FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT (jsonb_populate_record(NULL::simple_tasks, jsonb_build_object('id', s.id, 'status', 'refused'))).* FROM settle(p_rows) AS s(id);
+    RETURN QUERY SELECT * FROM claim_bulk(p_worker, p_loaded, p_limit, p_lease_seconds, p_idle => false, p_patient => false);
 END
 $$;
 
@@ -771,7 +950,7 @@ AS $$
 DECLARE
     v_ids uuid[];
     v_leases bigint[];
-    v_ends jsonb;
+    v_dead departure[];
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
         SELECT t.id, t.lease FROM simple_tasks t
@@ -780,14 +959,14 @@ BEGIN
     IF v_ids IS NULL THEN
         RETURN;
     END IF;
+    PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
-    SELECT jsonb_agg(jsonb_build_object('id', t.id, 'status', 'dead', 'error_class', 'worker_lost',
-        'error', format('worker %s stopped renewing its lease; %s of %s attempts', t.worker, t.attempts, t.max_attempts),
-        'entry', history_entry(t, 'lost', 'worker_lost', NULL))) INTO v_ends
+    SELECT array_agg(ROW(t.id, 'dead', NULL, 'worker_lost', format('worker %s stopped renewing its lease; %s of %s attempts', t.worker, t.attempts, t.max_attempts),
+        NULL, history_entry(t, 'lost', 'worker_lost', NULL))::departure) INTO v_dead
     FROM simple_tasks t WHERE t.id = ANY (v_ids) AND t.attempts >= t.max_attempts;
-    IF v_ends IS NOT NULL THEN
-        PERFORM end_tasks(v_ends);
+    IF v_dead IS NOT NULL THEN
+        PERFORM end_tasks(v_dead);
     END IF;
     UPDATE simple_tasks t
     SET status = 'pending', rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
@@ -795,6 +974,49 @@ BEGIN
     WHERE t.id = ANY (v_ids);
     RETURN QUERY
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
+END
+$$;
+
+-- Lets nothing of a tenant or a workflow start any more; what runs goes on. Rows in the windows make room for others.
+CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+AS $$
+DECLARE
+    v_ids uuid[];
+BEGIN
+    IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
+        RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
+    END IF;
+    INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES (p_scope, p_key, p_reason, p_by, clock())
+    ON CONFLICT (scope, key) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at;
+    v_ids := ARRAY(
+        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant ELSE t.workflow END = p_key
+        ORDER BY t.id FOR UPDATE SKIP LOCKED);
+    PERFORM lock_flows(v_ids);
+    PERFORM leave_flows(v_ids);
+    UPDATE simple_tasks t
+    SET status = CASE p_scope WHEN 'tenant' THEN 'pending' ELSE 'held' END, rank = 0, run_after = NULL, vstart = NULL, estimate = NULL,
+        hold_reason = CASE p_scope WHEN 'workflow' THEN 'paused' END, hold_key = CASE p_scope WHEN 'workflow' THEN p_key END
+    WHERE t.id = ANY (v_ids);
+    PERFORM audit(session_user, 'queue.paused', p_scope || '/' || p_key, jsonb_build_object('reason', p_reason, 'by', p_by));
+    RETURN cardinality(v_ids);
+END
+$$;
+
+-- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
+CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = backbeat, pg_temp
+AS $$
+BEGIN
+    DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
+    IF FOUND THEN
+        PERFORM release_held('paused', p_key);
+        PERFORM audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by));
+        RETURN true;
+    END IF;
+    RETURN false;
 END
 $$;
 
@@ -832,7 +1054,7 @@ $$;
 
 -- Only the doors; what they call inside stays closed.
 GRANT EXECUTE ON FUNCTION
-    backbeat.register_definitions, backbeat.register_worker, backbeat.enqueue, backbeat.claim, backbeat.heartbeat, backbeat.settle, backbeat.reap, backbeat.sweep,
-    backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
+    backbeat.register_definitions, backbeat.register_worker, backbeat.claim, backbeat.claim_bulk, backbeat.heartbeat, backbeat.settle, backbeat.turn, backbeat.reap, backbeat.sweep,
+    backbeat.release_held, backbeat.flow_room, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
 TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.throw_switch, backbeat.release_switch TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;

@@ -1,4 +1,4 @@
-"""Tasks: enqueue, claim, heartbeat, settle, reap. Postgres decides; this only asks."""
+"""Tasks: claim, heartbeat, settle, reap. Postgres decides; this only asks. How they come in: `shared.db.producers`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from shared import clock
 from shared.db.pool import Database
 from shared.db.queries import load
 from shared.db.text import storable
-from shared.domain.outcome import Dead, Escalate, Hold, Outcome, Release, Retry, Snooze, Succeed
+from shared.domain.outcome import Dead, Escalate, FanOut, Hold, Outcome, Release, Retry, Snooze, Succeed
 from shared.errors import SchemaError, UnavailableError
 from shared.ids import digest
 
@@ -23,7 +23,10 @@ MOST_SWEEPS = 50  # in one go, while a window is full of rows whose version nobo
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A claimed row: what to do, and the lease that every later write must name. `alone`: with no other beside it."""
+    """A claimed row: what to do, and the lease that every later write must name. `alone`: with no other beside it.
+
+    `first_id` is the task it was before it was requeued, or itself.
+    """
 
     id: UUID
     tenant: str
@@ -39,6 +42,7 @@ class Task:
     worker: str
     started_at: datetime
     origin_id: UUID
+    first_id: UUID
     idempotency_key: bytes | None
     traceparent: str
     created_at: datetime
@@ -52,61 +56,7 @@ class Task:
     @property
     def effect_scope(self) -> str:
         """What its effects are once for: the task, or, where equal payloads are one task, whichever task that is."""
-        return str(self.id) if self.idempotency_key is None else digest(self.tenant, self.idempotency_key.hex())
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueued:
-    """What became of one payload: the task that answers it, and whether this call made it."""
-
-    task_id: UUID
-    created: bool
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """Payloads of one definition, added in one transaction. `keys` are idempotency keys (None: none)."""
-
-    workflow: str
-    version: int
-    payloads: Sequence[Any]
-    keys: Sequence[bytes | None]
-    tenant: str = "default"
-    class_: str = "normal"
-    run_after: datetime | None = None
-    expires_at: datetime | None = None
-    source_at: Sequence[datetime | None] | None = None
-    traceparent: str | None = None
-    origin: UUID | None = None
-    parent: UUID | None = None
-
-
-async def enqueue(db: Database, batch: Submission) -> list[Enqueued]:
-    """Add tasks; answers come in the order of the payloads. Raises NotFoundError for an unknown workflow or tenant."""
-    rows = await db.rows(
-        _SQL["enqueue"],
-        {
-            "workflow": batch.workflow,
-            "version": batch.version,
-            "payloads": [Jsonb(payload) for payload in batch.payloads],
-            "keys": list(batch.keys),
-            "tenant": batch.tenant,
-            "class": batch.class_,
-            "run_after": batch.run_after,
-            "expires_at": batch.expires_at,
-            "source_at": None if batch.source_at is None else list(batch.source_at),
-            "traceparent": batch.traceparent,
-            "origin": batch.origin,
-            "parent": batch.parent,
-        },
-    )
-    return [Enqueued(row["task_id"], row["created"], row["status"]) for row in rows]
-
-
-async def register_definitions(db: Database, runtime: str, definitions: Sequence[Mapping[str, Any]]) -> None:
-    """Make definitions known, so that tasks of them can be enqueued before any worker came."""
-    await db.rows(_SQL["register_definitions"], {"runtime": runtime, "definitions": storable(list(definitions))})
+        return str(self.first_id) if self.idempotency_key is None else digest(self.tenant, self.idempotency_key.hex())
 
 
 async def register(db: Database, worker: str, kind: str, definitions: Sequence[Mapping[str, Any]]) -> int:
@@ -157,8 +107,48 @@ async def claim(
     Only a worker that is `idle` may get a task that must run alone; it then gets that one and claims nothing beside it.
     """
     params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds, "idle": idle}
-    rows = await db.rows(_SQL["claim"], params)
-    return [Task(class_=row.pop("class"), **row) for row in rows]
+    return [_task(row) for row in await db.rows(_SQL["claim"], params)]
+
+
+async def claim_bulk(db: Database, worker: str, loaded: Sequence[str], limit: int, lease_seconds: float) -> list[Task]:
+    """Take up to `limit` rows of the bulk lanes; a row that must run alone comes alone."""
+    params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds, "idle": True}
+    return [_task(row) for row in await db.rows(_SQL["claim_bulk"], params)]
+
+
+async def turn(
+    db: Database,
+    ends: Sequence[tuple[Task, Outcome]],
+    worker: str,
+    loaded: Sequence[str],
+    limit: int,
+    lease_seconds: float,
+) -> tuple[set[UUID], list[Task]]:
+    """Settle bulk rows and take the next ones in one transaction; the ids that were refused, and the new tasks.
+
+    What Postgres will not settle together is settled apart, and nothing is taken then; nor when somebody else is
+    at the flows just now: ask `claim_bulk`, which waits.
+    """
+    try:
+        rows = await db.rows(
+            _SQL["turn"],
+            {
+                "rows": _rows(ends),
+                "worker": worker,
+                "loaded": list(loaded),
+                "limit": limit,
+                "lease_seconds": lease_seconds,
+            },
+        )
+    except (UnavailableError, SchemaError):
+        raise
+    except Exception:
+        return await settle(db, ends), []
+    return {row["id"] for row in rows if row["lease"] is None}, [_task(row) for row in rows if row["lease"] is not None]
+
+
+def _task(row: dict[str, Any]) -> Task:
+    return Task(class_=row.pop("class"), **row)
 
 
 async def heartbeat(db: Database, worker: str, tasks: Sequence[Task], lease_seconds: float) -> set[UUID]:
@@ -197,8 +187,11 @@ async def settle(db: Database, ends: Sequence[tuple[Task, Outcome]]) -> set[UUID
 
 
 async def _settle(db: Database, batch: Sequence[tuple[Task, Outcome]]) -> set[UUID]:
-    rows = storable([{"id": str(task.id), "lease": task.lease, **_row(outcome)} for task, outcome in batch])
-    return {answer["task_id"] for answer in await db.rows(_SQL["settle"], {"rows": rows}) if not answer["accepted"]}
+    return {answer["id"] for answer in await db.rows(_SQL["settle"], {"rows": _rows(batch)})}
+
+
+def _rows(batch: Sequence[tuple[Task, Outcome]]) -> Jsonb:
+    return storable([{"id": str(task.id), "lease": task.lease, **_row(outcome)} for task, outcome in batch])
 
 
 async def switches(db: Database) -> dict[str, str]:
@@ -226,5 +219,8 @@ def _row(outcome: Outcome) -> dict[str, Any]:
             return {"outcome": "hold", "reason": reason, "key": key, "until": until and _moment(until)}
         case Dead(error_class, error):
             return {"outcome": "dead", "error_class": error_class, "error": error}
+        case FanOut(children, result):
+            made = [{"workflow": c.workflow, "version": c.version, "payload": c.payload} for c in children]
+            return {"outcome": "fan_out", "result": result, "children": made}
         case Escalate(workflow, body, result):
             return {"outcome": "escalate", "workflow": workflow, "input": body, "result": result}

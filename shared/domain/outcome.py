@@ -1,5 +1,6 @@
 """How a task's attempt can end. Each is a value; none is an exception."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -62,4 +63,21 @@ class Escalate:
     result: Any = field(default=None)
 
 
-Outcome = Succeed | Retry | Release | Snooze | Hold | Dead | Escalate
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A task to be made: a definition's name and version, and its payload as JSON."""
+
+    workflow: str
+    version: int
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    """Done, and other tasks go on: made in the transaction that ends this one, of its origin, tenant and class."""
+
+    children: Sequence[Child]
+    result: Any = None
+
+
+Outcome = Succeed | Retry | Release | Snooze | Hold | Dead | Escalate | FanOut

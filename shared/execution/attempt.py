@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from shared import clock
 from shared.db.queue import Task
 from shared.definitions import Definition
-from shared.domain.outcome import Dead, Escalate, Hold, Outcome, Release, Retry, Snooze, Succeed
+from shared.domain.outcome import Dead, Escalate, FanOut, Hold, Outcome, Release, Retry, Snooze, Succeed
 from shared.errors import ConfigError, UnavailableError
 from shared.execution.context import Context
 from shared.execution.environment import Environment
@@ -16,7 +16,7 @@ from shared.execution.interrupt import Interrupt
 from shared.execution.spans import process_span, retold_enqueue_span
 from shared.llm.classify import backoff
 
-OUTCOMES = (Succeed, Retry, Release, Snooze, Hold, Dead, Escalate)
+OUTCOMES = (Succeed, Retry, Release, Snooze, Hold, Dead, Escalate, FanOut)
 
 
 async def attempt(env: Environment, task: Task) -> Outcome | None:
@@ -41,13 +41,10 @@ async def _run(env: Environment, task: Task, definition: Definition) -> Outcome 
     try:
         value = definition.input.model_validate(task.payload)
     except ValidationError as error:
-        return Dead("invalid_payload", _first(error))
+        return invalid(error)
     context = Context(env, task)
     try:
-        return _outcome(definition, await definition.run(context, value))
-    except Interrupt as interrupt:
-        await context.drain()
-        return interrupt.outcome
+        return outcome_of(definition, await definition.run(context, value))
     except asyncio.CancelledError as error:
         await context.drain()
         running = asyncio.current_task()
@@ -58,13 +55,17 @@ async def _run(env: Environment, task: Task, definition: Definition) -> Outcome 
     except BaseException as error:
         # SystemExit from a library, or an Interrupt inside a task group: one row must not take the tick with it.
         await context.drain()
-        after = backoff(task.attempts, env.rng)
-        wrapped = _interrupt(error)
-        if wrapped is not None:
-            return wrapped.outcome
-        if isinstance(error, UnavailableError | ConfigError):
-            return Release(str(error), after=after)
-        return Retry(type(error).__name__, str(error), after=after)
+        return ended_by(error, backoff(task.attempts, env.rng))
+
+
+def ended_by(error: BaseException, after: float) -> Outcome | None:
+    """How an attempt ends whose coroutine raised `error`; a new one starts after `after` seconds."""
+    interrupt = error if isinstance(error, Interrupt) else _interrupt(error)
+    if interrupt is not None:
+        return interrupt.outcome
+    if isinstance(error, UnavailableError | ConfigError):
+        return Release(str(error), after=after)
+    return Retry(type(error).__name__, str(error), after=after)
 
 
 def _interrupt(error: BaseException) -> Interrupt | None:
@@ -75,7 +76,8 @@ def _interrupt(error: BaseException) -> Interrupt | None:
     return found if isinstance(found, Interrupt) else None
 
 
-def _outcome(definition: Definition, result: Any) -> Outcome:
+def outcome_of(definition: Definition, result: Any) -> Outcome:
+    """What a coroutine's answer means."""
     if isinstance(result, OUTCOMES):
         return result
     if isinstance(result, definition.output) and isinstance(result, BaseModel):
@@ -86,7 +88,8 @@ def _outcome(definition: Definition, result: Any) -> Outcome:
     )
 
 
-def _first(error: ValidationError) -> str:
+def invalid(error: ValidationError) -> Dead:
+    """The end of a task whose payload is not what its definition takes."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "payload"
-    return f"{where}: {problem['msg']} ({error.error_count()} problem(s))"
+    return Dead("invalid_payload", f"{where}: {problem['msg']} ({error.error_count()} problem(s))")

@@ -1,6 +1,7 @@
 """What a task's coroutine may do: ask a model, call another definition, act on the world, hand over."""
 
 import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from shared import clock
 from shared.db.effects import Intent
 from shared.db.queue import Task
 from shared.definitions import Definition
-from shared.domain.outcome import Dead, Escalate, Hold, Release, Retry, Snooze
+from shared.domain.outcome import Child, Dead, Escalate, FanOut, Hold, Release, Retry, Snooze
 from shared.errors import ConflictError
 from shared.execution.call import Ask, model_call
 from shared.execution.effects import EffectRefusedError, perform_effect
@@ -98,6 +99,14 @@ class Context:
                 raise Interrupt(None)
             case _:
                 raise Interrupt(Release(f"{result.status}: {result.detail}", after=result.wait_seconds))
+
+    @staticmethod
+    def fan_out(children: Iterable[tuple[Definition, BaseModel]], *, result: BaseModel | None = None) -> FanOut:
+        """The outcome that ends this task and makes others, in one transaction; return it from the coroutine."""
+        return FanOut(
+            [Child(made.name, made.version, value.model_dump(mode="json")) for made, value in children],
+            None if result is None else result.model_dump(mode="json"),
+        )
 
     def escalate(self, workflow: str, body: dict[str, Any], *, result: BaseModel | None = None) -> Escalate:
         """The outcome that continues as an orchestrated workflow; return it from the task's coroutine."""

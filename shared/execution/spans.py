@@ -3,6 +3,7 @@
 Ids follow from the rows (see `shared.ids`), so every span that must exist can be counted from Postgres.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -79,6 +80,30 @@ def process_span(env: Environment, task: Task, started: int, outcome: Outcome | 
     attributes["backbeat.queue_wait_ms"] = round((task.started_at - task.created_at).total_seconds() * 1000)
     error = f"{outcome.error_class}: {outcome.error}" if isinstance(outcome, Retry | Dead) else None
     return _process(task.traceparent, task.workflow, task.id, task.lease, started, attributes, error)
+
+
+def batch_span(definition: Definition, ends: Sequence[tuple[Task, Outcome | None]], started: int) -> SpanRecord:
+    """The attempts of many rows in one call of their handler; a trace of its own, found by the batch's first row."""
+    first = ends[0][0]
+    counts = Counter(type(outcome).__name__.lower() if outcome else "fenced" for _, outcome in ends)
+    return SpanRecord(
+        name=f"process {definition.name}",
+        kind="consumer",
+        trace_id=trace_id("batch", first.id, first.lease),
+        span_id=span_id("batch", first.id, first.lease),
+        parent_span_id=None,
+        start_ns=started,
+        end_ns=clock.wall_ns(),
+        attributes={
+            "backbeat.workflow": definition.name,
+            "backbeat.version": definition.version,
+            "backbeat.tenant": first.tenant,
+            "backbeat.tier": definition.tier,
+            "backbeat.task_id": str(first.id),
+            "messaging.batch.message_count": len(ends),
+            **{f"backbeat.outcomes.{name}": count for name, count in sorted(counts.items())},
+        },
+    )
 
 
 def lost_process_span(env: Environment, run: Mapping[str, Any]) -> SpanRecord:

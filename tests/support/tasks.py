@@ -11,10 +11,11 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import DictRow
 
-from shared.db import calls, pool, queue
+from shared.db import calls, pool, producers, queue
 from shared.db.calls import Closing, Reservation
 from shared.db.pool import Database as Connection
-from shared.db.queue import Enqueued, Submission, Task
+from shared.db.producers import Enqueued, Submission
+from shared.db.queue import Task
 from shared.domain.outcome import Outcome
 from shared.domain.usage import Usage
 from tests.support.databases import Database
@@ -30,9 +31,9 @@ def definition(name: str, version: int = 1, tier: str = "small", attempts: int =
 
 
 @asynccontextmanager
-async def worker(database: Database, connections: int = 4) -> AsyncIterator[Connection]:
-    """A worker's way into the database, with `alpha` and `beta` registered."""
-    async with pool.connect(database.worker_url, max_size=connections) as db:
+async def worker(database: Database, connections: int = 4, url: str | None = None) -> AsyncIterator[Connection]:
+    """A worker's way into the database, or the one of `url`, with `alpha` and `beta` registered."""
+    async with pool.connect(url or database.worker_url, max_size=connections) as db:
         await queue.register(db, "first", "cron", [definition("alpha"), definition("beta")])
         yield db
 
@@ -58,7 +59,7 @@ async def submit(
 ) -> list[Enqueued]:
     """Enqueue payloads, by default of `alpha` without idempotency keys."""
     given: dict[str, Any] = {"workflow": "alpha", "version": 1} | options
-    return await queue.enqueue(db, Submission(payloads=payloads, keys=keys or [None] * len(payloads), **given))
+    return await producers.enqueue(db, Submission(payloads=payloads, keys=keys or [None] * len(payloads), **given))
 
 
 async def take(

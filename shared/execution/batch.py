@@ -1,0 +1,98 @@
+"""One attempt of many rows: a handler that takes rows of one tenant and definition at once, and answers each."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from shared import clock
+from shared.db.queue import Task
+from shared.definitions import Definition
+from shared.domain.outcome import Outcome
+from shared.execution.attempt import ended_by, invalid, outcome_of
+from shared.execution.context import Context
+from shared.execution.environment import Environment
+from shared.execution.spans import batch_span, process_span
+from shared.llm.classify import backoff
+
+T = TypeVar("T", bound=BaseModel)
+Ends = list[tuple[Task, Outcome]]
+
+
+class BatchContext:
+    """What a handler of many rows may do: ask a model about all of them in one call.
+
+    The call is booked on the batch's first task. `tasks` are the rows, in the order of the inputs. A row that has an
+    effect to make, or more to ask, goes on as a task of its own: answer it with `FanOut`.
+    """
+
+    def __init__(self, env: Environment, tasks: Sequence[Task]) -> None:
+        self._context = Context(env, tasks[0])
+        self.tasks = tuple(tasks)
+        self.asked = False
+
+    async def llm(
+        self, key: str, *, output: type[T], prompt: str, system: str = "", tier: str, max_output_tokens: int = 1024
+    ) -> T:
+        """One model call for the batch; see `Context.llm`. A batch that is put together anew asks anew."""
+        self.asked = True
+        return await self._context.llm(
+            key, output=output, prompt=prompt, system=system, tier=tier, max_output_tokens=max_output_tokens
+        )
+
+    fan_out = staticmethod(Context.fan_out)
+
+    async def drain(self) -> None:
+        """Let calls that are under way end and be billed."""
+        await self._context.drain()
+
+
+async def run_batch(env: Environment, tasks: Sequence[Task]) -> Ends:
+    """Run claimed rows of one tenant and definition; how each ended, without those that are nobody's business any more.
+
+    A handler that raises before it asked a model is tried again with halves of the rows, so that one bad row ends
+    alone. The span is recorded, not flushed.
+    """
+    started = clock.wall_ns()
+    definition = env.registry.tasks[tasks[0].name]
+    given: list[tuple[Task, Any]] = []
+    ends: Ends = []
+    for task in tasks:
+        try:
+            given.append((task, definition.input.model_validate(task.payload)))
+        except ValidationError as error:
+            ends.append((task, invalid(error)))
+    asked: list[Task] = []
+    if given:
+        ends += await _handled(env, definition, given, asked)
+    if definition.trace == "batch":
+        env.telemetry.record(batch_span(definition, ends or [(tasks[0], None)], started))
+    for task, outcome in ends:
+        if definition.trace == "task" or task in asked:
+            env.telemetry.record(process_span(env, task, started, outcome))
+    return ends
+
+
+async def _handled(env: Environment, definition: Definition, given: list[tuple[Task, Any]], asked: list[Task]) -> Ends:
+    context = BatchContext(env, [task for task, _ in given])
+    try:
+        answers = await definition.run(context, [value for _, value in given])
+        if not isinstance(answers, Sequence) or len(answers) != len(given):
+            made = len(answers) if isinstance(answers, Sequence) else type(answers).__name__
+            raise ValueError(f"{definition.full_name} was given {len(given)} rows and answered {made}")
+        return [(task, outcome_of(definition, answer)) for (task, _), answer in zip(given, answers, strict=True)]
+    except asyncio.CancelledError:
+        await context.drain()
+        raise
+    except BaseException as error:
+        await context.drain()
+        if len(given) > 1 and isinstance(error, Exception) and not context.asked:
+            middle = len(given) // 2
+            first = await _handled(env, definition, given[:middle], asked)
+            return first + await _handled(env, definition, given[middle:], asked)
+        outcome = ended_by(error, backoff(given[0][0].attempts, env.rng))
+        return [] if outcome is None else [(task, outcome) for task, _ in given]
+    finally:
+        if context.asked:
+            asked.append(given[0][0])
