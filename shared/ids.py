@@ -6,7 +6,12 @@ counted from Postgres alone. The same formulas stand in SQL as `backbeat.trace_i
 """
 
 import hashlib
+import json
 from typing import Any, NamedTuple
+
+_LIMIT = 2**53
+_DEEPEST = 100  # levels of lists and objects
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 class SpanRef(NamedTuple):
@@ -44,17 +49,59 @@ def span_id(*parts: object) -> str:
     return digest(*parts)[:16]
 
 
-def idempotency_key(workflow: str, version: int, payload: Any, salt: str = "") -> bytes:
-    """The article's key: sha256 of the JSON array [workflow, version, sha256(payload), salt].
+def canonical(value: Any) -> bytes:
+    """The one JSON text of a value (RFC 8785), as `backbeat.canonical` writes it in SQL.
 
-    The payload is hashed in its canonical form (RFC 8785), so key order and number spelling do not
-    matter; the array is canonical too. Raises ValueError when the payload has no canonical form
-    (NaN, an integer beyond 2**53).
+    Numbers are doubles and must be below 2**53: beyond that different integers would be one number. Raises
+    ValueError for what has no such form or cannot be stored: NaN, NUL and lone surrogates in text, 100 levels.
     """
+    if _is_plain(value, _DEEPEST):
+        return _ENCODER.encode(value).encode()
     import rfc8785
 
-    body = hashlib.sha256(rfc8785.dumps(payload)).hexdigest()
-    return hashlib.sha256(rfc8785.dumps([workflow, version, body, salt])).digest()
+    return rfc8785.dumps(value)
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+    """Whether the standard encoder writes it canonically: no fractions, no keys beyond ASCII. Raises ValueError."""
+    kind = type(value)
+    if kind is str:
+        if "\0" in value:
+            raise ValueError("text with NUL")
+        return True
+    if kind is int or kind is float:
+        if not -_LIMIT < value < _LIMIT:
+            raise ValueError(f"the number {value!r:.40} is not below 2**53")
+        return kind is int
+    if kind is dict or kind is list or kind is tuple:
+        if not levels:
+            raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+        plain = True
+        if kind is dict:
+            for key in value:
+                plain = _is_plain(key, 0) and type(key) is str and key.isascii() and plain
+            value = value.values()
+        for item in value:
+            plain = _is_plain(item, levels - 1) and plain
+        return plain
+    if value is None or kind is bool:
+        return True
+    raise ValueError(f"{kind.__name__} is not JSON")
+
+
+def idempotency_key(workflow: str, version: int, payload: Any, salt: str = "") -> bytes:
+    """The article's key: sha256 of the canonical JSON array [workflow, version, hex sha256 of the payload, salt].
+
+    The payload is hashed in its canonical form, so key order and number spelling do not matter. The same formula
+    stands in SQL as `backbeat.idempotency_key`. Raises ValueError when the payload has no canonical form.
+    """
+    return key_of(workflow, version, canonical(payload), salt)
+
+
+def key_of(workflow: str, version: int, payload: bytes, salt: str = "") -> bytes:
+    """The idempotency key of a payload that is in canonical form already."""
+    body = hashlib.sha256(payload).hexdigest()
+    return hashlib.sha256(f'[{_ENCODER.encode(workflow)},{version},"{body}",{_ENCODER.encode(salt)}]'.encode()).digest()
 
 
 def payload_hash(payload: Any) -> str:

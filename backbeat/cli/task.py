@@ -1,22 +1,21 @@
 """`backbeat task`: put work into the queue, see what became of it, take it back."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
-from backbeat.cli.arguments import Id, duration, json_value, moment
+from backbeat.cli.arguments import Id, duration
+from backbeat.cli.enqueue import enqueue
 from backbeat.cli.output import database, emit, os_user, output_option, run_async, say_what_is_simulated, talk
 from backbeat.money import dollars
 from shared import clock
 
 if TYPE_CHECKING:
     from shared.db.inspect import Story
-    from shared.db.queue import Enqueued
 
 STATUSES = ["pending", "ready", "running", "delayed", "held", "succeeded", "escalated", "dead", "cancelled", "expired"]
 _LIST = ("id", "workflow", "status", "tries", "age", "detail")
@@ -30,31 +29,7 @@ def task() -> None:
     """Enqueue, watch and cancel tasks."""
 
 
-@task.command()
-@click.argument("name")
-@click.option("--payload", type=json_value, metavar="JSON", help="One payload.")
-@click.option(
-    "--file", "file", type=click.File(encoding="utf-8"), help="A JSON payload, or a list of them; - is stdin."
-)
-@click.option("--version", type=click.IntRange(1), help="Of the definition; the newest if not given.")
-@click.option("--tenant", default="default", show_default=True)
-@click.option("--class", "class_", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True)
-@click.option("--run-after", type=moment, metavar="WHEN", help="Not before: 2030-01-31T08:00:00Z, or +10m.")
-@click.option("--expires-at", type=moment, metavar="WHEN", help="Drop it if it has not begun by then.")
-@click.option("--salt", default="", help="Equal payloads are one task; a salt makes them another.")
-@output_option
-def enqueue(name: str, payload: Any, file: TextIO | None, version: int | None, output: str, **how: Any) -> None:
-    """Enqueue tasks of a definition, all or none.
-
-    The payload is checked against the definition first, which must be in a module that BACKBEAT_DEFINITIONS names. The
-    same payload again answers with the task that has it, and its status.
-    """
-    if (payload is None) == (file is None):
-        raise click.UsageError("give either --payload or --file")
-    payloads = [payload] if file is None else _read(file)
-    added = run_async(_enqueue(name, version, payloads, how))
-    rows = [{"task_id": each.task_id, "status": each.status, "new": each.created} for each in added]
-    emit(rows, output=output)
+task.add_command(enqueue)
 
 
 @task.command("list")
@@ -135,35 +110,6 @@ def cancel(task_id: UUID, reason: str) -> None:
 
     run_async(main())
     talk(f"cancelled {task_id}")
-
-
-async def _enqueue(name: str, version: int | None, payloads: Sequence[Any], how: Mapping[str, Any]) -> "list[Enqueued]":
-    from shared.config import load
-    from shared.definitions import load_definitions
-    from shared.errors import DefinitionError
-    from shared.execution.producer import submit
-    from shared.telemetry import open_telemetry
-
-    config = load()
-    registry = load_definitions(config.definitions)
-    definition = registry.newest(name) if version is None else registry.tasks.get(f"{name}@{version}")
-    if definition is None:
-        loaded = ", ".join(sorted(registry.tasks)) or "none"
-        raise DefinitionError(f"no loaded module defines {name}@{version}", fix=f"Loaded: {loaded}")
-    async with database(config) as db:
-        telemetry = open_telemetry(config, "backbeat")
-        try:
-            return await submit(db, telemetry, definition, payloads, **how)
-        finally:
-            telemetry.close()
-
-
-def _read(file: TextIO) -> list[Any]:
-    try:
-        found = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{file.name} is not JSON: {error}", param_hint="--file") from None
-    return found if isinstance(found, list) else [found]
 
 
 def _detail(row: Mapping[str, Any]) -> str:

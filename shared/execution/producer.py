@@ -1,26 +1,39 @@
 """Adding tasks: payloads checked against their definition, keyed, enqueued, and each one's trace begun."""
 
-from collections.abc import Sequence
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from pydantic import ValidationError
 
 from shared import clock
-from shared.db.pool import Database
-from shared.db.queue import Enqueued, Submission, enqueue, register_definitions
+from shared.db.pool import Database, translate
+from shared.db.producers import Enqueued, Submission, Terms, enqueue, enqueue_many, register_definitions
 from shared.definitions import Definition
 from shared.errors import InputError, NotFoundError
 from shared.execution.spans import enqueue_span
-from shared.ids import idempotency_key, parse_traceparent
+from shared.ids import canonical, key_of, parse_traceparent
 from shared.telemetry.spans import Telemetry
 
+PART = 5000  # rows a transaction
+PART_BYTES = 16 * 1_048_576
+PAYLOAD_CAP = 1_048_576  # bytes, as `backbeat.enqueue` counts them
+Row = tuple[bytes, bytes | None]  # a payload as it is stored, and its key
 
-def checked(definition: Definition, payload: Any) -> dict[str, Any]:
-    """The payload as the definition will read it. Raises InputError naming the field that is wrong."""
+
+def checked(definition: Definition, payload: Any, *, strings: bool = False) -> dict[str, Any]:
+    """The payload as the definition will read it; of `strings` where that came from text alone, such as CSV.
+
+    Raises InputError naming the field that is wrong.
+    """
     try:
-        value: dict[str, Any] = definition.input.model_validate(payload).model_dump(mode="json")
+        model = definition.input
+        found = model.model_validate_strings(payload) if strings else model.model_validate(payload)
+        value: dict[str, Any] = found.model_dump(mode="json")
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the payload"
@@ -28,12 +41,25 @@ def checked(definition: Definition, payload: Any) -> dict[str, Any]:
     return value
 
 
-def _key(definition: Definition, value: dict[str, Any], salt: str) -> bytes:
+def prepared(definition: Definition, payload: Any, salt: str = "", *, strings: bool = False) -> Row:
+    """A payload as `submit_many` takes it. Raises InputError for whatever `submit` would refuse."""
+    value = checked(definition, payload, strings=strings)
+    text = _canonical(definition, value)
+    if 2 * len(text) > PAYLOAD_CAP and len(json.dumps(value, ensure_ascii=False).encode()) > PAYLOAD_CAP:
+        raise InputError(f"{definition.full_name}: the payload is larger than {PAYLOAD_CAP} bytes")
+    return text, key_of(definition.name, definition.version, text, salt) if definition.idempotency else None
+
+
+def _canonical(definition: Definition, value: dict[str, Any]) -> bytes:
     try:
-        return idempotency_key(definition.name, definition.version, value, salt)
+        return canonical(value)
     except ValueError as error:
         what = f"{definition.full_name}: the payload has no canonical form: {error}"
-        raise InputError(what, fix="Write NaN and numbers beyond 2**53 as strings") from error
+        raise InputError(what, fix="Write NaN and numbers from 2**53 on as strings") from error
+
+
+def _key(definition: Definition, value: dict[str, Any], salt: str) -> bytes:
+    return key_of(definition.name, definition.version, _canonical(definition, value), salt)
 
 
 async def submit(
@@ -43,7 +69,6 @@ async def submit(
     payloads: Sequence[Any],
     *,
     salt: str = "",
-    idempotent: bool = True,
     tenant: str = "default",
     class_: str = "normal",
     run_after: datetime | None = None,
@@ -52,12 +77,14 @@ async def submit(
     traceparent: str | None = None,
     origin: UUID | None = None,
 ) -> list[Enqueued]:
-    """Enqueue one task a payload, in one transaction; equal payloads are one task, unless `salt` differs.
+    """Enqueue one task a payload, in one transaction.
 
-    Raises InputError for a payload that fails its model: then nothing is enqueued.
+    Equal payloads are one task, unless `salt` differs or the definition says otherwise. Raises InputError for a
+    payload that fails its model: then nothing is enqueued.
     """
     started = clock.wall_ns()
     values = [checked(definition, payload) for payload in payloads]
+    keys = [_key(definition, value, salt) for value in values]
     if traceparent is not None:
         parse_traceparent(traceparent)
     name, version = definition.name, definition.version
@@ -65,7 +92,7 @@ async def submit(
         workflow=name,
         version=version,
         payloads=values,
-        keys=[_key(definition, value, salt) if idempotent else None for value in values],
+        keys=keys if definition.idempotency else [None] * len(keys),
         tenant=tenant,
         class_=class_,
         run_after=run_after,
@@ -84,3 +111,52 @@ async def submit(
             telemetry.record(enqueue_span(definition, answer.task_id, origin, tenant, traceparent, started))
     telemetry.flush()
     return added
+
+
+async def submit_many(
+    db: Database, telemetry: Telemetry, definition: Definition, terms: Terms, rows: Iterable[Row]
+) -> AsyncIterator[tuple[int, int]]:
+    """Enqueue any number of `prepared` payloads, some thousand a transaction; yields how many, and how many are new.
+
+    While one part is on its way the next is drawn from `rows`, in a thread. Where a connection breaks, the parts that
+    were yielded are in; sent again, keyed rows are added once. Raises like `submit`.
+    """
+    await register_definitions(db, "cron", [definition.row])
+    parts = _parts(rows)
+    part = await asyncio.to_thread(next, parts, None)
+    while part:
+        sending = asyncio.create_task(_submit_part(db, telemetry, definition, terms, part))
+        try:
+            following = await asyncio.to_thread(next, parts, None)
+        finally:
+            new = await sending
+        yield len(part), new
+        part = following
+
+
+def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += len(row[0])
+        if len(part) == PART or size >= PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+async def _submit_part(
+    db: Database, telemetry: Telemetry, definition: Definition, terms: Terms, rows: Sequence[Row]
+) -> int:
+    started = clock.wall_ns()
+    try:
+        async with db.pool.connection() as connection:
+            created = await enqueue_many(connection, terms, rows)
+    except psycopg.OperationalError as error:
+        raise translate(error) from error
+    for task in created if definition.trace == "task" else ():
+        telemetry.record(enqueue_span(definition, task, terms.origin, terms.tenant, terms.traceparent, started))
+    telemetry.flush()
+    return len(created)

@@ -1,0 +1,106 @@
+"""`backbeat tenant`: whose work there is, what share of the workers it gets, and stopping it."""
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from backbeat.cli.output import database, emit, os_user, output_option, run_async, talk
+
+if TYPE_CHECKING:
+    from shared.db.pool import Database
+
+T = TypeVar("T")
+UNKNOWN = "*"
+_COLUMNS = ("tenant", "weight", "max_running", "paused", "ready", "running", "reason")
+_weight = click.option(
+    "--weight", type=click.FloatRange(0.001, 1000), help="Its share, against the others' with work; new ones have 1."
+)
+_max_running = click.option(
+    "--max-running", type=click.IntRange(0), metavar="N", help="At most so many at once; 0 lifts the cap."
+)
+
+
+@click.group()
+def tenant() -> None:
+    """See, weigh, cap and pause tenants.
+
+    Tasks of a tenant that nobody made are refused, unless `unknown create` was said.
+    """
+
+
+@tenant.command("list")
+@output_option
+def list_(output: str) -> None:
+    """List all tenants; `*` stands for those that are made as their first task comes."""
+    from shared.db import producers
+
+    emit(_with_database(producers.tenants, operator=False), columns=_COLUMNS, output=output)
+
+
+@tenant.command("set")
+@click.argument("name")
+@_weight
+@_max_running
+def set_(name: str, weight: float | None, max_running: int | None) -> None:
+    """Make a tenant, or change one; what is not named stays as it is."""
+    if name == UNKNOWN:
+        raise click.UsageError(f"{UNKNOWN} is `backbeat tenant unknown`")
+    _set(name, weight, max_running)
+    talk(f"tenant {name!r}: set")
+
+
+@tenant.command()
+@click.argument("policy", type=click.Choice(["create", "refuse"]))
+@_weight
+@_max_running
+def unknown(policy: str, weight: float | None, max_running: int | None) -> None:
+    """Say what becomes of a task whose tenant nobody made: the tenant is made like this, or the task refused."""
+    from shared.db import producers
+
+    if policy == "create":
+        _set(UNKNOWN, weight, max_running)
+    elif (weight, max_running) != (None, None):
+        raise click.UsageError("--weight and --max-running belong to `create`")
+    else:
+        _with_database(lambda db: producers.refuse_unknown_tenants(db, os_user()))
+    talk(f"unknown tenants: {policy}")
+
+
+@tenant.command()
+@click.argument("name")
+@click.option("--reason", required=True, metavar="TEXT", help="Stands in the audit log and in `tenant list`.")
+def pause(name: str, reason: str) -> None:
+    """Let no task of a tenant start any more; what runs goes on."""
+    from shared.db import producers
+
+    waiting = _with_database(lambda db: producers.pause(db, "tenant", name, reason, os_user()))
+    talk(f"tenant {name!r}: paused; {waiting} task{'' if waiting == 1 else 's'} went back to wait")
+
+
+@tenant.command()
+@click.argument("name")
+def resume(name: str) -> None:
+    """Let them start again."""
+    from shared.db import producers
+    from shared.errors import ConflictError
+
+    if not _with_database(lambda db: producers.resume(db, "tenant", name, os_user())):
+        raise ConflictError(f"tenant {name!r} is not paused", fix="`backbeat tenant list` shows which are")
+    talk(f"tenant {name!r}: resumed")
+
+
+def _set(name: str, weight: float | None, max_running: int | None) -> None:
+    from shared.db import producers
+
+    _with_database(lambda db: producers.set_tenant(db, name, weight, max_running, os_user()))
+
+
+def _with_database(ask: "Callable[[Database], Coroutine[Any, Any, T]]", *, operator: bool = True) -> T:
+    async def main() -> T:
+        from shared.config import load
+
+        async with database(load(), operator=operator) as db:
+            return await ask(db)
+
+    return run_async(main())
