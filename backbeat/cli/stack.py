@@ -1,5 +1,6 @@
 """`backbeat up`, `down`, `status`: the embedded engines in one directory."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backbeat.cli.output import emit, output_option, talk
+from backbeat.cli.output import database, emit, output_option, run_async, talk
 
 if TYPE_CHECKING:
     from backbeat.embedded.stack import StackInfo
+    from shared.config import Config
+    from shared.db.health import Check
 
 _COLUMNS = ("name", "state", "port", "pid", "log")
+_CHECKS = ("check", "state", "found", "fix")
 _directory = click.option(
     "--dir",
     "directory",
@@ -60,18 +64,54 @@ def down(directory: Path, output: str) -> None:
 
 @click.command()
 @_directory
+@click.option("--check", is_flag=True, help="Exit 1 when the database's health is wrong, too.")
 @output_option
 @click.pass_context
-def status(ctx: click.Context, directory: Path, output: str) -> None:
-    """Show the embedded engines.
+def status(ctx: click.Context, directory: Path, check: bool, output: str) -> None:
+    """Show the embedded engines, and how the database is.
 
-    Exits 1 unless all of them are ready.
+    Exits 1 unless all engines are ready. The health is that of the database in the settings, embedded or not: work
+    that waits, partitions, vacuum and what keeps it from its work. Nothing is needed beyond the workers' login; what
+    that may not see is said.
     """
     from backbeat.embedded import stack
+    from shared.config import load
+    from shared.errors import NotFoundError
 
-    info = stack.status(directory)
-    _show(info, output)
-    ctx.exit(any(engine.state != "ready" for engine in info.engines))
+    own = directory / "backbeat.toml"
+    config = load({**os.environ, "BACKBEAT_CONFIG": str(own)} if own.exists() else None)
+    try:
+        info = stack.status(directory)
+    except NotFoundError:
+        if not config.database_url:
+            raise
+        info = None
+    health = run_async(_health(config))
+    if output == "json":
+        engines = (
+            {}
+            if info is None
+            else {name: getattr(info, name) for name in ("directory", "config", "engines", "latency")}
+        )
+        emit({**engines, "health": health}, output=output)
+    else:
+        if info is not None:
+            emit(info.engines, columns=_COLUMNS)
+            click.echo()
+        emit(health, columns=_CHECKS, fold=True)
+    silent = info is not None and any(engine.state != "ready" for engine in info.engines)
+    ctx.exit(silent or (check and any(one.state == "wrong" for one in health)))
+
+
+async def _health(config: "Config") -> "list[Check]":
+    from shared.db.health import Check, examine
+    from shared.errors import BackbeatError
+
+    try:
+        async with database(config) as db:
+            return await examine(db)
+    except BackbeatError as error:
+        return [Check("database", "wrong", error.what, error.fix)]
 
 
 def _show(info: "StackInfo", output: str) -> None:

@@ -1,0 +1,7 @@
+-- Raises unless the operators' functions are there: a name that is absent does not cast.
+
+SELECT 'backbeat.retention'::regclass;
+
+SELECT
+    'backbeat.drop_answers'::regproc, 'backbeat.requeue_dead'::regproc, 'backbeat.discard_dead'::regproc,
+    'backbeat.set_retention'::regproc, 'backbeat.retain'::regproc;

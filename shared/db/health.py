@@ -1,0 +1,115 @@
+"""Whether the database is in a state to go on like this: rows that vacuum cannot remove, work that nobody does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.db.pool import Database
+from shared.db.queries import load
+
+_SQL = load("health")
+HELD_SECONDS, HELD_TRANSACTIONS = 300, 100_000  # how long, or for how many others, one transaction may keep dead rows
+DEAD_ROWS = 20_000  # that a table may have beside as many live ones
+BLOAT = 4, 32 << 20  # times what its rows need, and bytes, from which an index is worth rebuilding
+WAIT_SECONDS = 3600
+OVERRUN = "A hard cap does not hold on that route: `bounded = false`, or correct its prices; audit log: budget.overrun"
+DAYS_AHEAD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. `state`: ok, wrong, or unknown where this login may not see; `fix` says what to do."""
+
+    check: str
+    state: str
+    found: str
+    fix: str = ""
+
+
+async def examine(db: Database) -> list[Check]:
+    """Look at everything, as any login that may read the schema."""
+    queue = await db.row(_SQL["queue"])
+    return [
+        *_waiting(queue),
+        _partitions(queue["days_ahead"]),
+        _vacuum(await db.rows(_SQL["tables"])),
+        _holder(await db.rows(_SQL["holders"])),
+        _idle(await db.row(_SQL["idle"])),
+        _indexes(await db.rows(_SQL["indexes"])),
+        _check("overruns", f"{queue['overrun']} USD above what calls reserved, today", queue["overrun"] > 0, OVERRUN),
+        Check("dead letters", "ok", f"{queue['dead']} open", "backbeat dead list" if queue["dead"] else ""),
+    ]
+
+
+def _check(name: str, found: str, wrong: bool, fix: str) -> Check:
+    return Check(name, "wrong", found, fix) if wrong else Check(name, "ok", found)
+
+
+def _waiting(queue: Mapping[str, Any]) -> list[Check]:
+    waits, ticks = queue["waits"], queue["ticks"]
+    oldest = "nothing waits" if waits is None else f"the oldest task waits for {_span(waits)}"
+    slow = waits is not None and waits > WAIT_SECONDS
+    absent = waits is not None and waits > 300 and not ticks
+    return [
+        _check(
+            "queue", oldest, slow, "More or wider ticks; `backbeat task list --status pending` shows whose they are"
+        ),
+        _check("ticks", f"{ticks} in 5 minutes", absent, "Nobody works: look at what starts `cron-worker tick`"),
+    ]
+
+
+def _partitions(days: int | None) -> Check:
+    fix = "As the schema's owner: SELECT backbeat.maintain_partitions(); ticks do it while there is work"
+    return _check("partitions", f"{days or 0} days ahead", (days or 0) < DAYS_AHEAD, fix)
+
+
+def _vacuum(tables: list[dict[str, Any]]) -> Check:
+    """The worst table."""
+    if off := [table["name"] for table in tables if not table["vacuumed_by_itself"]]:
+        return Check("vacuum", "wrong", f"autovacuum is off for {', '.join(off)}", "Switch it on; a queue needs it")
+    worst = tables[0]
+    ratio = worst["dead"] / max(worst["dead"] + worst["live"], 1)
+    when = "never vacuumed" if worst["vacuumed_ago"] is None else f"vacuumed {_span(worst['vacuumed_ago'])} ago"
+    found = f"{worst['name']}: {worst['dead']} dead rows ({ratio:.0%}), {when}"
+    wrong = worst["dead"] > max(DEAD_ROWS, worst["live"])
+    return _check("vacuum", found, wrong, f"VACUUM backbeat.{worst['name']}; if they stay, see the oldest transaction")
+
+
+def _holder(holders: list[dict[str, Any]]) -> Check:
+    name = "oldest transaction"
+    if not holders:
+        return Check(name, "ok", "none")
+    (one,) = holders
+    # Of other logins' sessions only the number of transactions since is shown.
+    age = f"{one['transactions']} transactions" + (f", {_span(one['seconds'])}" if one["seconds"] is not None else "")
+    wrong = one["transactions"] > HELD_TRANSACTIONS or (one["seconds"] or 0) > HELD_SECONDS
+    end = f"SELECT pg_terminate_backend({one['pid']})" if one["pid"] else "Drop or finish it"
+    return _check(name, f"{one['who']} ({one['application']}): {age}", wrong, f"It keeps dead rows from vacuum. {end}")
+
+
+def _idle(sessions: Mapping[str, Any]) -> Check:
+    name, found = "idle in transaction", f"{sessions['idle']} for over a minute"
+    if sessions["idle"]:
+        fix = f"SELECT pg_terminate_backend({sessions['pid']}); set idle_in_transaction_session_timeout"
+        return Check(name, "wrong", found, fix)
+    if sessions["hidden"]:
+        found = f"{sessions['hidden']} sessions of other logins do not show"
+        return Check(name, "unknown", found, "To see them: GRANT pg_read_all_stats to this login")
+    return Check(name, "ok", found)
+
+
+def _indexes(indexes: list[dict[str, Any]]) -> Check:
+    """The one that is largest for what it holds; an estimate, since only the size of the file is known."""
+    times, least = BLOAT
+    worst = max(indexes, key=lambda one: one["bytes"] / one["expected"])
+    ratio = worst["bytes"] / worst["expected"]
+    found = f"{worst['name']}: {worst['bytes'] / 2**20:.1f} MB, about {max(ratio, 1):.0f} times what its rows need"
+    wrong = ratio > times and worst["bytes"] > least
+    return _check("index bloat", found, wrong, f"REINDEX INDEX CONCURRENTLY backbeat.{worst['name']}")
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,43 @@
+-- How the tables and the sessions on them are. Real time: sessions and vacuums know no other.
+
+-- name: tables
+SELECT c.relname AS name, s.n_live_tup AS live, s.n_dead_tup AS dead, greatest(s.last_autovacuum, s.last_vacuum) AS vacuumed_at,
+       extract(epoch FROM clock_timestamp() - greatest(s.last_autovacuum, s.last_vacuum))::double precision AS vacuumed_ago,
+       current_setting('autovacuum')::boolean AND current_setting('track_counts')::boolean
+           AND coalesce(c.reloptions @> '{autovacuum_enabled=false}', false) IS FALSE AS vacuumed_by_itself
+FROM pg_stat_all_tables s JOIN pg_class c ON c.oid = s.relid
+WHERE s.schemaname = 'backbeat' AND c.relname IN ('simple_tasks', 'flows', 'virtual_time', 'budgets', 'model_calls', 'idempotency')
+ORDER BY s.n_dead_tup DESC, c.relname
+
+-- Live rows at 100 bytes an entry, which is more than ours take, and what a page of 8 kB wastes.
+-- name: indexes
+SELECT c.relname AS name, pg_relation_size(c.oid) AS bytes, greatest(s.n_live_tup, 0) * 100 + 65536 AS expected
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_stat_all_tables s ON s.relid = i.indrelid
+WHERE s.schemaname = 'backbeat' AND s.relname IN ('simple_tasks', 'flows', 'budgets') ORDER BY 2 DESC, 1
+
+-- name: holders
+SELECT * FROM (
+    SELECT 'pid ' || a.pid AS who, a.pid, coalesce(nullif(a.application_name, ''), r.rolname, '?') AS application, age(a.backend_xmin) AS transactions,
+           extract(epoch FROM clock_timestamp() - a.xact_start)::double precision AS seconds
+    FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+    WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid() AND (a.datname = current_database() OR a.datname IS NULL)
+    UNION ALL
+    SELECT 'replication slot ' || s.slot_name, NULL, s.plugin, greatest(age(s.xmin), age(s.catalog_xmin)), NULL FROM pg_replication_slots s WHERE s.xmin IS NOT NULL
+    UNION ALL
+    SELECT 'prepared transaction ' || p.gid, NULL, p.owner, age(p.transaction), extract(epoch FROM clock_timestamp() - p.prepared)::double precision
+    FROM pg_prepared_xacts p WHERE p.database = current_database()) h
+ORDER BY transactions DESC, seconds DESC NULLS LAST LIMIT 1
+
+-- name: idle
+SELECT count(*) FILTER (WHERE a.state LIKE 'idle in transaction%%' AND a.state_change < clock_timestamp() - interval '1 minute') AS idle,
+       min(a.pid) FILTER (WHERE a.state LIKE 'idle in transaction%%' AND a.state_change < clock_timestamp() - interval '1 minute') AS pid,
+       count(*) FILTER (WHERE a.backend_type IS NULL) AS hidden
+FROM pg_stat_activity a WHERE a.datname = current_database() AND a.usesysid IS NOT NULL
+
+-- name: queue
+SELECT (SELECT coalesce(trim_scale(sum(b.overrun_usd)), 0) FROM backbeat.budgets b WHERE (b.scope, b.day) = ('tenant', backbeat.utc_day(backbeat.now()))) AS overrun,
+       (SELECT count(*) FROM backbeat.dead_letters d WHERE d.resolved_at IS NULL) AS dead,
+       (SELECT extract(epoch FROM backbeat.now() - min(t.created_at))::double precision FROM backbeat.simple_tasks t WHERE t.status IN ('pending', 'ready')) AS waits,
+       (SELECT count(*) FROM backbeat.ticks k WHERE k.id >= backbeat.uuid7_floor(backbeat.now() - interval '5 minutes')) AS ticks,
+       (SELECT max(right(c.relname, 8))::date - backbeat.utc_day(backbeat.now()) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'backbeat.finished_tasks'::regclass AND c.relname ~ '\d{8}$') AS days_ahead

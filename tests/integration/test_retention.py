@@ -1,0 +1,139 @@
+"""What is over is removed: thirty days on the test clock, and the rows that stay."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from shared.db import dead, queue
+from shared.db.dead import Filter, Verdict
+from shared.db.pool import Database as Connection
+from shared.domain.outcome import Dead, Succeed
+from shared.ids import idempotency_key
+from tests.support import tasks
+from tests.support.databases import Database
+
+DAY = timedelta(days=1)
+A_DAY = 100  # tasks
+PARTITIONS = """
+    SELECT count(*) FROM pg_inherits WHERE inhparent = 'backbeat.finished_tasks'::regclass
+    AND inhrelid::regclass::text ~ '\\d{8}$'"""
+ROWS = """
+    SELECT (SELECT count(*) FROM backbeat.finished_tasks), (SELECT count(*) FROM backbeat.idempotency),
+           (SELECT count(*) FROM backbeat.model_calls), (SELECT count(*) FROM backbeat.ticks)"""
+
+
+@pytest.fixture
+async def db(database: Database) -> AsyncIterator[Connection]:
+    for policy, days in (("finished", 5), ("ticks", 3)):
+        database.sql("UPDATE backbeat.retention SET days = %s WHERE policy = %s", [days, policy])
+    async with tasks.worker(database) as connection:
+        yield connection
+
+
+async def _work(db: Connection, count: int, salt: str = "") -> None:
+    """Enqueue keyed tasks and run them: one in ten makes a call, the last dies."""
+    payloads = [{"n": n} for n in range(count)]
+    await tasks.submit(db, payloads, [idempotency_key("alpha", 1, payload, salt) for payload in payloads])
+    while claimed := await tasks.take(db):
+        for task in claimed:
+            if task.payload["n"] % 10 == 0:
+                await tasks.answered(db, task, await tasks.opened(db, task))
+        ends: list[tuple[Any, Any]] = [
+            (task, Dead("broken", "oops") if task.payload["n"] == count - 1 else Succeed({"n": 1})) for task in claimed
+        ]
+        assert await queue.settle(db, ends) == set()
+
+
+async def _tick(db: Connection) -> None:
+    await queue.end_tick(db, await queue.start_tick(db, "A"), 0, 0)
+    await queue.sweep(db)
+
+
+async def test_thirty_days_keep_the_tables_flat(db: Connection, database: Database) -> None:
+    sizes = []
+    for day in range(30):
+        await _work(db, A_DAY, f"day {day}")
+        for _ in range(3):
+            await _tick(db)
+        sizes.append((database.value(PARTITIONS), *database.sql(ROWS)[0]))
+        database.advance(DAY)
+    assert len(set(sizes[10:])) == 1, sizes
+    partitions, finished, keys, calls, ticks = sizes[-1]
+    assert finished == keys == 6 * A_DAY
+    assert (calls, ticks) == (6 * A_DAY // 10, 3 * 3)
+    assert partitions == 5 + 1 + 14
+    assert database.value("SELECT count(*) FROM backbeat.dead_letters") == 30
+
+
+async def test_a_forgotten_payload_runs_again(db: Connection, database: Database) -> None:
+    key = idempotency_key("alpha", 1, {"n": 0})
+    await _work(db, 1, "")
+    database.advance(timedelta(days=7))
+    for _ in range(3):
+        await _tick(db)
+    (again,) = await tasks.submit(db, [{"n": 0}], [key])
+    assert again.created
+
+
+async def test_a_letter_whose_history_is_gone_goes_on_with_all_it_had(db: Connection, database: Database) -> None:
+    await tasks.submit(db, [{"n": 0}], [b"k" * 32], class_="high")
+    old = await tasks.take_one(db)
+    await tasks.answered(db, old, await tasks.opened(db, old))
+    await tasks.settle(db, old, Dead("broken", "oops"))
+    database.advance(timedelta(days=7))
+    for _ in range(3):
+        await _tick(db)
+    assert database.sql(ROWS)[0][:3] == (0, 0, 1)
+    start = (await db.row("SELECT backbeat.now() AS at"))["at"]
+    found = dead.requeue(
+        tasks.Operator(database), Filter(), Verdict("a", "b"), newest=False, per_minute=None, start=start
+    )
+    assert [made async for _, made in found] == [1]
+    new = await tasks.take_one(db)
+    same = ("class_", "payload", "origin_id", "idempotency_key", "traceparent", "effect_scope")
+    assert [getattr(new, name) for name in same] == [getattr(old, name) for name in same]
+    # The paid call of the old one went with it.
+    assert database.sql("SELECT owner, status FROM backbeat.model_calls") == [(new.id, "memo")]
+
+
+async def test_a_day_with_a_living_task_stays(db: Connection, database: Database) -> None:
+    await tasks.add(db, run_after=(await db.row("SELECT backbeat.now() + interval '8 days' AS at"))["at"])
+    await _work(db, 2)
+    database.advance(timedelta(days=7))
+    for _ in range(3):
+        await _tick(db)
+    assert database.sql(ROWS)[0][:2] == (2, 2)
+    database.advance(timedelta(days=2))
+    await _tick(db)
+    assert await tasks.settle(db, await tasks.take_one(db), Succeed({"n": 1}))
+    for _ in range(3):
+        await _tick(db)
+    assert database.sql(ROWS)[0][:2] == (0, 0)
+
+
+async def test_days_that_nobody_needs_are_not_opened_for_one_old_task(db: Connection, database: Database) -> None:
+    before = database.value(PARTITIONS)
+    await tasks.add(db, run_after=(await db.row("SELECT backbeat.now() + interval '99 days' AS at"))["at"])
+    database.advance(timedelta(days=40))
+    await _tick(db)
+    assert database.value(PARTITIONS) <= before + 16
+
+
+async def test_a_reader_keeps_its_day_and_blocks_nobody_for_long(db: Connection, database: Database) -> None:
+    await _work(db, 1)
+    database.advance(timedelta(days=7))
+    database.sql("SELECT backbeat.maintain_partitions()")
+    with psycopg.connect(database.owner_url) as reader:
+        reader.execute("SELECT count(*) FROM backbeat.finished_tasks")
+        before = database.value(PARTITIONS)
+        for _ in range(3):
+            await _tick(db)
+        await tasks.add(db)
+        assert await tasks.settle(db, await tasks.take_one(db), Succeed({"n": 1}))
+        assert database.value(PARTITIONS) >= before
+    for _ in range(3):
+        await _tick(db)
+    assert database.value(PARTITIONS) < before + 7
