@@ -2,9 +2,11 @@
 
 SELECT
     'backbeat.budget_caps'::regclass, 'backbeat.budgets'::regclass, 'backbeat.model_calls'::regclass,
-    'backbeat.model_calls_open'::regclass, 'backbeat.model_calls_recent'::regclass, 'backbeat.model_calls_lost'::regclass;
+    'backbeat.model_calls_open'::regclass, 'backbeat.model_calls_recent'::regclass, 'backbeat.model_calls_lost'::regclass,
+    'backbeat.budget_blocks'::regclass, 'backbeat.model_calls_block'::regclass;
 
 SELECT
-    'backbeat.attempt_cost'::regproc, 'backbeat.owner_bill'::regproc, 'backbeat.lock_budgets'::regproc,
-    'backbeat.open_call'::regproc, 'backbeat.book'::regproc, 'backbeat.close_call'::regproc,
-    'backbeat.lose_calls'::regproc, 'backbeat.set_budget'::regproc;
+    'backbeat.payers'::regproc, 'backbeat.objection'::regproc, 'backbeat.fold'::regproc,
+    'backbeat.return_blocks'::regproc, 'backbeat.lock_budgets'::regproc, 'backbeat.book'::regproc, 'backbeat.asked'::regproc,
+    'backbeat.open_calls'::regproc, 'backbeat.close_calls'::regproc, 'backbeat.lose'::regproc, 'backbeat.lose_calls'::regproc,
+    'backbeat.reconcile_call'::regproc, 'backbeat.set_budget'::regproc;

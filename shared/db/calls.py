@@ -1,22 +1,31 @@
 """Model calls: reserve before the bytes leave, close before the answer is used."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
+from weakref import WeakKeyDictionary
 
 from shared.db.pool import Database
 from shared.db.queries import load
-from shared.db.text import clean, storable
+from shared.db.text import storable
+from shared.db.together import Together
 from shared.domain.usage import Usage
 
 _SQL = load("calls")
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a call is asked to be: who pays, where it goes, and the most it can cost (USD None: unknown price)."""
+    """What a call is asked to be: who pays, where it goes, and the most it can cost (USD None: unknown price).
+
+    `likely_usd` and `likely_tokens` are what a soft cap reserves; None: the most, too. `meets` is equal for calls that
+    meet on the same hot budgets: those that come at the same time are asked in one statement.
+    """
 
     owner: UUID
     lease: int
@@ -29,11 +38,14 @@ class Reservation:
     usd: Decimal | None
     tokens: int
     price_version: str
+    likely_usd: Decimal | None = None
+    likely_tokens: int | None = None
+    meets: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Postgres' answer: open, memo, held, snooze, unpriced, stopped or fenced (see `backbeat.open_call`)."""
+    """Postgres' answer: open, memo, held, snooze, over, unpriced, stopped or fenced (see `backbeat.open_calls`)."""
 
     verdict: str
     seq: int
@@ -59,51 +71,93 @@ class Closing:
     error: str | None = None
 
 
+class _Desk:
+    """A process' way to its calls: what its coroutines ask at the same time goes in one statement.
+
+    `name` is what leased blocks of hot budgets are known by.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db, self.name = db, uuid4().hex
+        self.openings: defaultdict[str, Together] = defaultdict(lambda: Together(self._open))
+        self.closings = Together(self._close)
+
+    async def _open(self, asks: Sequence[Row]) -> dict[int, Row]:
+        places = dict(enumerate(asks, 1))
+        answers: dict[int, Row] = {}
+        while places:
+            asked = list(places)
+            calls = storable([places[place] for place in asked])
+            for row in await self._db.rows(_SQL["open_calls"], {"worker": self.name, "calls": calls}):
+                if row["verdict"] != "again":
+                    place = asked[row["n"] - 1]
+                    answers[place] = row
+                    del places[place]
+        return answers
+
+    async def _close(self, ends: Sequence[Row]) -> dict[int, bool]:
+        return {row["n"]: True for row in await self._db.rows(_SQL["close_calls"], {"ends": storable(ends)})}
+
+
+_DESKS: WeakKeyDictionary[Database, _Desk] = WeakKeyDictionary()
+
+
+def _desk(db: Database) -> _Desk:
+    return _DESKS.get(db) or _DESKS.setdefault(db, _Desk(db))
+
+
 async def open_call(db: Database, ask: Reservation) -> Verdict:
     """Ask leave to send a call."""
-    row = await db.row(
-        _SQL["open_call"],
-        {
-            "owner": ask.owner,
-            "lease": ask.lease,
-            "key": ask.key,
-            "request_hash": ask.request_hash,
-            "route": ask.route,
-            "tier": ask.tier,
-            "provider": ask.provider,
-            "model": ask.model,
-            "reserve_usd": ask.usd,
-            "reserve_tokens": ask.tokens,
-            "price_version": ask.price_version,
-        },
-    )
+    question = {
+        "owner": str(ask.owner),
+        "lease": ask.lease,
+        "call_key": ask.key,
+        "request_hash": ask.request_hash,
+        "route": ask.route,
+        "tier": ask.tier,
+        "provider": ask.provider,
+        "model": ask.model,
+        "reserved_usd": _exact(ask.usd),
+        "reserved_tokens": ask.tokens,
+        "likely_usd": _exact(ask.usd if ask.likely_usd is None else ask.likely_usd),
+        "likely_tokens": ask.tokens if ask.likely_tokens is None else ask.likely_tokens,
+        "price_version": ask.price_version,
+    }
+    row = await _desk(db).openings[ask.meets].ask(question)
     return Verdict(row["verdict"], row["seq"] or 0, row["response"], row["detail"] or "", row["until"])
 
 
 async def close_call(db: Database, owner: UUID, key: str, seq: int, end: Closing) -> bool:
     """Write how a call ended; False when it was closed before."""
-    row = await db.row(
-        _SQL["close_call"],
-        {
-            "owner": owner,
-            "key": key,
-            "seq": seq,
-            "status": end.status,
-            "usage": storable(end.usage.as_dict()) if end.usage else None,
-            "cost": end.cost,
-            "response": None if end.response is None else storable(end.response),
-            "valid": end.valid,
-            "stop": end.stop,
-            "model_answered": clean(end.model_answered),
-            "response_id": clean(end.response_id),
-            "error_class": end.error_class,
-            "error": clean(end.error),
-        },
-    )
-    return bool(row["written"])
+    usage = end.usage.as_dict() if end.usage else {}
+    question = usage | {
+        "owner": str(owner),
+        "call_key": key,
+        "seq": seq,
+        "status": end.status,
+        "cost_usd": _exact(end.cost),
+        "response": end.response,
+        "valid": end.valid,
+        "stop": end.stop,
+        "model_answered": end.model_answered,
+        "response_id": end.response_id,
+        "error_class": end.error_class,
+        "error": end.error,
+    }
+    return bool(await _desk(db).closings.ask(question))
 
 
-async def calls_of_lease(db: Database, owner: UUID, lease: int) -> list[dict[str, Any]]:
+async def return_blocks(db: Database) -> None:
+    """Give back what this process leased of hot budgets."""
+    await db.rows(_SQL["return_blocks"], {"worker": _desk(db).name})
+
+
+async def return_expired_blocks(db: Database) -> None:
+    """Give back what dead processes leased of hot budgets; a living one leases anew."""
+    await db.rows(_SQL["return_blocks"], {"worker": None})
+
+
+async def calls_of_lease(db: Database, owner: UUID, lease: int) -> list[Row]:
     """The calls of one run, however they stand."""
     return await db.rows(_SQL["calls_of_lease"], {"owner": owner, "lease": lease})
 
@@ -111,3 +165,16 @@ async def calls_of_lease(db: Database, owner: UUID, lease: int) -> list[dict[str
 async def route_p95(db: Database) -> dict[str, float]:
     """Seconds within which 95 % of each route's recent calls were answered."""
     return {row["route"]: row["seconds"] for row in await db.rows(_SQL["route_p95"])}
+
+
+async def likely_shares(db: Database) -> dict[tuple[str, str], tuple[Decimal, Decimal]]:
+    """The part of its reservation, in USD and in tokens, that 95 % of a (workflow, route)'s recent calls kept to.
+
+    Learned from the last 1,000 answered calls of two days; absent while fewer than 20 of them are its own.
+    """
+    rows = await db.rows(_SQL["likely_shares"])
+    return {(row["workflow"], row["route"]): (row["usd"], row["tokens"]) for row in rows}
+
+
+def _exact(amount: Decimal | None) -> str | None:
+    return None if amount is None else str(amount)

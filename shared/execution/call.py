@@ -9,9 +9,13 @@ a call that was answered is never paid again, and one whose answer was lost is o
 import asyncio
 import hashlib
 import json
-from dataclasses import dataclass, replace
+import math
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, TypeVar
+from uuid import UUID
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
@@ -22,7 +26,7 @@ from shared.db.text import clean
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
-from shared.execution.spans import call_span
+from shared.execution.spans import call_span, recovered_call_span
 from shared.llm import prices
 from shared.llm.classify import Verdict, backoff, classify
 from shared.llm.protocol import Provider, Reply, Request
@@ -37,6 +41,9 @@ AGAIN = "#again"  # behind the key of a call whose answer was sent back
 CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
 RESERVATION_WAIT = 0.25  # seconds between looks while only other calls' reservations are in the way
 RESERVATION_PATIENCE = 5.0  # seconds of such looks before the task is snoozed
+
+# Whoever asks for a call that is under way waits for its end, and finds the answer on record.
+_under_way: WeakValueDictionary[tuple[UUID, str], asyncio.Lock] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +70,16 @@ async def model_call(env: Environment, task: Task, ask: Ask) -> Any:
     Returns an instance of `ask.output`. Raises Interrupt with the attempt's outcome when it cannot be had now.
     """
     _check_key(ask.key)
-    try:
-        return await _answer(env, task, ask)
-    except OutputInvalidError as error:
-        again = replace(ask, key=f"{ask.key}{AGAIN}", prompt=reask_prompt(ask.prompt, error))
-    try:
-        return await _answer(env, task, again)
-    except OutputInvalidError as error:
-        after = backoff(task.attempts, env.rng)
-        raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {error}", after)) from error
+    async with _under_way.setdefault((task.id, ask.key), asyncio.Lock()):
+        try:
+            return await _answer(env, task, ask)
+        except OutputInvalidError as error:
+            again = replace(ask, key=f"{ask.key}{AGAIN}", prompt=reask_prompt(ask.prompt, error))
+        try:
+            return await _answer(env, task, again)
+        except OutputInvalidError as error:
+            after = backoff(task.attempts, env.rng)
+            raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {error}", after)) from error
 
 
 def _check_key(key: str) -> None:
@@ -95,6 +103,8 @@ async def _answer(env: Environment, task: Task, ask: Ask) -> Any:
         verdict = await _leave(env, task, ask, route)
         if verdict.verdict == "memo":
             return _parse(ask, verdict.response["text"])
+        if verdict.seq > send:
+            await _tell_of_lost(env, task, ask)
         result = await _send(env, task, ask, route, provider, verdict.seq)
         if not isinstance(result, Verdict):
             return result
@@ -106,11 +116,20 @@ async def _answer(env: Environment, task: Task, ask: Ask) -> Any:
     raise AssertionError("the last send either returns or raises")
 
 
+async def _tell_of_lost(env: Environment, task: Task, ask: Ask) -> None:
+    """The spans of calls opened by an asking whose answer never came: nobody else knows of them."""
+    run = asdict(task)
+    for call in await calls.calls_of_lease(env.db, task.id, task.lease):
+        if call["call_key"] == ask.key and call["status"] == "lost":
+            env.telemetry.record(recovered_call_span(env, run, call))
+
+
 async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.Verdict:
     """Postgres' leave to send, or the recorded answer. Raises Interrupt for every other verdict."""
     request = _request(env, task, ask, route, 0)
     tokens = prices.upper_tokens(*request.texts)
     ceiling = prices.ceiling(route.provider, route.model, tokens, request.max_output_tokens, clock.wall())
+    usd_share, tokens_share = env.likely_shares.get((task.workflow, route.name), (Decimal(1), Decimal(1)))
     reservation = calls.Reservation(
         owner=task.id,
         lease=task.lease,
@@ -123,6 +142,9 @@ async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.
         usd=ceiling.usd,
         tokens=tokens + request.max_output_tokens,
         price_version=ceiling.version,
+        likely_usd=None if ceiling.usd is None else ceiling.usd * usd_share,
+        likely_tokens=math.ceil((tokens + request.max_output_tokens) * tokens_share),
+        meets=f"{task.tenant}/{task.workflow}",
     )
     if not env.deadline.allows(_expected(env, route)):
         raise Interrupt(Release("out_of_time"))
@@ -138,6 +160,8 @@ async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.
                 raise Interrupt(Snooze(clock.wall() + timedelta(seconds=5)))
             case "held":
                 raise Interrupt(Hold("budget", verdict.detail, verdict.until))
+            case "over":
+                raise Interrupt(Dead("over_task_budget", verdict.detail))
             case "unpriced":
                 until = clock.wall() + timedelta(hours=1)
                 raise Interrupt(Hold("price", f"{route.model} under {verdict.detail}", until))

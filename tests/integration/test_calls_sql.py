@@ -31,6 +31,13 @@ async def _verdict(db: Connection, task: Task, key: str = "answer", **changed: A
     return (await calls.open_call(db, tasks.ask(task, key, **changed))).verdict
 
 
+def _asked(owner: UUID, lease: int, key: str, usd: Decimal) -> dict[str, Any]:
+    """A call as `backbeat.open_calls` takes it, of 10 tokens."""
+    amounts = {"reserved_usd": str(usd), "likely_usd": str(usd), "reserved_tokens": 10, "likely_tokens": 10}
+    where = dict.fromkeys(("route", "tier", "provider", "model", "price_version", "request_hash"), "x")
+    return {"owner": str(owner), "lease": lease, "call_key": key, **amounts, **where}
+
+
 async def _running(db: Connection) -> Task:
     await tasks.add(db)
     return await tasks.take_one(db)
@@ -151,8 +158,8 @@ async def test_a_cap_set_while_the_days_first_call_opens_is_in_force(database: D
     async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.owner_url) as rival:
         task = await _running(db)
         if first == "call":
-            opening = "SELECT verdict FROM backbeat.open_call(%s, %s, 'a', 'h', 'r', 's', 'p', 'm', 0.01, 1, 'v')"
-            await rival.execute(opening, [task.id, task.lease])
+            opening = "SELECT verdict FROM backbeat.open_calls('rival', %s)"
+            await rival.execute(opening, [Jsonb([_asked(task.id, task.lease, "a", CENT)])])
             late: asyncio.Task[Any] = asyncio.create_task(
                 operate.set_budget(tasks.Operator(database), "workflow", "alpha", CENT, None, "t")
             )
@@ -169,16 +176,17 @@ async def test_a_cap_set_while_the_days_first_call_opens_is_in_force(database: D
 # Any sequence of openings, closings and losses, against a model of a page
 
 KEYS = st.sampled_from(["a", "b", "c"])
-AMOUNTS = st.integers(0, 40).map(lambda cents: cents * CENT)
+AMOUNTS = st.integers(0, 40).map(lambda cents: cents * CENT / 10)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("open"), KEYS, AMOUNTS),
         st.tuples(st.just("done"), KEYS, AMOUNTS),
         st.tuples(st.just("refused"), KEYS, AMOUNTS),
         st.tuples(st.just("lose"), KEYS, AMOUNTS),
-        st.tuples(st.just("cap"), KEYS, AMOUNTS.map(lambda usd: usd * 5)),
+        st.tuples(st.just("cap"), KEYS, AMOUNTS.map(lambda usd: usd * 50)),
+        st.tuples(st.sampled_from(["heat", "return"]), KEYS, AMOUNTS),
     ),
-    max_size=25,
+    max_size=40,
 )
 
 
@@ -236,18 +244,28 @@ class Books:
 
     def open(self, key: str, usd: Decimal) -> str:
         self._asked += 1
-        query = "SELECT verdict FROM backbeat.open_call(%s, %s, %s, %s, 'r', 's', 'p', 'm', %s, 10, 'v')"
-        verdict: str = self._one(query, self.task, self.lease, key, str(self._asked), usd)
-        return verdict
+        ask = _asked(self.task, self.lease, key, usd) | {"request_hash": str(self._asked)}
+        while True:
+            verdict: str = self._one("SELECT verdict FROM backbeat.open_calls('w', %s)", Jsonb([ask]))
+            if verdict != "again":
+                return verdict
+
+    def heat(self) -> None:
+        """From here on what is opened may go on a block."""
+        self._connection.execute("UPDATE backbeat.budgets SET rate = 1000")
+
+    def give_back(self) -> None:
+        """End all blocks, so that the sums are whole again."""
+        self._one("SELECT backbeat.return_blocks('w')")
 
     def lose(self, key: str) -> None:
-        self._one("SELECT backbeat.lose_calls(ARRAY[%s::uuid], %s)", self.task, key)
+        lost = "SELECT c FROM backbeat.model_calls c WHERE (c.owner, c.call_key, c.status) = (%s, %s, 'open')"
+        self._one(f"SELECT backbeat.lose(ARRAY({lost}))", self.task, key)
 
     def close(self, key: str, status: str, cost: Decimal, seq: int) -> bool:
-        usage = Jsonb(tasks.USAGE.as_dict()) if status == "done" else None
-        bill = cost if status == "done" else None
-        query = "SELECT backbeat.close_call(%s, %s, %s::smallint, %s, %s, %s)"
-        return bool(self._one(query, self.task, key, seq, status, usage, bill))
+        end: dict[str, Any] = {"owner": str(self.task), "call_key": key, "seq": seq, "status": status}
+        bill = tasks.USAGE.as_dict() | {"cost_usd": str(cost)} if status == "done" else {}
+        return bool(self._one("SELECT count(*) FROM backbeat.close_calls(%s)", Jsonb([end | bill])))
 
     def sums(self, scope: str) -> tuple[Any, ...]:
         """(reserved, spent, presumed, overrun) in USD, then reserved and presumed tokens."""
@@ -283,11 +301,16 @@ def test_the_sums_are_those_of_the_calls(owner: psycopg.Connection, steps: list[
             elif step == "cap":
                 books.cap(usd)
                 ledger.cap = usd
+            elif step == "heat":
+                books.heat()
+            elif step == "return":
+                books.give_back()
             else:
                 # The oldest call of the key that may still be closed: open, or presumed spent.
                 rows = ledger.calls.get(key, [])
                 seq = next((n for n, (how, _) in enumerate(rows, 1) if how in ("open", "lost")), 1)
                 assert books.close(key, step, usd, seq) == ledger.close(key, step, usd, seq)
+        books.give_back()
         counts = {how: sum(s == how for rows in ledger.calls.values() for s, _ in rows) for how in ("open", "lost")}
         money = ledger.sum("open"), ledger.spent, ledger.sum("lost"), ledger.overrun
         assert books.sums("workflow") == (*money, 10 * counts["open"], 10 * counts["lost"])

@@ -1,12 +1,11 @@
--- name: open_call
-SELECT verdict, seq, response, detail, until FROM backbeat.open_call(
-    %(owner)s, %(lease)s, %(key)s, %(request_hash)s, %(route)s, %(tier)s, %(provider)s, %(model)s,
-    %(reserve_usd)s, %(reserve_tokens)s, %(price_version)s)
+-- name: open_calls
+SELECT n, verdict, seq, response, detail, until FROM backbeat.open_calls(%(worker)s, %(calls)s)
 
--- name: close_call
-SELECT backbeat.close_call(
-    %(owner)s, %(key)s, %(seq)s::smallint, %(status)s, %(usage)s::jsonb, %(cost)s, %(response)s::jsonb, %(valid)s,
-    %(stop)s, %(model_answered)s, %(response_id)s, %(error_class)s, %(error)s) AS written
+-- name: close_calls
+SELECT n FROM backbeat.close_calls(%(ends)s) AS written(n)
+
+-- name: return_blocks
+SELECT backbeat.return_blocks(%(worker)s)
 
 -- name: calls_of_lease
 SELECT c.call_key, c.seq, c.status, c.tier, c.provider, c.model, c.price_version, c.cost_usd, c.uncached, c.cache_read, c.cache_write,
@@ -19,3 +18,13 @@ FROM (
     SELECT c.route, c.opened_at, c.closed_at FROM backbeat.model_calls c
     WHERE c.status = 'done' AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
 GROUP BY route
+
+-- name: likely_shares
+SELECT workflow, route, least(percentile_cont(0.95) WITHIN GROUP (ORDER BY usd), 1)::numeric AS usd,
+       least(percentile_cont(0.95) WITHIN GROUP (ORDER BY tokens), 1)::numeric AS tokens
+FROM (
+    SELECT c.workflow, c.route, coalesce(c.cost_usd / nullif(c.reserved_usd, 0), 1)::double precision AS usd,
+           coalesce((c.uncached + c.cache_read + c.cache_write + c.output)::double precision / nullif(c.reserved_tokens, 0), 1) AS tokens
+    FROM backbeat.model_calls c
+    WHERE c.status = 'done' AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
+GROUP BY workflow, route HAVING count(*) >= 20
