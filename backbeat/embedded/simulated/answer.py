@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from backbeat.embedded.simulated import payment
 from backbeat.embedded.simulated.rules import Facts, Finding
 
 LABEL = "Simulated: derived from the text by written rules, not by a model."
@@ -38,7 +39,7 @@ _WORD = re.compile(r"[a-z]{3,}")
 
 
 def choose(options: Sequence[Any], facts: Facts, finding: Finding | None) -> Any:
-    """One of an enumeration's options: the finding's severity, else what the diff means, else keywords."""
+    """One of an enumeration's options: the finding's severity, else what diff or payment mean, else keywords."""
     names = {str(option).lower(): option for option in options}
     if finding and finding.severity in names:
         return names[finding.severity]
@@ -57,7 +58,8 @@ def choose(options: Sequence[Any], facts: Facts, finding: Finding | None) -> Any
 
 def _meaning(facts: Facts, severity: str | None) -> tuple[str, ...]:
     if not facts.about_code:
-        return ("trivial",)
+        judged = payment.read(facts.text)
+        return judged.options if judged else ("trivial",)
     if severity == "critical":
         return _BLOCKING
     if severity in ("major", "minor"):
@@ -96,6 +98,8 @@ def number(name: str, facts: Facts, finding: Finding | None) -> float:
     if re.search(r"confiden|probab|certain", name):
         return 0.75
     if re.search(r"score|risk|severity|rating", name):
+        if judged := payment.read(facts.text):
+            return judged.risk
         return float(finding.weight if finding else max((one.weight for one in facts.findings), default=0))
     first = re.search(r"-?\d+(?:\.\d+)?", facts.text[:4000])
     return float(first[0]) if first else 0.0
@@ -123,6 +127,8 @@ def overview(facts: Facts) -> str:
 
 def reason(facts: Facts) -> str:
     """A few words."""
+    if judged := payment.read(facts.text):
+        return "; ".join(judged.reasons)
     if facts.trivial:
         return "only documentation, names or white space"
     return f"worst finding: {facts.worst}" if facts.worst else "nothing found"
