@@ -6,7 +6,7 @@ LOCK := requirements/dev.lock
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: setup lint types architecture test demo clean-demo clean lock schema soak bench
+.PHONY: setup lint types architecture test demo fraud-demo clean-demo clean lock schema soak bench
 
 setup: $(STAMP)
 
@@ -35,8 +35,13 @@ test: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/python -m examples.code_review $(if $(REPO),--repo "$(REPO)") $(if $(N),--commits $(N)) $(if $(INTERACTIVE),--interactive) $(if $(LATENCY),--latency $(LATENCY))
 
+# ARGS="--transactions 20000 --processes 47 --beat 90"
+fraud-demo: $(STAMP)
+	@$(BIN)/python -m examples.fraud_review.demo $(ARGS)
+
 clean-demo:
 	@if [ -f $(STAMP) ]; then $(BIN)/python -m examples.code_review.leftovers var; fi
+	@if [ -x $(BIN)/backbeat ]; then $(BIN)/backbeat down --dir var/fraud; fi
 	rm -rf var
 
 clean: clean-demo
@@ -45,7 +50,12 @@ clean: clean-demo
 soak: $(STAMP)
 	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos
 
-bench: $(STAMP)
+# The queues that ours is measured against.
+$(VENV)/.bench: requirements/bench.lock $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
+	@touch $@
+
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.$(BENCH)
 
 # Rewrites migrations/schema.sql from the migrations.

@@ -2,6 +2,41 @@
 
 CREATE SCHEMA backbeat;
 
+CREATE TYPE backbeat.departure AS (
+	id uuid,
+	status text,
+	result jsonb,
+	error_class text,
+	error text,
+	workflow_id uuid,
+	entry jsonb
+);
+
+CREATE TYPE backbeat.ending AS (
+	id uuid,
+	lease bigint,
+	outcome text,
+	result jsonb,
+	error_class text,
+	error text,
+	after double precision,
+	until timestamp with time zone,
+	reason text,
+	key text,
+	workflow text,
+	input jsonb,
+	children jsonb
+);
+
+CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT need_tenant(p_schedule ->> 'tenant');
+    WITH added AS (INSERT INTO schedules SELECT (jsonb_populate_record(NULL::schedules, p_schedule)).* RETURNING *)
+    SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a
+$$;
+
 CREATE FUNCTION backbeat.append_only() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -29,6 +64,10 @@ CREATE TABLE backbeat.model_calls (
     model text NOT NULL,
     reserved_usd numeric,
     reserved_tokens bigint NOT NULL,
+    likely_usd numeric,
+    likely_tokens bigint NOT NULL,
+    charged bigint[] NOT NULL,
+    block bigint,
     price_version text NOT NULL,
     cost_usd numeric,
     uncached integer,
@@ -49,17 +88,29 @@ CREATE TABLE backbeat.model_calls (
     CONSTRAINT done_says_usage CHECK (((status <> 'done'::text) OR ((uncached IS NOT NULL) AND (output IS NOT NULL)))),
     CONSTRAINT model_calls_call_key_check CHECK ((call_key <> ''::text)),
     CONSTRAINT model_calls_cost_usd_check CHECK ((cost_usd >= (0)::numeric)),
+    CONSTRAINT model_calls_likely_tokens_check CHECK ((likely_tokens >= 0)),
+    CONSTRAINT model_calls_likely_usd_check CHECK ((likely_usd >= (0)::numeric)),
     CONSTRAINT model_calls_owner_kind_check CHECK ((owner_kind = ANY (ARRAY['task'::text, 'workflow'::text]))),
     CONSTRAINT model_calls_reserved_tokens_check CHECK ((reserved_tokens >= 0)),
     CONSTRAINT model_calls_reserved_usd_check CHECK ((reserved_usd >= (0)::numeric)),
     CONSTRAINT model_calls_seq_check CHECK ((seq > 0)),
-    CONSTRAINT model_calls_status_check CHECK ((status = ANY (ARRAY['open'::text, 'done'::text, 'lost'::text, 'refused'::text])))
-);
+    CONSTRAINT model_calls_status_check CHECK ((status = ANY (ARRAY['open'::text, 'done'::text, 'lost'::text, 'refused'::text, 'memo'::text])))
+)
+WITH (autovacuum_vacuum_scale_factor='0.02');
 
-CREATE FUNCTION backbeat.attempt_cost(p_owner uuid, p_lease bigint) RETURNS double precision
+CREATE FUNCTION backbeat.asked(p_calls jsonb) RETURNS TABLE(n bigint, call backbeat.model_calls, payable boolean, seq smallint, response jsonb)
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
-    RETURN (SELECT ((1)::numeric + ((COALESCE(sum((((c.uncached + c.cache_read) + c.cache_write) + c.output)), (0)::bigint))::numeric / 1000.0)) FROM backbeat.model_calls c WHERE ((c.owner = attempt_cost.p_owner) AND (c.lease = attempt_cost.p_lease)));
+    AS $$
+    SELECT e.n, jsonb_populate_record(NULL::model_calls, e.body || jsonb_build_object('owner_kind', 'task', 'tenant', t.tenant, 'workflow', t.workflow,
+               'version', t.version, 'day', utc_day(backbeat.now()), 'opened_at', clock())), t.id IS NOT NULL AND m.seq IS NULL, m.seq, m.response
+    FROM jsonb_array_elements(p_calls) WITH ORDINALITY AS e(body, n)
+    LEFT JOIN simple_tasks t ON t.id = (e.body ->> 'owner')::uuid AND t.lease = (e.body ->> 'lease')::bigint AND t.status = 'running'
+    LEFT JOIN LATERAL (
+        SELECT c.seq, c.response FROM model_calls c
+        WHERE c.owner = t.id AND c.call_key = e.body ->> 'call_key' AND c.status IN ('done', 'memo') AND c.request_hash = e.body ->> 'request_hash' AND c.response IS NOT NULL
+        ORDER BY c.seq DESC LIMIT 1) m ON true
+$$;
 
 CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bigint
     LANGUAGE plpgsql
@@ -140,32 +191,33 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.book(p_calls backbeat.model_calls[], p_status text, p_cost numeric, p_tokens bigint) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
+DECLARE
+    v_open integer := (p_status = 'open')::integer - (p_call.status IS NOT DISTINCT FROM 'open')::integer;
+    v_lost integer := (p_status = 'lost')::integer - (p_call.status IS NOT DISTINCT FROM 'lost')::integer;
+    v_ends integer := (p_status = 'done')::integer;
+    v_usd numeric := coalesce(p_call.reserved_usd, 0);
+    v_level integer := 4;
 BEGIN
-    PERFORM FROM budgets b WHERE (b.scope, b.key, b.day) IN (
-        SELECT s.scope, s.key, c.day FROM unnest(p_calls) c CROSS JOIN LATERAL (VALUES ('workflow', c.workflow), ('tenant', c.tenant)) AS s(scope, key))
-    ORDER BY b.scope DESC, b.key, b.day FOR UPDATE;
+    IF p_call.block IS NOT NULL THEN
+        UPDATE budget_blocks k
+        SET left_usd = k.left_usd - v_usd * (v_open + v_lost) - coalesce(p_cost, 0) * v_ends,
+            left_tokens = k.left_tokens - p_call.reserved_tokens * (v_open + v_lost) - p_tokens * v_ends
+        WHERE k.id = p_call.block;
+        v_level := CASE WHEN FOUND THEN 2 ELSE 4 END;
+    END IF;
     UPDATE budgets b
-    SET reserved_usd = b.reserved_usd - d.open_usd, reserved_tokens = b.reserved_tokens - d.open_tokens,
-        presumed_usd = b.presumed_usd - d.lost_usd + CASE p_status WHEN 'lost' THEN d.all_usd ELSE 0 END,
-        presumed_tokens = b.presumed_tokens - d.lost_tokens + CASE p_status WHEN 'lost' THEN d.all_tokens ELSE 0 END,
-        spent_usd = b.spent_usd + CASE p_status WHEN 'done' THEN coalesce(p_cost, 0) ELSE 0 END,
-        spent_tokens = b.spent_tokens + CASE p_status WHEN 'done' THEN p_tokens ELSE 0 END,
-        overrun_usd = b.overrun_usd + CASE p_status WHEN 'done' THEN greatest(p_cost - d.all_usd, 0) ELSE 0 END,
-        calls = b.calls + CASE p_status WHEN 'done' THEN 1 ELSE 0 END,
-        unpriced_calls = b.unpriced_calls + CASE WHEN p_status = 'done' AND p_cost IS NULL THEN 1 ELSE 0 END
-    FROM (
-        SELECT s.scope, s.key, c.day, sum(coalesce(c.reserved_usd, 0)) AS all_usd, sum(c.reserved_tokens) AS all_tokens,
-               coalesce(sum(c.reserved_usd) FILTER (WHERE c.status = 'open'), 0) AS open_usd,
-               coalesce(sum(c.reserved_tokens) FILTER (WHERE c.status = 'open'), 0) AS open_tokens,
-               coalesce(sum(c.reserved_usd) FILTER (WHERE c.status = 'lost'), 0) AS lost_usd,
-               coalesce(sum(c.reserved_tokens) FILTER (WHERE c.status = 'lost'), 0) AS lost_tokens
-        FROM unnest(p_calls) c CROSS JOIN LATERAL (VALUES ('workflow', c.workflow), ('tenant', c.tenant)) AS s(scope, key)
-        GROUP BY 1, 2, 3) d
-    WHERE (b.scope, b.key, b.day) = (d.scope, d.key, d.day);
+    SET reserved_usd = b.reserved_usd + CASE WHEN b.soft THEN coalesce(p_call.likely_usd, 0) ELSE v_usd END * v_open,
+        reserved_tokens = b.reserved_tokens + CASE WHEN b.soft THEN p_call.likely_tokens ELSE p_call.reserved_tokens END * v_open,
+        presumed_usd = b.presumed_usd + v_usd * v_lost, presumed_tokens = b.presumed_tokens + p_call.reserved_tokens * v_lost,
+        spent_usd = b.spent_usd + coalesce(p_cost, 0) * v_ends, spent_tokens = b.spent_tokens + p_tokens * v_ends,
+        overrun_usd = b.overrun_usd + greatest(p_cost - p_call.reserved_usd, 0) * v_ends, calls = b.calls + v_ends,
+        unpriced_calls = b.unpriced_calls + CASE WHEN p_cost IS NULL THEN v_ends ELSE 0 END,
+        rate = b.rate * exp(greatest(least(extract(epoch FROM b.touched_at - clock())::double precision / 10, 0), -50)) + greatest(v_open, 0) / 10.0, touched_at = clock()
+    WHERE b.id = ANY (p_call.charged) AND b.level <= v_level;
 END
 $$;
 
@@ -176,6 +228,48 @@ CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
 BEGIN
     PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
     RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
+END
+$$;
+
+CREATE FUNCTION backbeat.canonical(p_value jsonb, p_depth integer DEFAULT 0) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET extra_float_digits TO '1'
+    AS $$
+DECLARE
+    c_deepest CONSTANT integer := 100;
+    v_number numeric;
+BEGIN
+    CASE jsonb_typeof(p_value)
+    WHEN 'object', 'array' THEN
+        IF p_depth >= c_deepest THEN
+            RAISE EXCEPTION 'the payload has no canonical form: it is nested deeper than % levels', c_deepest USING ERRCODE = 'BB003';
+        END IF;
+    WHEN 'number' THEN
+        v_number := p_value::numeric;
+        IF abs(v_number) >= 9007199254740991.5 THEN
+            RAISE EXCEPTION 'the payload has no canonical form: the number % is not below 2^53', left(v_number::text, 40)
+            USING ERRCODE = 'BB003', HINT = 'Write it as a string';
+        ELSIF abs(v_number) <= 2.4703282292062327e-324 THEN
+            RETURN '0';
+        ELSIF abs(v_number) < 1e-6 AND abs(v_number::double precision) < 1e-6 THEN
+            RETURN replace(v_number::double precision::text, 'e-0', 'e-');
+        END IF;
+        RETURN trim_scale(v_number::double precision::text::numeric);
+    ELSE
+        RETURN p_value;
+    END CASE;
+    IF jsonb_typeof(p_value) = 'array' THEN
+        RETURN '[' || coalesce((
+            SELECT string_agg(canonical(e.value, p_depth + 1), ',' ORDER BY e.n) FROM jsonb_array_elements(p_value) WITH ORDINALITY AS e(value, n)), '') || ']';
+    END IF;
+    -- Keys sort by UTF-16 units: U+E000 to U+FFFF come after what is beyond them, so here they get the last character before them.
+    RETURN '{' || coalesce((
+        SELECT string_agg(to_jsonb(m.key)::text || ':' ||
+            CASE WHEN jsonb_typeof(m.value) = 'string' THEN m.value::text ELSE canonical(m.value, p_depth + 1) END, ',' ORDER BY
+            CASE WHEN octet_length(m.key) = length(m.key) THEN m.key ELSE regexp_replace(
+                replace(m.key, U&'\+10FFFF', U&'\+10FFFF\0001'), U&'([\E000-\FFFF])', U&'\+10FFFF\\1', 'g') END COLLATE "C")
+        FROM jsonb_each(p_value) AS m), '') || '}';
 END
 $$;
 
@@ -225,6 +319,7 @@ CREATE TABLE backbeat.simple_tasks (
     agent_id uuid,
     parent_id uuid,
     origin_id uuid NOT NULL,
+    first_id uuid,
     idempotency_key bytea,
     traceparent text NOT NULL,
     created_at timestamp with time zone NOT NULL,
@@ -233,11 +328,11 @@ CREATE TABLE backbeat.simple_tasks (
     CONSTRAINT ready_has_a_place CHECK (((status = ANY (ARRAY['ready'::text, 'running'::text])) = ((vstart IS NOT NULL) AND (estimate IS NOT NULL)))),
     CONSTRAINT running_has_a_lease CHECK ((((status = 'running'::text) = ((lease_until IS NOT NULL) AND (worker IS NOT NULL) AND (started_at IS NOT NULL))) AND ((status <> 'running'::text) OR (lease IS NOT NULL)))),
     CONSTRAINT simple_tasks_attempts_check CHECK ((attempts >= 0)),
-    CONSTRAINT simple_tasks_class_check CHECK ((class = ANY (ARRAY['high'::text, 'normal'::text, 'low'::text]))),
-    CONSTRAINT simple_tasks_hold_reason_check CHECK ((hold_reason = ANY (ARRAY['budget'::text, 'version'::text, 'route'::text, 'effect'::text, 'price'::text]))),
+    CONSTRAINT simple_tasks_class_check CHECK ((class = ANY (ARRAY['urgent'::text, 'high'::text, 'normal'::text, 'low'::text]))),
+    CONSTRAINT simple_tasks_hold_reason_check CHECK ((hold_reason = ANY (ARRAY['budget'::text, 'version'::text, 'route'::text, 'effect'::text, 'price'::text, 'paused'::text]))),
     CONSTRAINT simple_tasks_rank_check CHECK ((rank = ANY (ARRAY[0, 1]))),
     CONSTRAINT simple_tasks_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'ready'::text, 'running'::text, 'delayed'::text, 'held'::text]))),
-    CONSTRAINT simple_tasks_traceparent_check CHECK ((traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-01$'::text))
+    CONSTRAINT simple_tasks_traceparent_check CHECK ((length(traceparent) = 55))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_cost_delay='0');
 
@@ -247,68 +342,154 @@ CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, 
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 DECLARE
+    c_urgent_share CONSTANT double precision := 0.25;
     v_tiers text[];
-    v_candidates uuid[];
+    v_shut text[];
+    v_found uuid[];
     v_seen uuid[] := '{}';
     v_taken uuid[] := '{}';
-    v_alone boolean;
+    v_rows simple_tasks[];
+    v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
     END IF;
-    SELECT array_agg(DISTINCT f.tier) INTO v_tiers FROM flows f WHERE f.ready > 0;
+    SELECT array_agg(v.tier) INTO v_tiers FROM virtual_time v WHERE v.tier NOT LIKE 'bulk/%';
+    SELECT coalesce(array_agg(p.key) FILTER (WHERE p.scope = 'tenant'), '{}') INTO v_shut FROM pauses p;
+    p_loaded := startable(p_loaded);
     IF p_idle THEN
         SELECT coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
             SELECT t.id FROM simple_tasks t
-            WHERE t.status = 'ready' AND t.alone AND t.workflow || '@' || t.version = ANY (p_loaded)
-            ORDER BY t.vstart, t.id LIMIT 1 FOR UPDATE SKIP LOCKED) l;
+            WHERE t.status = 'ready' AND t.alone AND t.tier = ANY (v_tiers) AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
+            ORDER BY t.id LIMIT 1 FOR UPDATE SKIP LOCKED) l;
     END IF;
-    v_alone := v_taken <> '{}';
-    -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
-    FOR v_try IN 1..4 LOOP
-        EXIT WHEN v_alone OR cardinality(v_taken) >= p_limit;
-        SELECT array_agg(c.id) INTO v_candidates FROM (
-            SELECT walk.id FROM (
-                SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
-                FROM unnest(v_tiers) AS wanted(tier) CROSS JOIN LATERAL (
-                    SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                    WHERE t.status = 'ready' AND t.tier = wanted.tier AND NOT t.alone AND t.id <> ALL (v_seen)
-                        AND t.workflow || '@' || t.version = ANY (p_loaded)
-                    ORDER BY t.vstart, t.id LIMIT p_limit) r) walk
-            ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
-        EXIT WHEN v_candidates IS NULL;
-        v_seen := v_seen || v_candidates;
-
-        SELECT v_taken || array_agg(l.id) INTO v_taken FROM (
-            SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_candidates) AND t.status = 'ready'
-            ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
-    END LOOP;
-    IF cardinality(v_taken) = 0 THEN
+    IF v_taken = '{}' THEN
+        SELECT coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
+            SELECT t.id FROM simple_tasks t
+            WHERE t.status = 'ready' AND t.class = 'urgent' AND NOT t.alone AND t.tier = ANY (v_tiers)
+                AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
+            ORDER BY t.vstart, t.id LIMIT floor(p_limit * c_urgent_share + random()) FOR UPDATE SKIP LOCKED) l;
+        -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
+        FOR v_try IN 1..4 LOOP
+            EXIT WHEN cardinality(v_taken) >= p_limit;
+            SELECT array_agg(c.id) INTO v_found FROM (
+                SELECT walk.id FROM (
+                    SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
+                    FROM unnest(v_tiers) AS wanted(tier) CROSS JOIN LATERAL (
+                        SELECT t.id, t.tier, t.vstart FROM simple_tasks t
+                        WHERE t.status = 'ready' AND t.tier = wanted.tier AND NOT t.alone AND t.id <> ALL (v_seen || v_taken)
+                            AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
+                        ORDER BY t.vstart, t.id LIMIT p_limit - cardinality(v_taken)) r) walk
+                ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
+            EXIT WHEN v_found IS NULL;
+            v_seen := v_seen || v_found;
+            SELECT v_taken || coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
+                SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_found) AND t.status = 'ready'
+                ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
+        END LOOP;
+    END IF;
+    IF v_taken = '{}' THEN
         RETURN;
     END IF;
-    UPDATE simple_tasks t
-    SET status = 'running', lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_lease_seconds),
-        worker = p_worker, started_at = clock(), attempts = t.attempts + 1
-    WHERE t.id = ANY (v_taken);
-
-    PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
+    v_now := clock();
+    WITH started AS (
+        UPDATE simple_tasks t
+        SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
+            worker = p_worker, started_at = v_now, attempts = t.attempts + 1
+        WHERE t.id = ANY (v_taken) RETURNING t AS task
+    )
+    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
+    PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT r.tenant, r.tier, r.class FROM unnest(v_rows) r)
     ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
     UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n
-    FROM (SELECT t.tenant, t.tier, t.class, count(*) AS n FROM simple_tasks t WHERE t.id = ANY (v_taken) GROUP BY 1, 2, 3) c
+    FROM (SELECT r.tenant, r.tier, r.class, count(*) AS n FROM unnest(v_rows) r GROUP BY 1, 2, 3) c
     WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class);
     PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
-    UPDATE virtual_time v SET v = greatest(v.v, c.v)
-    FROM (SELECT t.tier, max(t.vstart - t.estimate) AS v FROM simple_tasks t WHERE t.id = ANY (v_taken) GROUP BY 1) c
+    UPDATE virtual_time v SET v = c.v FROM (SELECT r.tier, max(r.vstart - r.estimate) AS v FROM unnest(v_rows) r GROUP BY 1) c
     WHERE v.tier = c.tier AND v.v < c.v;
+    RETURN QUERY SELECT * FROM unnest(v_rows);
+END
+$$;
 
-    RETURN QUERY SELECT t.* FROM simple_tasks t WHERE t.id = ANY (v_taken) ORDER BY t.vstart, t.id;
+CREATE FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean DEFAULT true) RETURNS SETOF backbeat.simple_tasks
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    v_urgent boolean := random() < 0.25;
+    v_taken uuid[];
+    v_rows simple_tasks[];
+    v_now timestamptz;
+BEGIN
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
+        RETURN;
+    END IF;
+    p_loaded := startable(p_loaded);
+    IF p_idle THEN
+        SELECT array_agg(l.id) INTO v_taken FROM (
+            SELECT t.id FROM simple_tasks t JOIN flows f USING (tenant, tier, class)
+            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND flow_room(f) > 0
+            ORDER BY t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) l;
+    END IF;
+    IF v_taken IS NULL THEN
+        SELECT array_agg(c.id) INTO v_taken FROM (
+            SELECT l.id FROM (
+                SELECT f.* FROM flows f JOIN virtual_time v ON v.tier = f.tier
+                WHERE f.tier LIKE 'bulk/%' AND flow_room(f) > 0
+                  AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
+                ORDER BY (v_urgent AND f.class = 'urgent') DESC, greatest(f.last_v, v.v), f.tenant LIMIT 64) f
+            CROSS JOIN LATERAL (
+                SELECT t.id FROM simple_tasks t
+                WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class AND NOT t.alone
+                  AND t.workflow || '@' || t.version = ANY (p_loaded)
+                ORDER BY t.rank, t.id LIMIT least(flow_room(f), p_limit) FOR UPDATE SKIP LOCKED) l
+            LIMIT p_limit) c;
+    END IF;
+    IF p_patient THEN
+        PERFORM lock_flows(v_taken);
+    ELSE
+        WITH free AS (
+            SELECT f.tenant, f.tier, f.class FROM flows f JOIN tenants n ON n.id = f.tenant AND n.max_running IS NULL
+            WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
+            FOR UPDATE OF f SKIP LOCKED
+        )
+        SELECT array_agg(t.id) INTO v_taken FROM simple_tasks t JOIN free USING (tenant, tier, class) WHERE t.id = ANY (v_taken);
+    END IF;
+    IF v_taken IS NULL THEN
+        RETURN;
+    END IF;
+    v_now := clock();
+    WITH picked AS (
+        SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost, row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS in_tenant
+        FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
+        WHERE t.id = ANY (v_taken)
+    ), placed AS (
+        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
+               / (n.weight * class_weight(p.class)) AS vstart, greatest(f.last_v, v.v) AS begin_v
+        FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
+        WHERE n.max_running IS NULL OR p.in_tenant <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id)
+    ), started AS (
+        UPDATE simple_tasks t
+        SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
+            worker = p_worker, started_at = v_now, attempts = t.attempts + 1, vstart = p.vstart, estimate = p.cost
+        FROM placed p WHERE t.id = p.id AND t.id = ANY (v_taken) RETURNING t AS task, p.begin_v
+    ), told AS (
+        UPDATE flows f SET running = f.running + c.n, last_v = c.last_v
+        FROM (SELECT (s.task).tenant, (s.task).tier, (s.task).class, count(*) AS n, max((s.task).vstart) AS last_v FROM started s GROUP BY 1, 2, 3) c
+        WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class)
+    ), moved AS (
+        UPDATE virtual_time v SET v = c.v FROM (SELECT (s.task).tier, min(s.begin_v) AS v FROM started s GROUP BY 1) c
+        WHERE v.tier = c.tier AND v.v < c.v
+    )
+    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
+    RETURN QUERY SELECT * FROM unnest(v_rows);
 END
 $$;
 
 CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
-    RETURN CASE p_class WHEN 'high'::text THEN 4 WHEN 'normal'::text THEN 2 ELSE 1 END;
+    RETURN CASE p_class WHEN 'urgent'::text THEN 4 WHEN 'high'::text THEN 4 WHEN 'normal'::text THEN 2 ELSE 1 END;
 
 CREATE FUNCTION backbeat.now() RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -320,28 +501,39 @@ CREATE FUNCTION backbeat.clock() RETURNS timestamp with time zone
     SET search_path TO 'pg_catalog'
     RETURN (backbeat.now() + (clock_timestamp() - now()));
 
-CREATE FUNCTION backbeat.close_call(p_owner uuid, p_key text, p_seq smallint, p_status text, p_usage jsonb DEFAULT NULL::jsonb, p_cost numeric DEFAULT NULL::numeric, p_response jsonb DEFAULT NULL::jsonb, p_valid boolean DEFAULT NULL::boolean, p_stop text DEFAULT NULL::text, p_model_answered text DEFAULT NULL::text, p_response_id text DEFAULT NULL::text, p_error_class text DEFAULT NULL::text, p_error text DEFAULT NULL::text) RETURNS boolean
+CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 DECLARE
+    v_calls model_calls[];
+    v_places bigint[];
     v_call model_calls;
 BEGIN
-    SELECT * INTO v_call FROM model_calls c WHERE (c.owner, c.call_key, c.seq) = (p_owner, p_key, p_seq) FOR UPDATE;
-    IF NOT FOUND OR v_call.status NOT IN ('open', 'lost') OR v_call.status = p_status THEN
-        RETURN false;
+    SELECT array_agg(l.c), array_agg(l.n) INTO v_calls, v_places FROM (
+        SELECT c, e.n FROM jsonb_array_elements(p_ends) WITH ORDINALITY AS e(body, n)
+        JOIN model_calls c ON (c.owner, c.call_key, c.seq) = ((e.body ->> 'owner')::uuid, e.body ->> 'call_key', (e.body ->> 'seq')::smallint)
+        WHERE c.status IN ('open', 'lost') AND c.status <> e.body ->> 'status' ORDER BY c.owner, c.call_key, c.seq FOR UPDATE OF c) l;
+    IF v_calls IS NULL THEN
+        RETURN;
     END IF;
-    PERFORM book(ARRAY[v_call], p_status, p_cost,
-        coalesce((p_usage ->> 'uncached')::bigint + (p_usage ->> 'cache_read')::bigint + (p_usage ->> 'cache_write')::bigint + (p_usage ->> 'output')::bigint, 0));
-    UPDATE model_calls c
-    SET status = p_status, closed_at = clock(), cost_usd = p_cost, valid = p_valid, stop = p_stop, model_answered = p_model_answered,
-        response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = p_owner) THEN p_response END,
-        response_id = p_response_id, error_class = p_error_class, error = left(p_error, 2000),
-        uncached = (p_usage ->> 'uncached')::integer, cache_read = (p_usage ->> 'cache_read')::integer,
-        cache_write = (p_usage ->> 'cache_write')::integer, output = (p_usage ->> 'output')::integer,
-        reasoning = (p_usage ->> 'reasoning')::integer
-    WHERE (c.owner, c.call_key, c.seq) = (p_owner, p_key, p_seq);
-    RETURN true;
+    PERFORM lock_budgets(v_calls);
+    FOR i IN 1..cardinality(v_calls) LOOP
+        v_call := jsonb_populate_record(v_calls[i], p_ends -> (v_places[i] - 1)::integer);
+        PERFORM book(v_calls[i], v_call.status, v_call.cost_usd, coalesce(v_call.uncached + v_call.cache_read + v_call.cache_write + v_call.output, 0));
+        UPDATE model_calls c
+        SET status = v_call.status, closed_at = clock(), cost_usd = v_call.cost_usd, valid = v_call.valid, stop = v_call.stop, output = v_call.output,
+            model_answered = v_call.model_answered, response_id = v_call.response_id, error_class = v_call.error_class, error = left(v_call.error, 2000),
+            response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) THEN v_call.response END, uncached = v_call.uncached,
+            cache_read = v_call.cache_read, cache_write = v_call.cache_write, reasoning = v_call.reasoning
+        WHERE (c.owner, c.call_key, c.seq) = (v_call.owner, v_call.call_key, v_call.seq);
+        IF v_call.cost_usd > v_call.reserved_usd THEN
+            PERFORM audit('(worker)', 'budget.overrun', format('%s/%s#%s', v_call.owner, v_call.call_key, v_call.seq), jsonb_build_object(
+                'route', v_call.route, 'model', v_call.model, 'reserved_usd', v_call.reserved_usd, 'cost_usd', v_call.cost_usd));
+        END IF;
+    END LOOP;
+    RETURN QUERY SELECT unnest(v_places);
 END
 $$;
 
@@ -503,32 +695,66 @@ BEGIN
 END
 $_$;
 
-CREATE FUNCTION backbeat.end_tasks(p_ends jsonb) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RETURNS SETOF uuid
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    WITH ends AS (
-        SELECT * FROM jsonb_to_recordset(p_ends) AS e(id uuid, status text, result jsonb, error_class text, error text, workflow_id uuid, entry jsonb)
+    WITH mine AS (
+        SELECT d.id FROM dead_letters d WHERE d.id = ANY (p_ids) AND d.resolved_at IS NULL ORDER BY d.id FOR UPDATE
     ), gone AS (
-        DELETE FROM simple_tasks t WHERE t.id IN (SELECT e.id FROM ends e) RETURNING t.*
-    ), written AS (
-        INSERT INTO finished_tasks (
-            id, tenant, workflow, version, tier, class, status, payload, result, error_class, error, attempts, history,
-            calls, input_tokens, output_tokens, cost_usd, agent_id, parent_id, origin_id, workflow_id, idempotency_key,
-            traceparent, source_at, created_at, finished_at)
-        SELECT g.id, g.tenant, g.workflow, g.version, g.tier, g.class, e.status, g.payload, e.result, e.error_class, e.error, g.attempts,
-               g.history || coalesce(e.entry, '[]'), b.calls, b.input_tokens, b.output_tokens, b.cost_usd, g.agent_id, g.parent_id, g.origin_id,
-               e.workflow_id, g.idempotency_key, g.traceparent, g.source_at, g.created_at, clock()
-        FROM gone g JOIN ends e ON e.id = g.id CROSS JOIN LATERAL owner_bill(g.id) b
-        RETURNING *
+        UPDATE dead_letters d SET payload = NULL, resolved_at = clock(), resolved_by = p_by, reason = p_reason FROM mine m WHERE d.id = m.id RETURNING d.id
+    ), told AS (
+        SELECT g.ids, drop_answers(g.ids), audit(session_user, 'dead.discarded', g.ids[1]::text, jsonb_build_object('by', p_by,
+            'letters', cardinality(g.ids), 'last', g.ids[cardinality(g.ids)], 'reason', p_reason))
+        FROM (SELECT array_agg(id ORDER BY id) AS ids FROM gone HAVING count(*) > 0) g
     )
-    INSERT INTO dead_letters (id, tenant, workflow, version, error_class, error, attempts, payload, died_at)
-    SELECT w.id, w.tenant, w.workflow, w.version, w.error_class, coalesce(w.error, ''), w.attempts, w.payload, w.finished_at
-    FROM written w WHERE w.status = 'dead';
+    SELECT unnest(t.ids) FROM told t
+$$;
 
+CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    DELETE FROM model_calls c WHERE c.owner = ANY (p_owners) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = c.owner);
+    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL;
+$$;
+
+CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
+    v_now timestamptz := clock();
+BEGIN
+    WITH bills AS (
+        SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
+               CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
+        FROM model_calls c WHERE c.owner = ANY (v_ids) AND c.status = 'done' GROUP BY 1
+    ), gone AS (
+        DELETE FROM simple_tasks t WHERE t.id = ANY (v_ids) RETURNING t.*
+    )
+    INSERT INTO finished_tasks (
+        id, tenant, workflow, version, tier, class, status, payload, result, error_class, error, attempts, history,
+        calls, input_tokens, output_tokens, cost_usd, agent_id, parent_id, origin_id, workflow_id, idempotency_key,
+        traceparent, source_at, created_at, finished_at)
+    SELECT g.id, g.tenant, g.workflow, g.version, g.tier, g.class, d.status, g.payload, d.result, d.error_class, d.error, g.attempts,
+           g.history || coalesce(d.entry, '[]'), coalesce(b.calls, 0), coalesce(b.input_tokens, 0), coalesce(b.output_tokens, 0),
+           CASE WHEN b.owner IS NULL THEN 0 ELSE b.cost_usd END, g.agent_id, g.parent_id, g.origin_id,
+           d.workflow_id, g.idempotency_key, g.traceparent, g.source_at, g.created_at, v_now
+    FROM gone g JOIN unnest(p_departures) d ON d.id = g.id LEFT JOIN bills b ON b.owner = g.id;
+
+    v_ids := ARRAY(SELECT d.id FROM unnest(p_departures) d WHERE d.status = 'dead');
+    IF v_ids <> '{}' THEN
+        INSERT INTO dead_letters (id, tenant, workflow, version, error_class, error, attempts, payload, died_at,
+                                  class, origin_id, idempotency_key, traceparent, source_at)
+        SELECT f.id, f.tenant, f.workflow, f.version, f.error_class, coalesce(f.error, ''), f.attempts, f.payload, f.finished_at,
+               f.class, f.origin_id, f.idempotency_key, f.traceparent, f.source_at
+        FROM finished_tasks f WHERE f.id = ANY (v_ids);
+    END IF;
     UPDATE model_calls c SET response = NULL
-    WHERE c.owner IN (SELECT e.id FROM jsonb_to_recordset(p_ends) AS e(id uuid)) AND c.response IS NOT NULL;
+    WHERE c.owner = ANY (ARRAY(SELECT d.id FROM unnest(p_departures) d WHERE d.status <> 'dead')) AND c.response IS NOT NULL;
 END
 $$;
 
@@ -537,69 +763,109 @@ CREATE FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled intege
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
 
-CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL::bytea[], p_tenant text DEFAULT 'default'::text, p_class text DEFAULT 'normal'::text, p_run_after timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_source_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_traceparent text DEFAULT NULL::text, p_origin uuid DEFAULT NULL::uuid, p_parent uuid DEFAULT NULL::uuid) RETURNS TABLE(ord bigint, task_id uuid, created boolean, status text)
+CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL::bytea[], p_tenant text DEFAULT 'default'::text, p_class text DEFAULT 'normal'::text, p_run_after timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_source_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_traceparent text DEFAULT NULL::text, p_origin uuid DEFAULT NULL::uuid, p_parent uuid DEFAULT NULL::uuid, p_salt text DEFAULT ''::text) RETURNS TABLE(ord bigint, task_id uuid, created boolean, status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 #variable_conflict use_column
 DECLARE
     c_payload_cap CONSTANT integer := 1048576;
     v_workflow workflows;
-    v_ids uuid[];
+    v_keys bytea[] := p_keys;
+    v_known uuid[];
+    v_given_up uuid[] := '{}';
     v_new uuid[];
+    v_ids uuid[];
     v_at timestamptz := clock();
+    v_start bigint := floor(extract(epoch FROM v_at) * 1000);
+    v_seed text := gen_random_uuid();
+    v_trace text := substring(p_traceparent FROM '^00-([0-9a-f]{32})-[0-9a-f]{16}-');
+    v_due timestamptz := CASE WHEN p_run_after > backbeat.now() THEN p_run_after END;
 BEGIN
     SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
     END IF;
-    IF NOT EXISTS (SELECT FROM tenants t WHERE t.id = p_tenant) THEN
-        RAISE EXCEPTION 'tenant % does not exist', p_tenant USING ERRCODE = 'BB001';
+    PERFORM need_tenant(p_tenant);
+    IF cardinality(p_keys) <> cardinality(p_payloads) OR cardinality(p_source_at) <> cardinality(p_payloads) THEN
+        RAISE EXCEPTION 'there are % payloads, but not as many keys or moments', cardinality(p_payloads) USING ERRCODE = 'BB003';
     END IF;
     IF EXISTS (SELECT FROM unnest(p_payloads) AS p(body) WHERE octet_length(p.body::text) > c_payload_cap) THEN
         RAISE EXCEPTION 'a payload of % is larger than % bytes', p_workflow, c_payload_cap USING ERRCODE = 'BB002';
     END IF;
-
-    SELECT array_agg(uuid7(v_at) ORDER BY n) INTO v_ids FROM generate_series(1, cardinality(p_payloads)) AS n;
-    -- Ids of one batch must sort as they were given.
-    SELECT array_agg(u.id ORDER BY u.id) INTO v_ids FROM unnest(v_ids) AS u(id);
-
-    IF p_keys IS NOT NULL THEN
-        INSERT INTO idempotency AS i (tenant, key, task_id)
-        SELECT DISTINCT ON (k.key) p_tenant, k.key, v_ids[k.n] FROM unnest(p_keys) WITH ORDINALITY AS k(key, n)
-        WHERE k.key IS NOT NULL ORDER BY k.key, k.n
-        ON CONFLICT (tenant, key) DO UPDATE SET task_id = excluded.task_id
-        WHERE EXISTS (SELECT FROM finished_tasks f WHERE f.id = i.task_id AND f.status IN ('dead', 'cancelled', 'expired'));
-        SELECT array_agg(coalesce(i.task_id, u.id) ORDER BY u.n) INTO v_ids
-        FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
-        LEFT JOIN idempotency i ON i.tenant = p_tenant AND i.key = p_keys[u.n];
+    IF p_keys IS NULL AND v_workflow.idempotency THEN
+        SELECT array_agg(idempotency_key(p_workflow, p_version, p.body, p_salt) ORDER BY p.n) INTO v_keys
+        FROM unnest(p_payloads) WITH ORDINALITY AS p(body, n);
     END IF;
 
-    WITH fresh AS (
-        SELECT DISTINCT ON (u.id) u.id, u.n FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
-        WHERE NOT EXISTS (SELECT FROM simple_tasks t WHERE t.id = u.id) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = u.id)
-        ORDER BY u.id, u.n
+    -- Only by ids that are at hand when it is planned is the history searched in few of its days.
+    v_known := ARRAY(SELECT i.task_id FROM idempotency i WHERE i.tenant = p_tenant AND i.key = ANY (v_keys));
+    IF v_known <> '{}' THEN
+        v_given_up := ARRAY(
+            SELECT unnest(v_known) EXCEPT SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_known)
+            EXCEPT SELECT f.id FROM finished_tasks f WHERE f.id = ANY (v_known) AND f.status IN ('succeeded', 'escalated'));
+    END IF;
+
+    -- A moment, the place in the batch and 60 random bits (RFC 9562, version 7): ids sort as the payloads were given.
+    WITH given AS MATERIALIZED (
+        SELECT g.*, (lpad(to_hex((v_start + g.n / 4096) << 16 | 28672 | g.n % 4096), 16, '0') || '8'
+                     || left(encode(sha256(convert_to(v_seed || g.n, 'UTF8')), 'hex'), 15))::uuid AS id
+        FROM unnest(p_payloads, v_keys, p_source_at) WITH ORDINALITY AS g(payload, key, source_at, n)
+    ), taken AS (
+        INSERT INTO idempotency AS i (tenant, key, task_id)
+        SELECT DISTINCT ON (g.key) p_tenant, g.key, g.id FROM given g WHERE g.key IS NOT NULL ORDER BY g.key, g.n
+        ON CONFLICT (tenant, key) DO UPDATE SET task_id = excluded.task_id WHERE i.task_id = ANY (v_given_up)
+        RETURNING i.task_id AS id
+    ), fresh AS MATERIALIZED (
+        SELECT g.*, CASE WHEN g.key IS NULL OR g.id IN (SELECT k.id FROM taken k) THEN g.id END AS new FROM given g
     ), added AS (
         INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, expires_at, source_at,
                                   max_attempts, parent_id, origin_id, idempotency_key, traceparent, created_at)
-        SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.tier, p_class, p_payloads[f.n],
-               CASE WHEN p_run_after > backbeat.now() THEN 'delayed' ELSE 'pending' END, CASE WHEN p_run_after > backbeat.now() THEN p_run_after END,
-               p_expires_at, p_source_at[f.n], v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), p_keys[f.n],
-               '00-' || coalesce(substring(p_traceparent FROM '^00-([0-9a-f]{32})-[0-9a-f]{16}-'), trace_id('task', f.id::text)) || '-' || span_id('enqueue', f.id::text) || '-01', v_at
-        FROM fresh f ORDER BY f.id
-        RETURNING id
+        SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.lane, p_class, f.payload, CASE WHEN v_due IS NULL THEN 'pending' ELSE 'delayed' END,
+               v_due, p_expires_at, f.source_at, v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), f.key,
+               -- backbeat.trace_id and span_id, written out: this runs once a row.
+               '00-' || coalesce(v_trace, left(encode(sha256(convert_to('task:' || f.id, 'UTF8')), 'hex'), 32)) || '-'
+                     || left(encode(sha256(convert_to('enqueue:' || f.id, 'UTF8')), 'hex'), 16) || '-01', v_at
+        FROM fresh f WHERE f.new IS NOT NULL
     )
-    SELECT array_agg(a.id) INTO v_new FROM added a;
+    SELECT array_agg(f.new ORDER BY f.n) INTO v_new FROM fresh f;
 
-    INSERT INTO flows (tenant, tier, class) VALUES (p_tenant, v_workflow.tier, p_class) ON CONFLICT DO NOTHING;
-    INSERT INTO virtual_time (tier) VALUES (v_workflow.tier) ON CONFLICT DO NOTHING;
-    PERFORM promote(p_tenant, v_workflow.tier, p_class);
+    INSERT INTO flows (tenant, tier, class) VALUES (p_tenant, v_workflow.lane, p_class) ON CONFLICT DO NOTHING;
+    INSERT INTO virtual_time (tier) VALUES (v_workflow.lane) ON CONFLICT DO NOTHING;
+    IF v_due IS NULL THEN
+        PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class)));
+    END IF;
 
+    v_ids := ARRAY(
+        SELECT coalesce(u.new, (SELECT i.task_id FROM idempotency i WHERE i.tenant = p_tenant AND i.key = u.key))
+        FROM unnest(v_new, v_keys) WITH ORDINALITY AS u(new, key, n) ORDER BY u.n);
+    v_known := ARRAY(SELECT unnest(v_ids) EXCEPT SELECT unnest(v_new));
     RETURN QUERY
-    SELECT u.n, u.id, coalesce(u.id = ANY (v_new), false) AND u.n = min(u.n) OVER (PARTITION BY u.id), coalesce(t.status, f.status)
-    FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
-    LEFT JOIN simple_tasks t ON t.id = u.id LEFT JOIN finished_tasks f ON f.id = u.id
+    SELECT u.n, u.id, u.new IS NOT NULL, coalesce((SELECT t.status FROM simple_tasks t WHERE t.id = u.id), f.status)
+    FROM unnest(v_ids, v_new) WITH ORDINALITY AS u(id, new, n)
+    LEFT JOIN (SELECT h.id, h.status FROM finished_tasks h WHERE h.id = ANY (v_known)) f ON f.id = u.id
     ORDER BY u.n;
+END
+$$;
+
+CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_task simple_tasks;
+    v_kind record;
+BEGIN
+    SELECT * INTO v_task FROM simple_tasks t WHERE t.id = (p_end).id;
+    FOR v_kind IN
+        SELECT c.workflow, c.version, array_agg(c.payload) AS payloads FROM jsonb_to_recordset((p_end).children) AS c(workflow text, version integer, payload jsonb)
+        GROUP BY 1, 2 ORDER BY 1, 2
+    LOOP
+        PERFORM FROM enqueue(v_kind.workflow, v_kind.version, v_kind.payloads, p_keys => array_fill(NULL::bytea, ARRAY[cardinality(v_kind.payloads)]),
+            p_tenant => v_task.tenant, p_class => v_task.class, p_source_at => array_fill(v_task.source_at, ARRAY[cardinality(v_kind.payloads)]),
+            p_traceparent => v_task.traceparent, p_origin => v_task.origin_id, p_parent => v_task.id);
+    END LOOP;
 END
 $$;
 
@@ -609,18 +875,18 @@ CREATE FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text,
     AS $$
 DECLARE
     v_ids uuid[];
-    v_ends jsonb;
 BEGIN
     SELECT array_agg(l.id) INTO v_ids FROM (SELECT t.id FROM simple_tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR UPDATE) l;
     IF v_ids IS NULL THEN
         RETURN;
     END IF;
+    PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
-    SELECT jsonb_agg(jsonb_build_object('id', t.id, 'status', p_status, 'error_class', p_error_class, 'error', p_error,
-        'entry', CASE WHEN t.status = 'running' THEN history_entry(t, p_status, p_error_class, p_error) END)) INTO v_ends
-    FROM simple_tasks t WHERE t.id = ANY (v_ids);
-    PERFORM end_tasks(v_ends);
+    PERFORM end_tasks(ARRAY(
+        SELECT ROW(t.id, p_status, NULL, p_error_class, p_error, NULL,
+            CASE WHEN t.status = 'running' THEN history_entry(t, p_status, p_error_class, p_error) END)::departure
+        FROM simple_tasks t WHERE t.id = ANY (v_ids)));
     RETURN QUERY SELECT unnest(v_ids);
 END
 $$;
@@ -640,6 +906,22 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) RETURNS uuid[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_schedule schedules;
+BEGIN
+    UPDATE schedules s SET watermark = p_slot, next_at = p_next_at, note = p_note WHERE s.name = p_name AND s.watermark = p_watermark
+        AND p_slot BETWEEN p_watermark AND backbeat.now() AND NOT s.paused RETURNING * INTO v_schedule;
+    RETURN CASE WHEN NOT FOUND THEN NULL WHEN p_slot = p_watermark OR cardinality(p_payloads) = 0 THEN '{}' ELSE (
+        SELECT coalesce(array_agg(e.task_id ORDER BY e.ord) FILTER (WHERE e.created), '{}')
+        FROM enqueue(v_schedule.workflow, v_schedule.version, p_payloads, p_keys, v_schedule.tenant, v_schedule.class,
+            p_run_after => p_run_after, p_source_at => array_fill(p_slot, ARRAY[cardinality(p_payloads)])) e) END;
+END
+$$;
+
 CREATE TABLE backbeat.flows (
     tenant text NOT NULL,
     tier text NOT NULL,
@@ -647,11 +929,22 @@ CREATE TABLE backbeat.flows (
     last_v double precision DEFAULT 0 NOT NULL,
     ready integer DEFAULT 0 NOT NULL,
     running integer DEFAULT 0 NOT NULL,
-    CONSTRAINT flows_class_check CHECK ((class = ANY (ARRAY['high'::text, 'normal'::text, 'low'::text]))),
+    CONSTRAINT flows_class_check CHECK ((class = ANY (ARRAY['urgent'::text, 'high'::text, 'normal'::text, 'low'::text]))),
     CONSTRAINT flows_ready_check CHECK ((ready >= 0)),
     CONSTRAINT flows_running_check CHECK ((running >= 0))
 )
-WITH (fillfactor='50');
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE backbeat.pauses (
+    scope text NOT NULL,
+    key text NOT NULL,
+    reason text NOT NULL,
+    paused_by text NOT NULL,
+    paused_at timestamp with time zone NOT NULL,
+    CONSTRAINT pauses_key_check CHECK ((key <> ''::text)),
+    CONSTRAINT pauses_reason_check CHECK ((reason <> ''::text)),
+    CONSTRAINT pauses_scope_check CHECK ((scope = ANY (ARRAY['tenant'::text, 'workflow'::text])))
+);
 
 CREATE TABLE backbeat.tenants (
     id text NOT NULL,
@@ -664,8 +957,42 @@ CREATE TABLE backbeat.tenants (
 
 CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
     LANGUAGE sql STABLE
+    RETURN (SELECT GREATEST((0)::bigint, LEAST((CASE WHEN ((flow_room.p_flow).tier ~~ 'bulk/%'::text) THEN 10000 ELSE (64 - (flow_room.p_flow).ready) END)::bigint, (n.max_running - CASE WHEN (n.max_running IS NOT NULL) THEN (SELECT sum((f.ready + f.running)) AS sum FROM backbeat.flows f WHERE (f.tenant = n.id)) ELSE NULL::bigint END))) AS "greatest" FROM backbeat.tenants n WHERE ((n.id = (flow_room.p_flow).tenant) AND (NOT (EXISTS (SELECT FROM backbeat.pauses p WHERE ((p.scope = 'tenant'::text) AND (p.key = n.id)))))));
+
+CREATE TABLE backbeat.budget_blocks (
+    id bigint NOT NULL,
+    worker text NOT NULL,
+    budgets bigint[] NOT NULL,
+    usd numeric NOT NULL,
+    tokens bigint NOT NULL,
+    left_usd numeric,
+    left_tokens bigint,
+    leased_until timestamp with time zone NOT NULL
+)
+WITH (fillfactor='50');
+
+CREATE FUNCTION backbeat.fold(p_block backbeat.budget_blocks) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
-    RETURN (SELECT LEAST(((64 - (flow_room.p_flow).ready))::bigint, (n.max_running - (SELECT sum((f.ready + f.running)) AS sum FROM backbeat.flows f WHERE (f.tenant = n.id)))) AS "least" FROM backbeat.tenants n WHERE (n.id = (flow_room.p_flow).tenant));
+    AS $$
+BEGIN
+    PERFORM FROM budgets b WHERE b.id = ANY (p_block.budgets) ORDER BY b.level, b.id FOR UPDATE;
+    UPDATE budgets b
+    SET reserved_usd = b.reserved_usd - p_block.usd + d.open_usd, reserved_tokens = b.reserved_tokens - p_block.tokens + d.open_tokens,
+        spent_usd = b.spent_usd + d.spent_usd, spent_tokens = b.spent_tokens + d.spent_tokens, presumed_usd = b.presumed_usd + d.lost_usd,
+        presumed_tokens = b.presumed_tokens + d.lost_tokens, overrun_usd = b.overrun_usd + d.overrun_usd, calls = b.calls + d.calls,
+        unpriced_calls = b.unpriced_calls + d.calls - d.priced, rate = b.rate + d.opened / 10.0
+    FROM (
+        SELECT coalesce(sum(c.reserved_usd) FILTER (WHERE c.status = 'open'), 0) AS open_usd, coalesce(sum(c.reserved_tokens) FILTER (WHERE c.status = 'open'), 0) AS open_tokens,
+               coalesce(sum(c.reserved_usd) FILTER (WHERE c.status = 'lost'), 0) AS lost_usd, coalesce(sum(c.reserved_tokens) FILTER (WHERE c.status = 'lost'), 0) AS lost_tokens,
+               coalesce(sum(c.cost_usd), 0) AS spent_usd, coalesce(sum(c.uncached + c.cache_read + c.cache_write + c.output), 0) AS spent_tokens,
+               coalesce(sum(greatest(c.cost_usd - c.reserved_usd, 0)), 0) AS overrun_usd, count(*) FILTER (WHERE c.status = 'done') AS calls,
+               count(c.cost_usd) FILTER (WHERE c.status = 'done') AS priced, count(*) AS opened
+        FROM model_calls c WHERE c.block = p_block.id) d
+    WHERE b.id = ANY (p_block.budgets);
+    DELETE FROM budget_blocks k WHERE k.id = p_block.id;
+END
+$$;
 
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -686,9 +1013,13 @@ END
 $$;
 
 CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb
-    LANGUAGE sql STABLE
-    SET search_path TO 'backbeat', 'pg_temp'
+    LANGUAGE sql
     RETURN jsonb_strip_nulls(jsonb_build_object('lease', (p_task).lease, 'worker', (p_task).worker, 'started_at', (p_task).started_at, 'ended_at', backbeat.clock(), 'outcome', p_outcome, 'error_class', p_error_class, 'error', "left"(p_error, 2000)));
+
+CREATE FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text DEFAULT ''::text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'backbeat', 'pg_temp'
+    RETURN sha256(convert_to(format('[%s,%s,"%s",%s]'::text, to_jsonb(p_workflow), p_version, encode(sha256(convert_to(backbeat.canonical(p_payload), 'UTF8'::name)), 'hex'::text), to_jsonb(p_salt)), 'UTF8'::name));
 
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -717,96 +1048,77 @@ END
 $$;
 
 CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 BEGIN
-    PERFORM FROM flows f
-    WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids))
-    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
-
-    UPDATE flows f
-    SET ready = f.ready - l.ready, running = f.running - l.running,
-        last_v = f.last_v + l.excess / (coalesce(n.weight, 1) * class_weight(f.class))
-    FROM (
-        SELECT t.tenant, t.tier, t.class, count(*) FILTER (WHERE t.status = 'ready') AS ready, count(*) FILTER (WHERE t.status = 'running') AS running,
-               coalesce(sum(attempt_cost(t.id, t.lease) - t.estimate) FILTER (WHERE t.status = 'running'), 0) AS excess
-        FROM simple_tasks t WHERE t.id = ANY (p_ids) AND t.status IN ('ready', 'running') GROUP BY 1, 2, 3) l
-    LEFT JOIN tenants n ON n.id = l.tenant
-    WHERE (f.tenant, f.tier, f.class) = (l.tenant, l.tier, l.class);
-
+    WITH leaving AS (
+        SELECT t.tenant, t.tier, t.class, t.workflow, t.version, t.status, t.estimate,
+               1 + coalesce((SELECT sum(c.uncached + c.cache_read + c.cache_write + c.output) FROM model_calls c
+                             WHERE c.owner = t.id AND c.lease = t.lease), 0) / 1000.0::double precision AS cost
+        FROM simple_tasks t WHERE t.id = ANY (p_ids) AND t.status IN ('ready', 'running')
+    ), by_flow AS (
+        SELECT l.tenant, l.tier, l.class, count(*) FILTER (WHERE l.status = 'ready') AS ready, count(*) FILTER (WHERE l.status = 'running') AS running,
+               coalesce(sum(l.cost - l.estimate) FILTER (WHERE l.status = 'running'), 0) AS excess
+        FROM leaving l GROUP BY 1, 2, 3
+    ), told AS (
+        UPDATE flows f SET ready = f.ready - b.ready, running = f.running - b.running, last_v = f.last_v + b.excess / (coalesce(n.weight, 1) * class_weight(f.class))
+        FROM by_flow b LEFT JOIN tenants n ON n.id = b.tenant
+        WHERE (f.tenant, f.tier, f.class) = (b.tenant, b.tier, b.class)
+    )
     INSERT INTO estimates AS e (workflow, version, cost)
-    SELECT t.workflow, t.version, avg(attempt_cost(t.id, t.lease)) FROM simple_tasks t
-    WHERE t.id = ANY (p_ids) AND t.status = 'running' GROUP BY 1, 2 ORDER BY 1, 2
-    ON CONFLICT (workflow, version) DO UPDATE SET cost = 0.9 * e.cost + 0.1 * excluded.cost;
+    SELECT l.workflow, l.version, avg(l.cost) FROM leaving l WHERE l.status = 'running' GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (workflow, version) DO UPDATE SET cost = 0.9 * e.cost + 0.1 * excluded.cost WHERE e.cost <> excluded.cost;
 END
 $$;
 
-CREATE TABLE backbeat.budgets (
-    scope text NOT NULL,
-    key text NOT NULL,
-    day date NOT NULL,
-    cap_usd numeric,
-    cap_tokens bigint,
-    reserved_usd numeric DEFAULT 0 NOT NULL,
-    spent_usd numeric DEFAULT 0 NOT NULL,
-    presumed_usd numeric DEFAULT 0 NOT NULL,
-    overrun_usd numeric DEFAULT 0 NOT NULL,
-    reserved_tokens bigint DEFAULT 0 NOT NULL,
-    spent_tokens bigint DEFAULT 0 NOT NULL,
-    presumed_tokens bigint DEFAULT 0 NOT NULL,
-    calls bigint DEFAULT 0 NOT NULL,
-    unpriced_calls bigint DEFAULT 0 NOT NULL,
-    raised_by text,
-    CONSTRAINT budgets_overrun_usd_check CHECK ((overrun_usd >= (0)::numeric)),
-    CONSTRAINT budgets_presumed_tokens_check CHECK ((presumed_tokens >= 0)),
-    CONSTRAINT budgets_presumed_usd_check CHECK ((presumed_usd >= (0)::numeric)),
-    CONSTRAINT budgets_reserved_tokens_check CHECK ((reserved_tokens >= 0)),
-    CONSTRAINT budgets_reserved_usd_check CHECK ((reserved_usd >= (0)::numeric)),
-    CONSTRAINT budgets_scope_check CHECK ((scope = ANY (ARRAY['workflow'::text, 'tenant'::text]))),
-    CONSTRAINT budgets_spent_tokens_check CHECK ((spent_tokens >= 0)),
-    CONSTRAINT budgets_spent_usd_check CHECK ((spent_usd >= (0)::numeric))
-)
-WITH (fillfactor='50');
-
-CREATE FUNCTION backbeat.lock_budgets(p_workflow text, p_tenant text, p_day date) RETURNS SETOF backbeat.budgets
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
-    INSERT INTO budgets (scope, key, day, cap_usd, cap_tokens)
-    SELECT s.scope, s.key, p_day, c.usd, c.tokens
-    FROM (VALUES ('workflow', p_workflow), ('tenant', p_tenant)) AS s(scope, key)
-    LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key)
-    WHERE NOT EXISTS (SELECT FROM budgets b WHERE (b.scope, b.key, b.day) = (s.scope, s.key, p_day))
-    ORDER BY s.scope DESC
-    ON CONFLICT DO NOTHING;
-    RETURN QUERY
-    SELECT b.* FROM budgets b
-    WHERE b.day = p_day AND ((b.scope = 'workflow' AND b.key = p_workflow) OR (b.scope = 'tenant' AND b.key = p_tenant))
-    ORDER BY b.scope DESC FOR UPDATE;
+    PERFORM FROM budgets b WHERE b.id IN (SELECT unnest(c.charged) FROM unnest(p_calls) c) AND b.level < 3 ORDER BY b.level, b.id FOR UPDATE;
+    PERFORM FROM budget_blocks k WHERE k.id IN (SELECT c.block FROM unnest(p_calls) c) ORDER BY k.id FOR UPDATE;
+    PERFORM FROM budgets b
+    WHERE b.id IN (SELECT unnest(c.charged) FROM unnest(p_calls) c WHERE NOT EXISTS (SELECT FROM budget_blocks k WHERE k.id = c.block))
+    ORDER BY b.level, b.id FOR UPDATE;
 END
 $$;
 
-CREATE FUNCTION backbeat.lose_calls(p_owners uuid[], p_key text DEFAULT NULL::text) RETURNS integer
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL::text[]) RETURNS void
+    LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_calls model_calls[];
+    WITH own AS (
+        SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids)
+    ), wanted AS (
+        SELECT * FROM own
+        UNION SELECT o.tenant, w.lane, o.class FROM own o JOIN workflows w ON w.name || '@' || w.version = ANY (p_children)
+    ), capped AS MATERIALIZED (
+        SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
+    )
+    SELECT FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
+$$;
+
+CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
 BEGIN
-    SELECT array_agg(l.c) INTO v_calls FROM (
-        SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' AND (p_key IS NULL OR c.call_key = p_key)
-        ORDER BY c.owner, c.call_key FOR UPDATE) l;
-    IF v_calls IS NULL THEN
-        RETURN 0;
+    IF p_calls <> '{}' THEN
+        PERFORM lock_budgets(p_calls);
+        PERFORM book(c, 'lost') FROM unnest(p_calls) c;
+        UPDATE model_calls c SET status = 'lost', closed_at = clock(), error_class = 'worker_lost'
+        FROM unnest(p_calls) l WHERE (c.owner, c.call_key, c.seq) = (l.owner, l.call_key, l.seq);
     END IF;
-    PERFORM book(v_calls, 'lost', NULL, 0);
-    UPDATE model_calls c SET status = 'lost', closed_at = clock(), error_class = 'worker_lost'
-    WHERE c.owner = ANY (p_owners) AND c.status = 'open' AND (p_key IS NULL OR c.call_key = p_key);
-    RETURN cardinality(v_calls);
 END
 $$;
+
+CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
 
 CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -816,14 +1128,20 @@ CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RE
 DECLARE
     v_made integer := 0;
     v_today date := utc_day(backbeat.now());
-    v_oldest date;
     v_day date;
     v_name text;
 BEGIN
-    SELECT utc_day(to_timestamp((('x' || translate(left(t.id::text, 13), '-', ''))::bit(48)::bigint) / 1000.0)) INTO v_oldest
-    FROM simple_tasks t ORDER BY t.id LIMIT 1;
-    FOR v_day IN SELECT d::date FROM generate_series(
-        least(v_today - 1, greatest(v_oldest, v_today - 400)), v_today + least(greatest(p_days_ahead, 1), 31), interval '1 day') AS d LOOP
+    FOR v_day IN
+        WITH RECURSIVE live AS (
+            SELECT NULL::date AS day, '00000000-0000-0000-0000-000000000000'::uuid AS after
+            UNION ALL
+            SELECT n.day, uuid7_floor((n.day + 1)::timestamp AT TIME ZONE 'UTC') FROM live l CROSS JOIN LATERAL (
+                SELECT utc_day(to_timestamp((('x' || translate(left(t.id::text, 13), '-', ''))::bit(48)::bigint) / 1000.0)) AS day
+                FROM simple_tasks t WHERE t.id >= l.after ORDER BY t.id LIMIT 1) n WHERE n.day < v_today
+        )
+        SELECT l.day FROM live l WHERE l.day >= v_today - 400
+        UNION SELECT v_today + d FROM generate_series(-1, least(greatest(p_days_ahead, 1), 31)) AS d
+    LOOP
         v_name := 'finished_tasks_' || to_char(v_day, 'YYYYMMDD');
         IF to_regclass('backbeat.' || v_name) IS NULL THEN
             BEGIN
@@ -842,80 +1160,214 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $_$
+BEGIN
+    IF EXISTS (SELECT FROM tenants t WHERE t.id = p_id AND t.id <> '*') THEN
+        RETURN;
+    END IF;
+    INSERT INTO tenants (id, weight, max_running)
+    SELECT p_id, t.weight, t.max_running FROM tenants t WHERE t.id = '*' AND p_id ~ '^[^[:cntrl:]]{1,200}$'
+    ON CONFLICT DO NOTHING;
+    IF p_id = '*' OR NOT EXISTS (SELECT FROM tenants t WHERE t.id = p_id) THEN
+        RAISE EXCEPTION 'tenant % does not exist', p_id USING ERRCODE = 'BB001', HINT = '`backbeat tenant set` makes one, `backbeat tenant unknown create` all';
+    END IF;
+END
+$_$;
+
 CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$ UPDATE side_effects SET error = left(p_error, 2000) WHERE key = p_key AND status <> 'done' $$;
 
-CREATE FUNCTION backbeat.open_call(p_owner uuid, p_lease bigint, p_key text, p_request_hash text, p_route text, p_tier text, p_provider text, p_model text, p_reserve_usd numeric, p_reserve_tokens bigint, p_price_version text) RETURNS TABLE(verdict text, seq smallint, response jsonb, detail text, until timestamp with time zone)
+CREATE TABLE backbeat.budgets (
+    id bigint NOT NULL,
+    scope text NOT NULL,
+    key text NOT NULL,
+    day date NOT NULL,
+    level smallint GENERATED ALWAYS AS (array_position('{task,agent,workflow,tenant}'::text[], scope)) STORED NOT NULL,
+    cap_usd numeric,
+    cap_tokens bigint,
+    soft boolean DEFAULT false NOT NULL,
+    reserved_usd numeric DEFAULT 0 NOT NULL,
+    reserved_tokens bigint DEFAULT 0 NOT NULL,
+    spent_usd numeric DEFAULT 0 NOT NULL,
+    spent_tokens bigint DEFAULT 0 NOT NULL,
+    presumed_usd numeric DEFAULT 0 NOT NULL,
+    presumed_tokens bigint DEFAULT 0 NOT NULL,
+    overrun_usd numeric DEFAULT 0 NOT NULL,
+    calls bigint DEFAULT 0 NOT NULL,
+    unpriced_calls bigint DEFAULT 0 NOT NULL,
+    rate double precision DEFAULT 0 NOT NULL,
+    touched_at timestamp with time zone DEFAULT backbeat.clock() NOT NULL,
+    raised_by text,
+    CONSTRAINT budgets_overrun_usd_check CHECK ((overrun_usd >= (0)::numeric)),
+    CONSTRAINT budgets_presumed_tokens_check CHECK ((presumed_tokens >= 0)),
+    CONSTRAINT budgets_presumed_usd_check CHECK ((presumed_usd >= (0)::numeric)),
+    CONSTRAINT budgets_reserved_tokens_check CHECK ((reserved_tokens >= 0)),
+    CONSTRAINT budgets_reserved_usd_check CHECK ((reserved_usd >= (0)::numeric)),
+    CONSTRAINT budgets_scope_check CHECK ((scope = ANY (ARRAY['task'::text, 'agent'::text, 'workflow'::text, 'tenant'::text]))),
+    CONSTRAINT budgets_spent_tokens_check CHECK ((spent_tokens >= 0)),
+    CONSTRAINT budgets_spent_usd_check CHECK ((spent_usd >= (0)::numeric))
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
+CREATE FUNCTION backbeat.objection(p_row backbeat.budgets, p_usd numeric, p_tokens bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN (((p_row).cap_usd IS NOT NULL) AND (p_usd IS NULL)) THEN 'unpriced'::text WHEN (((((p_row).spent_usd + (p_row).presumed_usd) + p_usd) > (p_row).cap_usd) OR ((((p_row).spent_tokens + (p_row).presumed_tokens) + p_tokens) > (p_row).cap_tokens)) THEN CASE WHEN ((p_row).scope = ANY (ARRAY['task'::text, 'agent'::text])) THEN 'over'::text ELSE 'held'::text END WHEN ((((((p_row).spent_usd + (p_row).presumed_usd) + (p_row).reserved_usd) + p_usd) > (p_row).cap_usd) OR (((((p_row).spent_tokens + (p_row).presumed_tokens) + (p_row).reserved_tokens) + p_tokens) > (p_row).cap_tokens)) THEN 'snooze'::text ELSE NULL::text END;
+
+CREATE FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) RETURNS TABLE(n bigint, verdict text, seq smallint, response jsonb, detail text, until timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_answered integer;
+    v_ask record;
+    v_call model_calls; v_lost model_calls[];
+    v_rows bigint[]; v_hot bigint[];
+    v_block budget_blocks;
+    v_need record; v_part record; v_no record;
+BEGIN
+    -- KEY SHARE blocks a reaper and a settlement, not a heartbeat: no call opens under a lease that is being taken away.
+    PERFORM FROM simple_tasks t WHERE t.id IN (SELECT (a ->> 'owner')::uuid FROM jsonb_array_elements(p_calls) a) ORDER BY t.id FOR KEY SHARE;
+    RETURN QUERY
+    SELECT a.n, CASE WHEN NOT a.payable AND a.seq IS NULL THEN 'fenced' WHEN a.payable THEN 'stopped' ELSE 'memo' END, a.seq, a.response, w.reason, NULL::timestamptz
+    FROM asked(p_calls) a LEFT JOIN switches w ON w.name = 'all' WHERE NOT a.payable OR w.name IS NOT NULL;
+    GET DIAGNOSTICS v_answered = ROW_COUNT;
+    IF v_answered = jsonb_array_length(p_calls) THEN
+        RETURN;
+    END IF;
+    v_lost := ARRAY(
+        SELECT c FROM asked(p_calls) a JOIN model_calls c ON (c.owner, c.call_key, c.status) = ((a.call).owner, (a.call).call_key, 'open')
+        WHERE a.payable ORDER BY c.owner, c.call_key FOR UPDATE OF c);
+    IF v_lost <> '{}' THEN
+        PERFORM lose(v_lost);
+        RETURN QUERY SELECT a.n, 'again', NULL::smallint, NULL::jsonb, NULL, NULL::timestamptz FROM asked(p_calls) a WHERE a.payable;
+        RETURN;
+    END IF;
+
+    LOOP
+        v_rows := ARRAY(SELECT DISTINCT p.budget FROM asked(p_calls) a CROSS JOIN LATERAL payers((a.call).owner) p WHERE a.payable);
+        EXIT WHEN array_position(v_rows, NULL) IS NULL;
+        INSERT INTO budgets (scope, key, day, cap_usd, cap_tokens, soft)
+        SELECT DISTINCT p.scope, p.key, p.day, p.usd, p.tokens, p.soft FROM asked(p_calls) a CROSS JOIN LATERAL payers((a.call).owner) p
+        WHERE a.payable AND p.budget IS NULL ORDER BY p.scope, p.key ON CONFLICT DO NOTHING;
+    END LOOP;
+    PERFORM FROM budgets b WHERE b.id = ANY (v_rows) AND b.level < 3 ORDER BY b.level, b.id FOR UPDATE;
+    v_hot := ARRAY(SELECT b.id FROM budgets b WHERE b.id = ANY (v_rows) AND b.level > 2 ORDER BY b.level, b.id);
+    SELECT sum((a ->> 'reserved_usd')::numeric) AS usd, sum((a ->> 'reserved_tokens')::bigint) AS tokens, bool_or(a ->> 'reserved_usd' IS NULL) AS unpriced
+    INTO v_need FROM jsonb_array_elements(p_calls) a;
+    SELECT * INTO v_block FROM budget_blocks k WHERE k.worker = p_worker AND k.budgets = v_hot FOR UPDATE;
+    IF v_block.leased_until < clock() OR v_block.left_usd < v_need.usd OR v_block.left_tokens < v_need.tokens OR v_block.left_usd IS NOT NULL AND v_need.unpriced THEN
+        PERFORM fold(v_block);
+        v_block := NULL;
+    ELSIF v_block.id IS NULL THEN
+        PERFORM FROM budgets b WHERE b.id = ANY (v_hot) ORDER BY b.level, b.id FOR UPDATE;
+    END IF;
+
+    FOR v_ask IN SELECT a.n, a.call FROM asked(p_calls) a WHERE a.payable LOOP
+        n := v_ask.n; verdict := 'open'; seq := NULL; detail := NULL; until := NULL;
+        v_call := v_ask.call; v_call.block := v_block.id; v_call.charged := v_rows;
+        IF cardinality(v_rows) > 2 THEN
+            v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p);
+        END IF;
+        SELECT o.* INTO v_no FROM (
+            SELECT b.*, CASE WHEN b.soft THEN objection(b, v_call.likely_usd, v_call.likely_tokens) ELSE objection(b, v_call.reserved_usd, v_call.reserved_tokens) END AS verdict
+            FROM budgets b WHERE b.id = ANY (v_call.charged) AND (v_call.block IS NULL OR b.level < 3)) o
+        WHERE o.verdict IS NOT NULL ORDER BY o.verdict = 'snooze', o.level LIMIT 1;
+        IF FOUND THEN
+            verdict := v_no.verdict;
+            detail := v_no.scope || '/' || v_no.key;
+            IF verdict = 'held' THEN
+                until := (v_no.day + 1)::timestamp AT TIME ZONE 'UTC' + random() * interval '5 minutes';
+            ELSIF verdict = 'over' THEN
+                detail := format('%s may use %s USD and %s tokens; %s USD and %s tokens are spent, %s and %s presumed spent, and call %s may take %s and %s',
+                    detail, coalesce(trim_scale(v_no.cap_usd)::text, 'any'), coalesce(v_no.cap_tokens::text, 'any'), trim_scale(v_no.spent_usd), v_no.spent_tokens, trim_scale(v_no.presumed_usd),
+                    v_no.presumed_tokens, v_call.call_key, coalesce(trim_scale(v_call.reserved_usd)::text, 'unknown'), v_call.reserved_tokens);
+            END IF;
+        ELSE
+            PERFORM book(v_call, 'open');
+            SELECT coalesce(max(c.seq), 0) + 1 INTO seq FROM model_calls c WHERE c.owner = v_call.owner AND c.call_key = v_call.call_key;
+            v_call.seq := seq; v_call.status := 'open';
+            INSERT INTO model_calls SELECT v_call.*;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+
+    SELECT min(trunc((b.cap_usd - b.spent_usd - b.presumed_usd - b.reserved_usd) / 64, 9)) AS usd,
+           min((b.cap_tokens - b.spent_tokens - b.presumed_tokens - b.reserved_tokens) / 64) AS tokens, max(b.rate) > 100 AND NOT bool_or(b.soft) AS wanted
+    INTO v_part FROM budgets b WHERE b.id = ANY (v_hot);
+    IF v_block.id IS NULL AND v_part.wanted AND cardinality(v_hot) = 2 AND coalesce(v_part.usd > 4 * v_need.usd, true) AND coalesce(v_part.tokens > 4 * v_need.tokens, true) THEN
+        INSERT INTO budget_blocks (worker, budgets, usd, tokens, left_usd, left_tokens, leased_until)
+        VALUES (p_worker, v_hot, coalesce(v_part.usd, 0), coalesce(v_part.tokens, 0), v_part.usd, v_part.tokens, clock() + interval '10 seconds');
+        UPDATE budgets b SET reserved_usd = b.reserved_usd + coalesce(v_part.usd, 0), reserved_tokens = b.reserved_tokens + coalesce(v_part.tokens, 0)
+        WHERE b.id = ANY (v_hot);
+    END IF;
+END
+$$;
+
+CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_ids uuid[];
+BEGIN
+    IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
+        RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
+    END IF;
+    INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES (p_scope, p_key, p_reason, p_by, clock())
+    ON CONFLICT (scope, key) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at;
+    v_ids := ARRAY(
+        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant ELSE t.workflow END = p_key
+        ORDER BY t.id FOR UPDATE SKIP LOCKED);
+    PERFORM lock_flows(v_ids);
+    PERFORM leave_flows(v_ids);
+    UPDATE simple_tasks t
+    SET status = CASE p_scope WHEN 'tenant' THEN 'pending' ELSE 'held' END, rank = 0, run_after = NULL, vstart = NULL, estimate = NULL,
+        hold_reason = CASE p_scope WHEN 'workflow' THEN 'paused' END, hold_key = CASE p_scope WHEN 'workflow' THEN p_key END
+    WHERE t.id = ANY (v_ids);
+    PERFORM audit(session_user, 'queue.paused', p_scope || '/' || p_key, jsonb_build_object('reason', p_reason, 'by', p_by));
+    RETURN cardinality(v_ids);
+END
+$$;
+
+CREATE FUNCTION backbeat.payers(p_owner uuid) RETURNS TABLE(scope text, key text, day date, usd numeric, tokens bigint, soft boolean, budget bigint)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
 DECLARE
-    v_task simple_tasks;
-    v_budget budgets;
-    v_day date := utc_day(backbeat.now());
-    v_tight text;
+    v_next uuid := p_owner;
+    v_task record;
+    v_workflow text;
+    v_tenant text;
 BEGIN
-    -- KEY SHARE blocks a reaper and a settlement, not a heartbeat: no call opens under a lease that is being taken away.
-    SELECT * INTO v_task FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
-    IF NOT FOUND THEN
-        RETURN QUERY SELECT 'fenced', NULL::smallint, NULL::jsonb, NULL::text, NULL::timestamptz;
-        RETURN;
-    END IF;
-    RETURN QUERY
-    SELECT 'memo', c.seq, c.response, NULL::text, NULL::timestamptz FROM model_calls c
-    WHERE c.owner = p_owner AND c.call_key = p_key AND c.status = 'done' AND c.request_hash = p_request_hash AND c.response IS NOT NULL
-    ORDER BY c.seq DESC LIMIT 1;
-    IF FOUND THEN
-        RETURN;
-    END IF;
-    RETURN QUERY SELECT 'stopped', NULL::smallint, NULL::jsonb, s.reason, NULL::timestamptz FROM switches s WHERE s.name = 'all';
-    IF FOUND THEN
-        RETURN;
-    END IF;
-    -- Asked a second time, when the first answer was lost on its way: what that one reserved may have been used.
-    PERFORM lose_calls(ARRAY[p_owner], p_key);
-
-    FOR v_budget IN SELECT * FROM lock_budgets(v_task.workflow, v_task.tenant, v_day) LOOP
-        IF v_budget.cap_usd IS NOT NULL AND p_reserve_usd IS NULL THEN
-            RETURN QUERY SELECT 'unpriced', NULL::smallint, NULL::jsonb, v_budget.scope || '/' || v_budget.key, NULL::timestamptz;
-            RETURN;
-        ELSIF v_budget.spent_usd + v_budget.presumed_usd + p_reserve_usd > v_budget.cap_usd
-            OR v_budget.spent_tokens + v_budget.presumed_tokens + p_reserve_tokens > v_budget.cap_tokens THEN
-            RETURN QUERY SELECT 'held', NULL::smallint, NULL::jsonb, v_budget.scope || '/' || v_budget.key,
-                (v_day + 1)::timestamp AT TIME ZONE 'UTC' + random() * interval '5 minutes';
-            RETURN;
-        ELSIF v_budget.spent_usd + v_budget.presumed_usd + v_budget.reserved_usd + p_reserve_usd > v_budget.cap_usd
-            OR v_budget.spent_tokens + v_budget.presumed_tokens + v_budget.reserved_tokens + p_reserve_tokens > v_budget.cap_tokens THEN
-            v_tight := v_budget.scope || '/' || v_budget.key;
+    WHILE v_next IS NOT NULL LOOP
+        SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
+        IF NOT FOUND THEN
+            SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next;
         END IF;
+        v_workflow := coalesce(v_workflow, v_task.workflow); v_tenant := coalesce(v_tenant, v_task.tenant);
+        v_next := v_task.parent_id;
+        RETURN QUERY
+        SELECT s.scope, s.key, s.day, s.usd, s.tokens, s.soft, b.id FROM (
+            SELECT o.scope, coalesce(v_task.agent_id, v_task.id)::text AS key, date '-infinity' AS day, coalesce(c.usd, w.max_usd) AS usd,
+                   coalesce(c.tokens, w.max_tokens) AS tokens, coalesce(c.soft, false) AS soft
+            FROM (SELECT CASE WHEN v_task.agent_id IS NULL THEN 'task' ELSE 'agent' END AS scope) o
+            LEFT JOIN workflows w ON (w.name, w.version) = (v_task.workflow, v_task.version) LEFT JOIN budget_caps c ON (c.scope, c.key) = (o.scope, v_task.workflow)
+            WHERE coalesce(c.usd, w.max_usd, c.tokens, w.max_tokens) IS NOT NULL) s
+        LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, s.day);
     END LOOP;
-    IF v_tight IS NOT NULL THEN
-        RETURN QUERY SELECT 'snooze', NULL::smallint, NULL::jsonb, v_tight, NULL::timestamptz;
-        RETURN;
-    END IF;
-
-    UPDATE budgets b SET reserved_usd = b.reserved_usd + coalesce(p_reserve_usd, 0), reserved_tokens = b.reserved_tokens + p_reserve_tokens
-    WHERE b.day = v_day AND ((b.scope = 'workflow' AND b.key = v_task.workflow) OR (b.scope = 'tenant' AND b.key = v_task.tenant));
     RETURN QUERY
-    INSERT INTO model_calls (owner, call_key, seq, owner_kind, status, request_hash, lease, tenant, workflow, version, day, route, tier,
-                             provider, model, reserved_usd, reserved_tokens, price_version, opened_at)
-    SELECT p_owner, p_key, coalesce(max(c.seq), 0) + 1, 'task', 'open', p_request_hash, p_lease, v_task.tenant, v_task.workflow, v_task.version,
-           v_day, p_route, p_tier, p_provider, p_model, p_reserve_usd, p_reserve_tokens, p_price_version, clock()
-    FROM model_calls c WHERE c.owner = p_owner AND c.call_key = p_key
-    RETURNING 'open', seq, NULL::jsonb, NULL::text, NULL::timestamptz;
+    SELECT s.scope, s.key, utc_day(backbeat.now()), c.usd, c.tokens, coalesce(c.soft, false), b.id
+    FROM (VALUES ('workflow', v_workflow), ('tenant', v_tenant)) AS s(scope, key) LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key)
+    LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, utc_day(backbeat.now()));
 END
-$$;
-
-CREATE FUNCTION backbeat.owner_bill(p_owner uuid, OUT calls integer, OUT input_tokens bigint, OUT output_tokens bigint, OUT cost_usd numeric) RETURNS record
-    LANGUAGE sql STABLE
-    SET search_path TO 'backbeat', 'pg_temp'
-    AS $$
-    SELECT count(*)::integer, coalesce(sum(c.uncached + c.cache_read + c.cache_write), 0), coalesce(sum(c.output), 0),
-           CASE WHEN bool_or(c.cost_usd IS NULL) THEN NULL ELSE coalesce(sum(c.cost_usd), 0) END
-    FROM model_calls c WHERE c.owner = p_owner AND c.status = 'done'
 $$;
 
 CREATE FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text DEFAULT NULL::text, p_result jsonb DEFAULT NULL::jsonb, p_error text DEFAULT NULL::text) RETURNS boolean
@@ -948,53 +1400,59 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.promote(p_tenant text, p_tier text, p_class text) RETURNS integer
+CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 DECLARE
     v_ids uuid[];
-    v_room integer;
-    v_flow flows;
-    v_weight double precision;
-    v_base double precision;
-    v_end double precision;
+    v_parked uuid[];
+    v_moved integer;
 BEGIN
-    SELECT flow_room(f) INTO v_room FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, p_tier, p_class);
-    IF v_room IS NULL OR v_room <= 0 THEN
-        RETURN 0;
-    END IF;
-
-    SELECT array_agg(s.id) INTO v_ids FROM (
-        SELECT t.id FROM simple_tasks t
-        WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (p_tenant, p_tier, p_class)
-        ORDER BY t.rank, t.id LIMIT v_room FOR UPDATE SKIP LOCKED) s;
+    FOR v_round IN 1..20 LOOP
+        SELECT array_agg(l.id) INTO v_ids
+        FROM unnest(p_flows) AS k JOIN flows f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
+            SELECT t.id FROM simple_tasks t
+            WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
+            ORDER BY t.rank, t.id LIMIT coalesce(flow_room(f), 0) FOR UPDATE SKIP LOCKED) l;
+        EXIT WHEN v_ids IS NULL OR NOT EXISTS (SELECT FROM pauses p WHERE p.scope = 'workflow');
+        WITH parked AS (
+            UPDATE simple_tasks t SET status = 'held', hold_reason = 'paused', hold_key = t.workflow, run_after = NULL
+            FROM pauses p WHERE t.id = ANY (v_ids) AND (p.scope, p.key) = ('workflow', t.workflow) RETURNING t.id
+        )
+        SELECT array_agg(k.id) INTO v_parked FROM parked k;
+        EXIT WHEN v_parked IS NULL;
+        SELECT array_agg(i.id) INTO v_ids FROM unnest(v_ids) AS i(id) WHERE i.id <> ALL (v_parked);
+        EXIT WHEN v_ids IS NOT NULL;
+    END LOOP;
     IF v_ids IS NULL THEN
         RETURN 0;
     END IF;
-
-    SELECT * INTO v_flow FROM flows WHERE (tenant, tier, class) = (p_tenant, p_tier, p_class) FOR UPDATE;
-    v_ids := v_ids[1:greatest(flow_room(v_flow), 0)];
-    IF cardinality(v_ids) = 0 THEN
-        RETURN 0;
-    END IF;
-
-    SELECT n.weight * class_weight(p_class) INTO v_weight FROM tenants n WHERE n.id = p_tenant;
-    SELECT greatest(v_flow.last_v, coalesce(max(v), 0)) INTO v_base FROM virtual_time WHERE tier = p_tier;
-    WITH placed AS (
-        SELECT t.id, coalesce(e.cost, 1) AS cost,
-               v_base + sum(coalesce(e.cost, 1)) OVER (ORDER BY t.rank, t.id) / v_weight AS vstart
+    PERFORM lock_flows(v_ids);
+    WITH picked AS (
+        SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost,
+               row_number() OVER (PARTITION BY t.tenant, t.tier, t.class ORDER BY t.rank, t.id) AS in_flow,
+               row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS in_tenant
         FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
         WHERE t.id = ANY (v_ids)
+    ), placed AS (
+        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
+               / (n.weight * class_weight(p.class)) AS vstart
+        FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
+        WHERE p.in_flow <= 64 - f.ready
+          AND (n.max_running IS NULL OR p.in_tenant <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id))
     ), moved AS (
         UPDATE simple_tasks t SET status = 'ready', vstart = p.vstart, estimate = p.cost
-        FROM placed p WHERE t.id = p.id RETURNING p.vstart
+        FROM placed p WHERE t.id = p.id AND t.id = ANY (v_ids) RETURNING t.tenant, t.tier, t.class, t.vstart
+    ), counted AS (
+        SELECT m.tenant, m.tier, m.class, count(*)::integer AS n, max(m.vstart) AS last_v FROM moved m GROUP BY 1, 2, 3
+    ), told AS (
+        UPDATE flows f SET ready = f.ready + c.n, last_v = c.last_v FROM counted c
+        WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class) RETURNING c.n
     )
-    SELECT max(m.vstart) INTO v_end FROM moved m;
-    UPDATE flows SET ready = ready + cardinality(v_ids), last_v = v_end
-    WHERE (tenant, tier, class) = (p_tenant, p_tier, p_class);
-    RETURN cardinality(v_ids);
+    SELECT coalesce(sum(n), 0) INTO v_moved FROM told;
+    RETURN v_moved;
 END
 $$;
 
@@ -1015,7 +1473,7 @@ CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEF
 DECLARE
     v_ids uuid[];
     v_leases bigint[];
-    v_ends jsonb;
+    v_dead departure[];
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
         SELECT t.id, t.lease FROM simple_tasks t
@@ -1024,14 +1482,14 @@ BEGIN
     IF v_ids IS NULL THEN
         RETURN;
     END IF;
+    PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
-    SELECT jsonb_agg(jsonb_build_object('id', t.id, 'status', 'dead', 'error_class', 'worker_lost',
-        'error', format('worker %s stopped renewing its lease; %s of %s attempts', t.worker, t.attempts, t.max_attempts),
-        'entry', history_entry(t, 'lost', 'worker_lost', NULL))) INTO v_ends
+    SELECT array_agg(ROW(t.id, 'dead', NULL, 'worker_lost', format('worker %s stopped renewing its lease; %s of %s attempts', t.worker, t.attempts, t.max_attempts),
+        NULL, history_entry(t, 'lost', 'worker_lost', NULL))::departure) INTO v_dead
     FROM simple_tasks t WHERE t.id = ANY (v_ids) AND t.attempts >= t.max_attempts;
-    IF v_ends IS NOT NULL THEN
-        PERFORM end_tasks(v_ends);
+    IF v_dead IS NOT NULL THEN
+        PERFORM end_tasks(v_dead);
     END IF;
     UPDATE simple_tasks t
     SET status = 'pending', rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
@@ -1039,6 +1497,25 @@ BEGIN
     WHERE t.id = ANY (v_ids);
     RETURN QUERY
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
+END
+$$;
+
+CREATE FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_call model_calls;
+BEGIN
+    SELECT * INTO v_call FROM model_calls c WHERE (c.owner, c.call_key, c.seq, c.status) = (p_owner, p_key, p_seq, 'lost') FOR UPDATE;
+    IF FOUND THEN
+        PERFORM close_calls(jsonb_build_array(jsonb_build_object('owner', p_owner, 'call_key', p_key, 'seq', p_seq, 'error_class', 'reconciled',
+            'status', CASE WHEN p_cost = 0 AND p_tokens = 0 THEN 'refused' ELSE 'done' END, 'cost_usd', p_cost,
+            'uncached', p_tokens, 'cache_read', 0, 'cache_write', 0, 'output', 0)));
+        PERFORM audit(session_user, 'budget.reconciled', format('%s/%s#%s', p_owner, p_key, p_seq), jsonb_build_object('by', p_by, 'presumed_usd', v_call.reserved_usd,
+            'presumed_tokens', v_call.reserved_tokens, 'cost_usd', p_cost, 'tokens', p_tokens));
+    END IF;
+    RETURN v_call.owner IS NOT NULL;
 END
 $$;
 
@@ -1059,16 +1536,28 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    DELETE FROM tenants WHERE id = '*';
+    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by));
+$$;
+
 CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts)
-    SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts
-    FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer, tier text, max_attempts smallint)
+    INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts, bulk, history, trace, idempotency, max_usd, max_tokens)
+    SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts, d.bulk, coalesce(d.history, 'full'), coalesce(d.trace, 'task'),
+           coalesce(d.idempotency, true), d.max_usd, d.max_tokens
+    FROM jsonb_populate_recordset(NULL::workflows, p_definitions) AS d
     ORDER BY d.name, d.version
-    ON CONFLICT (name, version) DO UPDATE SET tier = excluded.tier, max_attempts = excluded.max_attempts
-    WHERE (w.tier, w.max_attempts) IS DISTINCT FROM (excluded.tier, excluded.max_attempts)
+    ON CONFLICT (name, version) DO UPDATE
+    SET tier = excluded.tier, max_attempts = excluded.max_attempts, bulk = excluded.bulk, history = excluded.history, trace = excluded.trace,
+        idempotency = excluded.idempotency, max_usd = excluded.max_usd, max_tokens = excluded.max_tokens
+    WHERE (w.tier, w.max_attempts, w.bulk, w.history, w.trace, w.idempotency, w.max_usd, w.max_tokens) IS DISTINCT FROM
+        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens)
 $$;
 
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
@@ -1080,6 +1569,9 @@ DECLARE
     v_released integer;
 BEGIN
     PERFORM register_definitions(p_kind, p_definitions);
+    UPDATE workflows w SET seen_at = backbeat.now()
+    FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer)
+    WHERE (w.name, w.version, w.runtime) = (d.name, d.version, p_kind) AND coalesce(w.seen_at < backbeat.now() - interval '1 minute', true);
     SELECT coalesce(array_agg(d.name || '@' || d.version ORDER BY d.name, d.version), '{}') INTO v_loaded
     FROM jsonb_to_recordset(p_definitions) AS d(name text, version integer);
 
@@ -1130,6 +1622,76 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.remove_schedule(p_name text) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH gone AS (DELETE FROM schedules s WHERE s.name = p_name RETURNING *)
+    SELECT audit(session_user, 'schedule.removed', g.name, to_jsonb(g)) FROM gone g
+$$;
+
+CREATE FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamp with time zone, p_seconds double precision, p_by text, p_reason text) RETURNS TABLE(letter uuid, task_id uuid)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    c_free CONSTANT jsonb := '{"status": "memo", "lease": null, "reserved_usd": 0, "reserved_tokens": 0, "cost_usd": null, "charged": [],
+                               "uncached": null, "cache_read": null, "cache_write": null, "output": null, "reasoning": null}';
+    v_now timestamptz := clock();
+    v_ids uuid[];
+    v_new uuid[];
+BEGIN
+    PERFORM FROM dead_letters d WHERE d.id = ANY (p_ids) AND d.resolved_at IS NULL ORDER BY d.id FOR UPDATE;
+    -- Of several with one key, the last to die.
+    SELECT array_agg(l.id ORDER BY l.id) INTO v_ids FROM (
+        SELECT DISTINCT ON (d.tenant, coalesce(d.idempotency_key, uuid_send(d.id))) d.id FROM dead_letters d
+        WHERE d.id = ANY (p_ids) AND d.resolved_at IS NULL ORDER BY d.tenant, coalesce(d.idempotency_key, uuid_send(d.id)), d.id DESC) l;
+    SELECT array_agg(u.id ORDER BY u.id) INTO v_new FROM (SELECT uuid7(v_now) AS id FROM generate_series(1, cardinality(v_ids))) u;
+    WITH pairs AS MATERIALIZED (
+        SELECT d.id, d.tenant, d.idempotency_key, m.new FROM unnest(v_ids, v_new) AS m(id, new) JOIN dead_letters d ON d.id = m.id
+    ), taken AS (
+        INSERT INTO idempotency AS i (tenant, key, task_id)
+        SELECT p.tenant, p.idempotency_key, p.new FROM pairs p WHERE p.idempotency_key IS NOT NULL ORDER BY 1, 2
+        ON CONFLICT (tenant, key) DO UPDATE SET task_id = excluded.task_id WHERE i.task_id = ANY (v_ids)
+        RETURNING i.task_id
+    )
+    SELECT array_agg(p.id ORDER BY p.id), array_agg(p.new ORDER BY p.id) INTO v_ids, v_new FROM pairs p
+    WHERE p.idempotency_key IS NULL OR p.new IN (SELECT k.task_id FROM taken k);
+    IF v_ids IS NULL THEN
+        RETURN;
+    END IF;
+
+    -- Without its parent: that has been told already that this one died.
+    INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, source_at, max_attempts, origin_id,
+                              first_id, idempotency_key, traceparent, created_at)
+    SELECT m.new, d.tenant, d.workflow, w.version, w.lane, d.class, d.payload, CASE WHEN r.due IS NULL THEN 'pending' ELSE 'delayed' END, r.due,
+           d.source_at, w.max_attempts, d.origin_id, coalesce((SELECT o.first_id FROM dead_letters o WHERE o.requeued_as = d.id), d.id),
+           d.idempotency_key, d.traceparent, v_now
+    FROM unnest(v_ids, v_new) WITH ORDINALITY AS m(id, new, n) JOIN dead_letters d ON d.id = m.id
+    CROSS JOIN LATERAL (SELECT nullif(greatest(p_start + make_interval(secs => (m.n - 1) * p_seconds), backbeat.now()), backbeat.now()) AS due) r
+    CROSS JOIN LATERAL (
+        SELECT * FROM workflows k WHERE k.name = d.workflow AND k.runtime = 'cron' AND (p_newest OR k.version = d.version)
+        ORDER BY k.version DESC LIMIT 1) w;
+    INSERT INTO flows (tenant, tier, class) SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_new) ORDER BY 1, 2, 3
+    ON CONFLICT DO NOTHING;
+    INSERT INTO virtual_time (tier) SELECT DISTINCT t.tier FROM simple_tasks t WHERE t.id = ANY (v_new) ORDER BY 1 ON CONFLICT DO NOTHING;
+    PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) IN (
+        SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_new) AND t.status = 'pending')));
+
+    INSERT INTO model_calls
+    SELECT r.* FROM unnest(v_ids, v_new) AS m(id, new) JOIN model_calls c ON c.owner = m.id CROSS JOIN LATERAL jsonb_populate_record(c, c_free || jsonb_build_object('owner', m.new)) r
+    WHERE c.status IN ('done', 'memo') AND c.response IS NOT NULL;
+    PERFORM drop_answers(v_ids);
+    UPDATE dead_letters d SET payload = NULL, requeued_as = t.id, first_id = t.first_id, resolved_at = v_now, resolved_by = p_by, reason = p_reason
+    FROM unnest(v_ids, v_new) AS m(id, new) JOIN simple_tasks t ON t.id = m.new WHERE d.id = m.id;
+    PERFORM audit(session_user, 'dead.requeued', v_ids[1]::text, jsonb_build_object('by', p_by,
+        'letters', cardinality(v_ids), 'last', v_ids[cardinality(v_ids)], 'newest', p_newest, 'reason', p_reason));
+    RETURN QUERY SELECT * FROM unnest(v_ids, v_new);
+END
+$$;
+
 CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1176,6 +1738,73 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.retain(p_limit integer DEFAULT 5000) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    SET lock_timeout TO '100ms'
+    AS $_$
+DECLARE
+    v_before record;
+    v_name text;
+    v_from uuid;
+    v_to uuid;
+    v_ids uuid[];
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN
+        RETURN NULL;
+    END IF;
+    SELECT max(b.at) FILTER (WHERE b.policy = 'ticks') AS ticks, max(b.at) FILTER (WHERE b.policy = 'outbox') AS outbox,
+           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished INTO v_before
+    FROM (SELECT r.policy, backbeat.now() - make_interval(days => r.days) AS at FROM retention r) b;
+    DELETE FROM ticks k WHERE k.id IN (SELECT t.id FROM ticks t WHERE t.id < uuid7_floor(v_before.ticks) ORDER BY t.id LIMIT p_limit);
+    -- Streams that are over: in one that goes on, the next number follows from the last.
+    DELETE FROM temporal_outbox o WHERE (o.stream, o.seq) IN (
+        SELECT b.stream, b.seq FROM temporal_outbox b JOIN orchestrated_workflows w ON w.id = b.stream
+        WHERE b.stream < uuid7_floor(v_before.outbox) AND b.delivered_at < v_before.outbox AND w.finished_at < v_before.outbox LIMIT p_limit);
+
+    SELECT d.name, d.floor, d.ceiling INTO v_name, v_from, v_to FROM (
+        SELECT c.relname AS name, uuid7_floor(right(c.relname, 8)::timestamp AT TIME ZONE 'UTC') AS floor,
+               uuid7_floor((right(c.relname, 8)::date + 1)::timestamp AT TIME ZONE 'UTC') AS ceiling
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'finished_tasks'::regclass AND c.relname ~ '^finished_tasks_\d{8}$'
+            AND c.relname < 'finished_tasks_' || to_char(utc_day(v_before.finished), 'YYYYMMDD')) d
+    WHERE NOT EXISTS (SELECT FROM simple_tasks t WHERE t.id >= d.floor AND t.id < d.ceiling) ORDER BY d.name LIMIT 1;
+    v_from := greatest(v_from, (SELECT r.cleared_to FROM retention r WHERE r.cleared_to BETWEEN v_from AND v_to));
+    SELECT array_agg(f.id) INTO v_ids FROM (SELECT id FROM finished_tasks WHERE id > v_from AND id < v_to ORDER BY id LIMIT p_limit) f;
+    IF v_name IS NULL THEN
+        RETURN NULL;
+    ELSIF v_ids IS NULL THEN
+        BEGIN
+            EXECUTE format('DROP TABLE backbeat.%I', v_name);
+        EXCEPTION
+            WHEN lock_not_available THEN RETURN NULL;
+        END;
+        RETURN v_name;
+    END IF;
+    DELETE FROM idempotency i USING finished_tasks f
+    WHERE f.id > v_from AND f.id <= v_ids[cardinality(v_ids)] AND (i.tenant, i.key) = (f.tenant, f.idempotency_key) AND i.task_id = f.id;
+    DELETE FROM model_calls c WHERE c.owner = ANY (v_ids) AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.id = c.owner AND d.resolved_at IS NULL);
+    UPDATE retention SET cleared_to = v_ids[cardinality(v_ids)] WHERE policy = 'finished';
+    RETURN NULL;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected THEN RETURN NULL;
+END
+$_$;
+
+CREATE FUNCTION backbeat.return_blocks(p_worker text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_blocks budget_blocks[] := ARRAY(
+        SELECT k FROM budget_blocks k WHERE k.worker = p_worker OR k.leased_until < clock() ORDER BY k.id FOR UPDATE SKIP LOCKED);
+BEGIN
+    PERFORM FROM budgets b WHERE b.id IN (SELECT unnest(k.budgets) FROM unnest(v_blocks) k) ORDER BY b.level, b.id FOR UPDATE;
+    PERFORM fold(k) FROM unnest(v_blocks) k;
+END
+$$;
+
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1189,72 +1818,128 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text) RETURNS integer
+CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) RETURNS SETOF jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog'
+    AS $$
+DECLARE
+    v_sql text;
+    v_row jsonb;
+BEGIN
+    ASSERT current_user = 'backbeat_selector', 'backbeat.run_selector must belong to backbeat_selector';
+    PERFORM set_config('transaction_read_only', 'on', true);
+    SELECT s.selector INTO v_sql FROM backbeat.schedules s WHERE s.name = p_name AND s.watermark = p_watermark;
+    IF v_sql IS NULL OR NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.schedules:' || p_name, 0)) THEN
+        RAISE EXCEPTION 'somebody else is at this slot of %', p_name USING ERRCODE = 'BB007';
+    END IF;
+    -- A loop is a cursor, which takes one statement only.
+    FOR v_row IN EXECUTE format(E'SELECT to_jsonb(s) FROM (\n%s\n) AS s LIMIT %s', v_sql, p_limit) LOOP RETURN NEXT v_row; END LOOP;
+END
+$$;
+
+CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean DEFAULT false) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
     v_name text := p_scope || '/' || p_key;
+    v_rows bigint[];
     v_released integer;
 BEGIN
-    INSERT INTO budget_caps AS c (scope, key, usd, tokens, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_by, clock())
-    ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, set_by = excluded.set_by, set_at = clock();
-    -- Even before the day's first call, which may be copying the old cap at this moment.
-    INSERT INTO budgets AS b (scope, key, day, cap_usd, cap_tokens, raised_by)
-    VALUES (p_scope, p_key, utc_day(backbeat.now()), p_usd, p_tokens, p_by)
-    ON CONFLICT (scope, key, day) DO UPDATE SET cap_usd = p_usd, cap_tokens = p_tokens, raised_by = p_by;
-    v_released := release_held('budget', v_name) + (
-        SELECT coalesce(sum(release_held('price', h.hold_key)), 0) FROM (
-            SELECT DISTINCT t.hold_key FROM simple_tasks t
-            WHERE t.status = 'held' AND t.hold_reason = 'price' AND right(t.hold_key, length(v_name) + 7) = ' under ' || v_name) h);
-    PERFORM audit(session_user, 'budget.set', v_name, jsonb_build_object('usd', p_usd, 'tokens', p_tokens, 'by', p_by));
+    INSERT INTO budget_caps AS c (scope, key, usd, tokens, soft, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_soft, p_by, clock())
+    ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, soft = excluded.soft, set_by = excluded.set_by, set_at = clock();
+    IF p_scope IN ('workflow', 'tenant') THEN
+        -- Even before the day's first call, which may be copying the old cap at this moment.
+        INSERT INTO budgets (scope, key, day) VALUES (p_scope, p_key, utc_day(backbeat.now())) ON CONFLICT DO NOTHING;
+    END IF;
+    v_rows := ARRAY(
+        SELECT b.id FROM budgets b
+        WHERE (b.scope, b.key, b.day) = (p_scope, p_key, utc_day(backbeat.now())) OR b.scope = p_scope AND b.day = '-infinity' AND b.key IN (
+            SELECT coalesce(t.agent_id, t.id)::text FROM simple_tasks t WHERE t.workflow = p_key)
+        ORDER BY b.level, b.id FOR UPDATE);
+    UPDATE budgets b
+    SET cap_usd = coalesce(p_usd, (SELECT max(w.max_usd) FROM workflows w WHERE b.level < 3 AND w.name = p_key)),
+        cap_tokens = coalesce(p_tokens, (SELECT max(w.max_tokens) FROM workflows w WHERE b.level < 3 AND w.name = p_key)),
+        raised_by = p_by, soft = CASE WHEN b.reserved_tokens = 0 THEN p_soft ELSE b.soft END
+    WHERE b.id = ANY (v_rows);
+    SELECT release_held('budget', v_name) + coalesce(sum(release_held('price', h.hold_key)), 0) INTO v_released FROM (
+        SELECT DISTINCT t.hold_key FROM simple_tasks t
+        WHERE t.status = 'held' AND t.hold_reason = 'price' AND right(t.hold_key, length(v_name) + 7) = ' under ' || v_name) h;
+    PERFORM audit(session_user, 'budget.set', v_name, jsonb_build_object('by', p_by, 'usd', p_usd, 'tokens', p_tokens, 'soft', p_soft, 'released', v_released));
     RETURN v_released;
 END
 $$;
 
-CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS TABLE(task_id uuid, accepted boolean, status text)
+CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    UPDATE retention SET days = p_days, set_by = p_by WHERE policy = p_policy;
+    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days));
+$$;
+
+CREATE FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $_$
+BEGIN
+    IF NOT coalesce(p_weight BETWEEN 0.001 AND 1000, true) OR p_max_running < 0 OR p_id !~ '^[^[:cntrl:]]{1,200}$' THEN
+        RAISE EXCEPTION 'a tenant has a name, a weight from 0.001 to 1000 and a cap of 0 or more' USING ERRCODE = 'BB003';
+    END IF;
+    INSERT INTO tenants AS t (id, weight, max_running) VALUES (p_id, coalesce(p_weight, 1), nullif(p_max_running, 0))
+    ON CONFLICT (id) DO UPDATE SET weight = coalesce(p_weight, t.weight),
+        max_running = CASE WHEN p_max_running IS NULL THEN t.max_running ELSE nullif(p_max_running, 0) END;
+    PERFORM audit(session_user, 'tenant.set', p_id, jsonb_build_object('by', p_by, 'weight', p_weight, 'max_running', p_max_running));
+END
+$_$;
+
+CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
-#variable_conflict use_column
 DECLARE
     c_free_releases CONSTANT integer := 20;
+    v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
+    v_ends ending[];
     v_ids uuid[];
-    v_flows jsonb;
-    v_ends jsonb;
+    v_flows flows[];
+    v_departures departure[];
 BEGIN
-    SELECT array_agg(l.id) INTO v_ids FROM (
-        SELECT t.id FROM simple_tasks t JOIN jsonb_to_recordset(p_rows) AS r(id uuid, lease bigint) ON r.id = t.id AND r.lease = t.lease
-        WHERE t.status = 'running' ORDER BY t.id FOR UPDATE OF t) l;
-    v_ids := coalesce(v_ids, '{}');
+    SELECT coalesce(array_agg(l.id), '{}'), array_agg(l.r) INTO v_ids, v_ends FROM (
+        SELECT t.id, r FROM simple_tasks t JOIN unnest(v_all) r ON r.id = t.id AND r.lease = t.lease
+        WHERE t.id = ANY (ARRAY(SELECT a.id FROM unnest(v_all) a)) AND t.status = 'running' ORDER BY t.id FOR UPDATE OF t) l;
     IF p_rows @> '[{"outcome": "hold"}]' THEN
-        SELECT jsonb_agg(CASE WHEN NOT cause_stands(r.body ->> 'reason', r.body ->> 'key', t.started_at)
-            THEN r.body || '{"outcome": "snooze", "until": null}' ELSE r.body END ORDER BY r.n) INTO p_rows
-        FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS r(body, n)
-        LEFT JOIN simple_tasks t ON t.id = (r.body ->> 'id')::uuid AND r.body ->> 'outcome' = 'hold' AND t.id = ANY (v_ids);
+        SELECT array_agg(CASE WHEN r.outcome = 'hold' AND NOT cause_stands(r.reason, r.key, t.started_at)
+            THEN jsonb_populate_record(r, '{"outcome": "snooze", "until": null}') ELSE r END ORDER BY t.id) INTO v_ends
+        FROM unnest(v_ends) r JOIN simple_tasks t ON t.id = r.id;
     END IF;
-    SELECT jsonb_agg(DISTINCT jsonb_build_object('tenant', t.tenant, 'tier', t.tier, 'class', t.class)) INTO v_flows
-    FROM simple_tasks t WHERE t.id = ANY (v_ids);
+    IF p_rows @> '[{"outcome": "fan_out"}]' THEN
+        -- A flow that another session makes meanwhile would be locked after those behind it.
+        INSERT INTO flows (tenant, tier, class)
+        SELECT DISTINCT t.tenant, w.lane, t.class FROM unnest(v_ends) r JOIN simple_tasks t ON t.id = r.id
+        CROSS JOIN LATERAL jsonb_to_recordset(r.children) AS c(workflow text, version integer)
+        JOIN workflows w ON (w.name, w.version) = (c.workflow, c.version) ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
+    END IF;
+    PERFORM lock_flows(v_ids, ARRAY(
+        SELECT c.workflow || '@' || c.version FROM unnest(v_ends) r CROSS JOIN LATERAL jsonb_to_recordset(r.children) AS c(workflow text, version integer)));
+    SELECT array_agg(f) INTO v_flows FROM flows f
+    WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_ids));
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
 
-    WITH outcomes AS (
-        SELECT r.*, t.attempts >= t.max_attempts AS last_attempt, t.releases >= c_free_releases AS patience_gone, t AS task
-        FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, result jsonb, error_class text, error text, reason text, workflow text, input jsonb)
-        JOIN simple_tasks t ON t.id = r.id WHERE t.id = ANY (v_ids)
-    )
-    SELECT jsonb_agg(jsonb_build_object(
-        'id', o.id, 'result', o.result, 'error', o.error,
-        'error_class', CASE WHEN o.outcome = 'release' THEN 'released_too_often' ELSE o.error_class END,
-        'status', CASE o.outcome WHEN 'succeed' THEN 'succeeded' WHEN 'escalate' THEN 'escalated' ELSE 'dead' END,
-        'entry', history_entry(o.task, o.outcome, o.error_class, o.error),
-        'workflow_id', CASE WHEN o.outcome = 'escalate' THEN start_workflow(
-            o.workflow, 1, (o.task).tenant, o.input, (o.task).origin_id, o.id, (o.task).traceparent) END)) INTO v_ends
-    FROM outcomes o
-    WHERE o.outcome IN ('succeed', 'dead', 'escalate') OR (o.outcome = 'retry' AND o.last_attempt) OR (uses_patience(o.outcome, o.reason) AND o.patience_gone);
-    IF v_ends IS NOT NULL THEN
-        PERFORM end_tasks(v_ends);
+    SELECT array_agg(ROW(
+        r.id, CASE r.outcome WHEN 'succeed' THEN 'succeeded' WHEN 'fan_out' THEN 'succeeded' WHEN 'escalate' THEN 'escalated' ELSE 'dead' END,
+        r.result, CASE WHEN r.outcome = 'release' THEN 'released_too_often' ELSE r.error_class END, r.error,
+        CASE WHEN r.outcome = 'escalate' THEN start_workflow(r.workflow, 1, t.tenant, r.input, t.origin_id, r.id, t.traceparent) END,
+        CASE WHEN w.history = 'full' OR w.history = 'failures' AND r.outcome NOT IN ('succeed', 'fan_out', 'escalate')
+            THEN history_entry(t, r.outcome, r.error_class, r.error) END)::departure) INTO v_departures
+    FROM unnest(v_ends) r JOIN simple_tasks t ON t.id = r.id JOIN workflows w ON (w.name, w.version) = (t.workflow, t.version)
+    WHERE r.outcome IN ('succeed', 'fan_out', 'dead', 'escalate') OR (r.outcome = 'retry' AND t.attempts >= t.max_attempts)
+       OR (uses_patience(r.outcome, r.reason) AND t.releases >= c_free_releases);
+    PERFORM fan_out(r) FROM unnest(v_ends) r WHERE r.outcome = 'fan_out';
+    IF v_departures IS NOT NULL THEN
+        PERFORM end_tasks(v_departures);
     END IF;
 
     UPDATE simple_tasks t
@@ -1268,17 +1953,13 @@ BEGIN
         attempts = t.attempts - CASE WHEN r.outcome = 'retry' THEN 0 ELSE 1 END,
         releases = t.releases + CASE WHEN uses_patience(r.outcome, r.reason) THEN 1 ELSE 0 END,
         -- A snooze may come a thousand times; it leaves no trace but its span.
-        history = CASE WHEN r.outcome = 'snooze' THEN t.history
+        history = CASE WHEN r.outcome = 'snooze' OR w.history = 'none' THEN t.history
             ELSE t.history || history_entry(t, r.outcome, coalesce(r.error_class, r.reason), coalesce(r.error, r.key)) END
-    FROM jsonb_to_recordset(p_rows) AS r(id uuid, outcome text, error_class text, error text, after double precision, until timestamptz, reason text, key text)
-    WHERE t.id = r.id AND t.id = ANY (v_ids);
+    FROM unnest(v_ends) r, workflows w
+    WHERE t.id = r.id AND t.id = ANY (v_ids) AND (w.name, w.version) = (t.workflow, t.version) AND r.outcome NOT IN ('succeed', 'fan_out');
 
-    PERFORM promote(f.tenant, f.tier, f.class) FROM jsonb_to_recordset(v_flows) AS f(tenant text, tier text, class text) ORDER BY f.tenant, f.tier, f.class;
-
-    RETURN QUERY
-    SELECT r.id, r.id = ANY (v_ids), coalesce(t.status, f.status)
-    FROM jsonb_to_recordset(p_rows) AS r(id uuid)
-    LEFT JOIN simple_tasks t ON t.id = r.id LEFT JOIN finished_tasks f ON f.id = r.id;
+    PERFORM promote(v_flows);
+    RETURN QUERY SELECT a.id FROM unnest(v_all) a WHERE a.id <> ALL (v_ids);
 END
 $$;
 
@@ -1362,6 +2043,11 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    RETURN ARRAY(SELECT l.name FROM unnest(startable.p_loaded) l(name) WHERE (NOT (EXISTS (SELECT FROM backbeat.pauses p WHERE ((p.scope = 'workflow'::text) AND (p.key = split_part(l.name, '@'::text, 1)))))));
+
 CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE(due integer, expired integer, promoted integer, unloaded integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1369,6 +2055,7 @@ CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE(due i
 DECLARE
     v_expired uuid[];
     v_homeless uuid[];
+    v_stale text[];
     v_flows flows[];
 BEGIN
     WITH picked AS (
@@ -1384,27 +2071,49 @@ BEGIN
         SELECT t.id FROM simple_tasks t
         WHERE t.expires_at <= backbeat.now() AND t.status <> 'running'
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
+    SELECT coalesce(array_agg(w.name || '@' || w.version), '{}') INTO v_stale FROM workflows w
+    WHERE w.runtime = 'cron' AND coalesce(w.seen_at < backbeat.now() - interval '10 minutes', true);
     SELECT coalesce(array_agg(l.id), '{}') INTO v_homeless FROM (
         SELECT t.id FROM simple_tasks t
-        WHERE t.status = 'ready' AND t.id <> ALL (v_expired) AND NOT EXISTS (
-            SELECT FROM workers w
-            WHERE w.kind = 'cron' AND w.seen_at > backbeat.now() - interval '10 minutes' AND t.workflow || '@' || t.version = ANY (w.loaded))
+        WHERE t.status = 'ready' AND v_stale <> '{}' AND t.workflow || '@' || t.version = ANY (v_stale) AND t.id <> ALL (v_expired)
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    -- The flows of all that follows at once, or two sweeps would lock them in different orders.
-    SELECT array_agg(l.f) INTO v_flows FROM (
+    -- In a bulk lane such rows, and those of a paused workflow, would lie before all others.
+    WITH heads AS (
+        SELECT h.id, h.why FROM flows f CROSS JOIN LATERAL (
+            SELECT t.id, CASE WHEN p.key IS NULL THEN 'version' ELSE 'paused' END AS why
+            FROM simple_tasks t LEFT JOIN pauses p ON (p.scope, p.key) = ('workflow', t.workflow)
+            WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
+              AND (p.key IS NOT NULL OR t.workflow || '@' || t.version = ANY (v_stale))
+            ORDER BY t.rank, t.id LIMIT 1000 FOR UPDATE OF t SKIP LOCKED) h
+        WHERE f.tier LIKE 'bulk/%' AND (v_stale <> '{}' OR EXISTS (SELECT FROM pauses))
+    )
+    UPDATE simple_tasks t
+    SET status = 'held', run_after = NULL, hold_reason = h.why, hold_key = CASE h.why WHEN 'paused' THEN t.workflow ELSE t.workflow || '@' || t.version END
+    FROM heads h WHERE t.id = h.id;
+    GET DIAGNOSTICS unloaded = ROW_COUNT;
+    -- The flows of all that follows at once, or two sweeps would lock them in different orders; the least served first.
+    SELECT array_agg(f) INTO v_flows FROM (
         SELECT f FROM flows f
-        WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless))
-            OR flow_room(f) > 0
-            AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
-        ORDER BY f.tenant, f.tier, f.class FOR UPDATE) l;
+        WHERE (flow_room(f) > 0 OR (f.tenant, f.tier, f.class) IN (
+                SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless)))
+          AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
+        ORDER BY f.last_v LIMIT greatest(p_limit / 64, 1)) w;
+    PERFORM FROM tenants n
+    WHERE n.max_running IS NOT NULL AND n.id IN (
+        SELECT t.tenant FROM simple_tasks t WHERE t.id = ANY (v_expired) UNION SELECT w.tenant FROM unnest(v_flows) w)
+    ORDER BY n.id FOR UPDATE;
+    PERFORM FROM flows f
+    WHERE (f.tenant, f.tier, f.class) IN (
+        SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless) UNION SELECT w.tenant, w.tier, w.class FROM unnest(v_flows) w)
+    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
 
     SELECT count(*) INTO expired FROM finish(v_expired, 'expired', 'expired', 'not started before its expires_at');
     -- A row whose version nobody has loaded waits visibly and costs no attempt.
     PERFORM leave_flows(v_homeless);
-    UPDATE simple_tasks t SET status = 'held', hold_reason = 'version', hold_key = t.workflow || '@' || t.version, vstart = NULL, estimate = NULL
+    UPDATE simple_tasks t SET status = 'held', run_after = NULL, hold_reason = 'version', hold_key = t.workflow || '@' || t.version, vstart = NULL, estimate = NULL
     WHERE t.id = ANY (v_homeless);
-    unloaded := cardinality(v_homeless);
-    SELECT coalesce(sum(promote(f.tenant, f.tier, f.class)), 0) INTO promoted FROM unnest(v_flows) f;
+    unloaded := unloaded + cardinality(v_homeless);
+    promoted := promote(v_flows);
     RETURN NEXT;
 END
 $$;
@@ -1425,9 +2134,42 @@ CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
     SET search_path TO 'pg_catalog'
     RETURN "left"(encode(sha256(convert_to(array_to_string(p_parts, ':'::text), 'UTF8'::name)), 'hex'::text), 32);
 
+CREATE FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN QUERY SELECT (jsonb_populate_record(NULL::simple_tasks, jsonb_build_object('id', s.id, 'status', 'refused'))).* FROM settle(p_rows) AS s(id);
+    RETURN QUERY SELECT * FROM claim_bulk(p_worker, p_loaded, p_limit, p_lease_seconds, p_idle => false, p_patient => false);
+END
+$$;
+
+CREATE FUNCTION backbeat.turn_schedule(p_name text, p_from timestamp with time zone DEFAULT NULL::timestamp with time zone, p_next_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH turned AS (UPDATE schedules s SET paused = p_from IS NULL, watermark = coalesce(p_from, watermark), next_at = coalesce(p_next_at, next_at)
+                    WHERE s.name = p_name AND s.paused = (p_from IS NOT NULL) RETURNING *)
+    SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t
+$$;
+
+CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
+    IF FOUND THEN
+        PERFORM release_held('paused', p_key);
+        PERFORM audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by));
+        RETURN true;
+    END IF;
+    RETURN false;
+END
+$$;
+
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog'
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((p_outcome = 'release'::text) AND COALESCE((p_reason <> ALL (ARRAY['out_of_time'::text, 'cut_off'::text])), true));
 
 CREATE FUNCTION backbeat.utc_day(p_at timestamp with time zone) RETURNS date
@@ -1516,16 +2258,35 @@ CREATE TABLE backbeat.audit_log (
     hash bytea NOT NULL
 );
 
+ALTER TABLE backbeat.budget_blocks ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME backbeat.budget_blocks_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE backbeat.budget_caps (
     scope text NOT NULL,
     key text NOT NULL,
     usd numeric,
     tokens bigint,
+    soft boolean DEFAULT false NOT NULL,
     set_by text NOT NULL,
     set_at timestamp with time zone DEFAULT backbeat.now() NOT NULL,
-    CONSTRAINT budget_caps_scope_check CHECK ((scope = ANY (ARRAY['workflow'::text, 'tenant'::text]))),
+    CONSTRAINT budget_caps_scope_check CHECK ((scope = ANY (ARRAY['task'::text, 'agent'::text, 'workflow'::text, 'tenant'::text]))),
     CONSTRAINT budget_caps_tokens_check CHECK ((tokens >= 0)),
     CONSTRAINT budget_caps_usd_check CHECK ((usd >= (0)::numeric))
+);
+
+ALTER TABLE backbeat.budgets ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME backbeat.budgets_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE backbeat.dead_letters (
@@ -1536,8 +2297,21 @@ CREATE TABLE backbeat.dead_letters (
     error_class text NOT NULL,
     error text NOT NULL,
     attempts smallint NOT NULL,
-    payload jsonb NOT NULL,
-    died_at timestamp with time zone NOT NULL
+    payload jsonb,
+    died_at timestamp with time zone NOT NULL,
+    class text NOT NULL,
+    origin_id uuid NOT NULL,
+    idempotency_key bytea,
+    traceparent text NOT NULL,
+    source_at timestamp with time zone,
+    first_id uuid,
+    requeued_as uuid,
+    resolved_at timestamp with time zone,
+    resolved_by text,
+    reason text,
+    CONSTRAINT only_open_ones_have_a_payload CHECK (((payload IS NULL) = (resolved_at IS NOT NULL))),
+    CONSTRAINT requeued_is_resolved CHECK (((requeued_as IS NULL) OR (resolved_at IS NOT NULL))),
+    CONSTRAINT resolved_says_who_and_why CHECK ((num_nulls(resolved_at, resolved_by, reason) = ANY (ARRAY[0, 3])))
 );
 
 CREATE TABLE backbeat.estimates (
@@ -1644,6 +2418,42 @@ END)) STORED NOT NULL,
     CONSTRAINT waiting_says_for_what CHECK (((status = 'waiting'::text) = (waiting_for IS NOT NULL)))
 )
 WITH (fillfactor='70');
+
+CREATE TABLE backbeat.retention (
+    policy text NOT NULL,
+    days integer NOT NULL,
+    set_by text DEFAULT '(default)'::text NOT NULL,
+    cleared_to uuid,
+    CONSTRAINT retention_days_check CHECK (((days >= 1) AND (days <= 36500))),
+    CONSTRAINT retention_policy_check CHECK ((policy = ANY (ARRAY['finished'::text, 'outbox'::text, 'ticks'::text])))
+);
+
+CREATE TABLE backbeat.schedules (
+    name text NOT NULL,
+    cron text NOT NULL,
+    zone text NOT NULL,
+    workflow text NOT NULL,
+    version integer NOT NULL,
+    payload jsonb,
+    selector text,
+    selector_seconds smallint NOT NULL,
+    tenant text NOT NULL,
+    class text NOT NULL,
+    catch_up text NOT NULL,
+    jitter_seconds integer NOT NULL,
+    once boolean NOT NULL,
+    paused boolean NOT NULL,
+    watermark timestamp with time zone NOT NULL,
+    next_at timestamp with time zone NOT NULL,
+    note text,
+    CONSTRAINT payload_or_selector CHECK (((payload IS NULL) <> (selector IS NULL))),
+    CONSTRAINT schedules_catch_up_check CHECK ((catch_up = ANY (ARRAY['none'::text, 'last'::text, 'all'::text]))),
+    CONSTRAINT schedules_check CHECK ((next_at > watermark)),
+    CONSTRAINT schedules_class_check CHECK ((class = ANY (ARRAY['urgent'::text, 'high'::text, 'normal'::text, 'low'::text]))),
+    CONSTRAINT schedules_jitter_seconds_check CHECK (((jitter_seconds >= 0) AND (jitter_seconds <= 86400))),
+    CONSTRAINT schedules_name_check CHECK ((name ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
+    CONSTRAINT schedules_selector_seconds_check CHECK (((selector_seconds >= 1) AND (selector_seconds <= 60)))
+);
 
 CREATE TABLE backbeat.schema_migrations (
     version text NOT NULL,
@@ -1779,7 +2589,7 @@ CREATE TABLE backbeat.virtual_time (
     tier text NOT NULL,
     v double precision DEFAULT 0 NOT NULL
 )
-WITH (fillfactor='50');
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
 
 CREATE TABLE backbeat.workers (
     id text NOT NULL,
@@ -1797,11 +2607,28 @@ CREATE TABLE backbeat.workflows (
     runtime text NOT NULL,
     tier text NOT NULL,
     max_attempts smallint DEFAULT 3 NOT NULL,
+    bulk integer,
+    lane text GENERATED ALWAYS AS (
+CASE
+    WHEN (bulk IS NULL) THEN tier
+    ELSE ('bulk/'::text || tier)
+END) STORED NOT NULL,
+    history text DEFAULT 'full'::text NOT NULL,
+    trace text DEFAULT 'task'::text NOT NULL,
+    idempotency boolean DEFAULT true NOT NULL,
+    max_usd numeric,
+    max_tokens bigint,
     registered_at timestamp with time zone DEFAULT backbeat.now() NOT NULL,
+    seen_at timestamp with time zone,
+    CONSTRAINT workflows_bulk_check CHECK (((bulk >= 1) AND (bulk <= 10000))),
+    CONSTRAINT workflows_history_check CHECK ((history = ANY (ARRAY['full'::text, 'failures'::text, 'none'::text]))),
     CONSTRAINT workflows_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
+    CONSTRAINT workflows_max_tokens_check CHECK ((max_tokens > 0)),
+    CONSTRAINT workflows_max_usd_check CHECK ((max_usd > (0)::numeric)),
     CONSTRAINT workflows_name_check CHECK ((name ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
     CONSTRAINT workflows_runtime_check CHECK ((runtime = ANY (ARRAY['cron'::text, 'temporal'::text]))),
     CONSTRAINT workflows_tier_check CHECK ((tier <> ''::text)),
+    CONSTRAINT workflows_trace_check CHECK ((trace = ANY (ARRAY['task'::text, 'batch'::text]))),
     CONSTRAINT workflows_version_check CHECK ((version > 0))
 );
 
@@ -1829,14 +2656,26 @@ ALTER TABLE ONLY backbeat.audit_head
 ALTER TABLE ONLY backbeat.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY backbeat.budget_blocks
+    ADD CONSTRAINT budget_blocks_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY backbeat.budget_blocks
+    ADD CONSTRAINT budget_blocks_worker_budgets_key UNIQUE (worker, budgets);
+
 ALTER TABLE ONLY backbeat.budget_caps
     ADD CONSTRAINT budget_caps_pkey PRIMARY KEY (scope, key);
 
 ALTER TABLE ONLY backbeat.budgets
-    ADD CONSTRAINT budgets_pkey PRIMARY KEY (scope, key, day);
+    ADD CONSTRAINT budgets_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY backbeat.budgets
+    ADD CONSTRAINT budgets_scope_key_day_key UNIQUE (scope, key, day);
 
 ALTER TABLE ONLY backbeat.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY backbeat.dead_letters
+    ADD CONSTRAINT dead_letters_requeued_as_key UNIQUE (requeued_as);
 
 ALTER TABLE ONLY backbeat.estimates
     ADD CONSTRAINT estimates_pkey PRIMARY KEY (workflow, version);
@@ -1864,6 +2703,15 @@ ALTER TABLE ONLY backbeat.orchestrated_workflows
 
 ALTER TABLE ONLY backbeat.orchestrated_workflows
     ADD CONSTRAINT orchestrated_workflows_temporal_id_key UNIQUE (temporal_id);
+
+ALTER TABLE ONLY backbeat.pauses
+    ADD CONSTRAINT pauses_pkey PRIMARY KEY (scope, key);
+
+ALTER TABLE ONLY backbeat.retention
+    ADD CONSTRAINT retention_pkey PRIMARY KEY (policy);
+
+ALTER TABLE ONLY backbeat.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY backbeat.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
@@ -1901,7 +2749,11 @@ CREATE INDEX audit_log_refusals ON backbeat.audit_log USING btree (actor, at) WH
 
 CREATE INDEX audit_log_subject ON backbeat.audit_log USING btree (subject, id);
 
+CREATE INDEX dead_letters_open ON backbeat.dead_letters USING btree (id) WHERE (resolved_at IS NULL);
+
 CREATE INDEX feedback_origin ON backbeat.feedback USING btree (origin_id);
+
+CREATE INDEX model_calls_block ON backbeat.model_calls USING btree (block) WHERE (block IS NOT NULL);
 
 CREATE INDEX model_calls_lost ON backbeat.model_calls USING btree (day) WHERE (status = 'lost'::text);
 
@@ -1915,7 +2767,7 @@ CREATE INDEX side_effects_open ON backbeat.side_effects USING btree (intended_at
 
 CREATE INDEX side_effects_origin ON backbeat.side_effects USING btree (origin_id);
 
-CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks USING btree (vstart, id) WHERE ((status = 'ready'::text) AND alone);
+CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks USING btree (tier, id) WHERE (alone AND (status = ANY (ARRAY['pending'::text, 'ready'::text])));
 
 CREATE INDEX simple_tasks_delayed ON backbeat.simple_tasks USING btree (run_after) WHERE (status = ANY (ARRAY['delayed'::text, 'held'::text]));
 
@@ -1928,6 +2780,8 @@ CREATE INDEX simple_tasks_pending ON backbeat.simple_tasks USING btree (tenant, 
 CREATE INDEX simple_tasks_ready ON backbeat.simple_tasks USING btree (tier, vstart, id) WHERE (status = 'ready'::text);
 
 CREATE INDEX simple_tasks_running ON backbeat.simple_tasks USING btree (id) WHERE (status = 'running'::text);
+
+CREATE INDEX simple_tasks_urgent ON backbeat.simple_tasks USING btree (vstart, id) WHERE ((status = 'ready'::text) AND (class = 'urgent'::text));
 
 CREATE INDEX temporal_outbox_open ON backbeat.temporal_outbox USING btree (lease_until) WHERE ((delivered_at IS NULL) AND (dead_at IS NULL));
 
@@ -1947,35 +2801,47 @@ ALTER TABLE ONLY backbeat.approval_decisions
 ALTER TABLE ONLY backbeat.approval_requests
     ADD CONSTRAINT approval_requests_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
 
+ALTER TABLE ONLY backbeat.schedules
+    ADD CONSTRAINT schedules_workflow_version_fkey FOREIGN KEY (workflow, version) REFERENCES backbeat.workflows(name, version);
+
 ALTER TABLE ONLY backbeat.temporal_outbox
     ADD CONSTRAINT temporal_outbox_stream_fkey FOREIGN KEY (stream) REFERENCES backbeat.orchestrated_workflows(id);
 GRANT USAGE ON SCHEMA backbeat TO backbeat_worker;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_operator;
+GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
+GRANT USAGE ON SCHEMA backbeat TO backbeat_selector;
+REVOKE ALL ON FUNCTION backbeat.add_schedule(p_schedule jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.append_only() FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.attempt_cost(p_owner uuid, p_lease bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.asked(p_calls jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.book(p_calls backbeat.model_calls[], p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) TO backbeat_producer;
+GRANT ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamp with time zone) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean, p_patient boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean, p_patient boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.class_weight(p_class text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.now() FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.now() TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.now() TO backbeat_operator;
+GRANT ALL ON FUNCTION backbeat.now() TO backbeat_selector;
 REVOKE ALL ON FUNCTION backbeat.clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.close_call(p_owner uuid, p_key text, p_seq smallint, p_status text, p_usage jsonb, p_cost numeric, p_response jsonb, p_valid boolean, p_stop text, p_model_answered text, p_response_id text, p_error_class text, p_error text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.close_call(p_owner uuid, p_key text, p_seq smallint, p_status text, p_usage jsonb, p_cost numeric, p_response jsonb, p_valid boolean, p_stop text, p_model_answered text, p_response_id text, p_error_class text, p_error text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.close_calls(p_ends jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.close_calls(p_ends jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.close_if_pending(p_request uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.close_if_pending(p_request uuid) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.policy_problem(p_policy jsonb) FROM PUBLIC;
@@ -1987,45 +2853,70 @@ GRANT ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_h
 REVOKE ALL ON FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.end_tasks(p_ends jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.drop_answers(p_owners uuid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_producer;
+GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.fan_out(p_end backbeat.ending) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.pauses TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.pauses TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.tenants TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.tenants TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.fold(p_block backbeat.budget_blocks) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) TO backbeat_producer;
+GRANT ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
-GRANT SELECT ON TABLE backbeat.budgets TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.budgets TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_workflow text, p_tenant text, p_day date) FROM PUBLIC;
-REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[], p_key text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.need_tenant(p_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.open_call(p_owner uuid, p_lease bigint, p_key text, p_request_hash text, p_route text, p_tier text, p_provider text, p_model text, p_reserve_usd numeric, p_reserve_tokens bigint, p_price_version text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.open_call(p_owner uuid, p_lease bigint, p_key text, p_request_hash text, p_route text, p_tier text, p_provider text, p_model text, p_reserve_usd numeric, p_reserve_tokens bigint, p_price_version text) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.owner_bill(p_owner uuid, OUT calls integer, OUT input_tokens bigint, OUT output_tokens bigint, OUT cost_usd numeric) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.owner_bill(p_owner uuid, OUT calls integer, OUT input_tokens bigint, OUT output_tokens bigint, OUT cost_usd numeric) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.budgets TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.budgets TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.objection(p_row backbeat.budgets, p_usd numeric, p_tokens bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.payers(p_owner uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.promote(p_tenant text, p_tier text, p_class text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.promote(p_flows backbeat.flows[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.refuse_unknown_tenants(p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.refuse_unknown_tenants(p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) FROM PUBLIC;
@@ -2034,14 +2925,27 @@ REVOKE ALL ON FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit 
 GRANT ALL ON FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.release_switch(p_name text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.release_switch(p_name text, p_by text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.remove_schedule(p_name text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamp with time zone, p_seconds double precision, p_by text, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamp with time zone, p_seconds double precision, p_by text, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.retain(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.retain(p_limit integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.return_blocks(p_worker text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.return_blocks(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.revoke_token(p_id text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.settle(p_rows jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle(p_rows jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
@@ -2068,6 +2972,7 @@ REVOKE ALL ON FUNCTION backbeat.start_tick(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_tick(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.startable(p_loaded text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) FROM PUBLIC;
@@ -2075,6 +2980,11 @@ GRANT ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by tex
 REVOKE ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.turn_schedule(p_name text, p_from timestamp with time zone, p_next_at timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbeat_worker;
@@ -2110,6 +3020,13 @@ GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.retention TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.retention TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.schedules TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.schedules TO backbeat_operator;
+GRANT SELECT(name) ON TABLE backbeat.schedules TO backbeat_selector;
+GRANT SELECT(selector) ON TABLE backbeat.schedules TO backbeat_selector;
+GRANT SELECT(watermark) ON TABLE backbeat.schedules TO backbeat_selector;
 GRANT SELECT ON TABLE backbeat.schema_migrations TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.schema_migrations TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.side_effects TO backbeat_worker;

@@ -17,13 +17,20 @@ class Beat:
     """Starts a tick when one is due; ticks overlap when one takes longer than the interval."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, interval: float, home: Path
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        interval: float,
+        home: Path,
+        most: int = MOST_AT_ONCE,
     ) -> None:
         self._command = [sys.executable, "-m", "cron_worker", "tick", *arguments]
         self._home = home
         self._environment = {**os.environ, **environment}
         self._log = log
         self._interval = interval
+        self._most = most
         self._due = clock.monotonic()
         self._ticks: dict[Path, subprocess.Popen[bytes]] = {}
         self.started = 0
@@ -37,7 +44,7 @@ class Beat:
             pid_file.unlink(missing_ok=True)
             # 75 is "Postgres is away": the next beat tries again.
             self.failed += [tick.returncode] if tick.returncode not in (0, 75) else []
-        if clock.monotonic() < self._due or len(self._ticks) >= MOST_AT_ONCE:
+        if clock.monotonic() < self._due or len(self._ticks) >= self._most:
             return
         self._due = clock.monotonic() + self._interval
         self.overlapping += bool(self._ticks)

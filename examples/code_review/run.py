@@ -24,7 +24,7 @@ from shared import clock
 from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, connect
-from shared.db.queue import Enqueued
+from shared.db.producers import Enqueued
 from shared.definitions import load_definitions
 from shared.errors import UnavailableError
 from shared.execution.producer import submit

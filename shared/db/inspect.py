@@ -76,16 +76,23 @@ async def effect(db: Database, key: str) -> Row:
     return rows[0]
 
 
-async def budgets(db: Database, day: date | None = None) -> list[Row]:
-    """Every cap, and what went against it on a UTC day (None: today)."""
+async def budgets(db: Database, day: date | None = None, scope: str | None = None) -> list[Row]:
+    """Every cap, and what went against it on a UTC day (None: today); each task's and agent's own only when asked for.
+
+    `forecast_…` is what is spent and presumed, and the rate of the last three hours until the day ends.
+    """
     day = day or (await db.row(_SQL["today"]))["day"]
-    return await db.rows(_SQL["budgets"], {"day": day})
+    return await db.rows(_SQL["budgets"], {"day": day, "scope": scope})
+
+
+async def lost_calls(db: Database) -> list[Row]:
+    """The calls whose end nobody knows, oldest first."""
+    return await db.rows(_SQL["lost_calls"])
 
 
 async def cap(db: Database, scope: str, key: str) -> Row:
-    """The caps in force from now on: usd, tokens."""
-    rows = await db.rows(_SQL["cap"], {"scope": scope, "key": key})
-    return rows[0] if rows else {"usd": None, "tokens": None}
+    """The caps in force from now on: usd, tokens, soft; and what the definition grants where none is set."""
+    return await db.row(_SQL["cap"], {"scope": scope, "key": key})
 
 
 async def known(db: Database, scope: str, key: str) -> bool:

@@ -23,10 +23,21 @@ async def cancel(db: Database, task: UUID, reason: str) -> bool:
     return bool(await _do(db, _SQL["cancel"], {"id": task, "reason": reason}))
 
 
-async def set_budget(db: Database, scope: str, key: str, usd: Decimal | None, tokens: int | None, by: str) -> int:
-    """Set the daily caps of a workflow or tenant, for today and from now on; returns how many held tasks go on."""
-    params = {"scope": scope, "key": key, "usd": usd, "tokens": tokens, "by": by}
+async def set_budget(
+    db: Database, scope: str, key: str, usd: Decimal | None, tokens: int | None, by: str, *, soft: bool = False
+) -> int:
+    """Set the caps of a scope, for today and from now on; returns how many held tasks go on.
+
+    A workflow's and a tenant's are for a UTC day; `task` and `agent` name a workflow, and cap each of its tasks.
+    """
+    params = {"scope": scope, "key": key, "usd": usd, "tokens": tokens, "by": by, "soft": soft}
     return int(await _do(db, _SQL["set_budget"], params))
+
+
+async def reconcile(db: Database, owner: UUID, key: str, seq: int, cost: Decimal, tokens: int, by: str) -> bool:
+    """Say what a lost call did cost, in place of what is presumed; False when it is not lost."""
+    params = {"owner": owner, "key": key, "seq": seq, "cost": cost, "tokens": tokens, "by": by}
+    return bool((await db.row(_SQL["reconcile"], params))["reconciled"])
 
 
 async def throw_switch(db: Database, name: str, reason: str, by: str) -> None:

@@ -31,7 +31,7 @@ PATIENCE = 15.0  # seconds a statement is repeated while Postgres restarts
 CONNECT_TIMEOUT = 5.0  # seconds
 PASSING = ("08", "40", "53", "57")  # SQLSTATE classes: connection, rollback, resources, operator intervention
 AWAY = "Check database_url and that it runs"
-MINIMUM_SCHEMA = "0005"
+MINIMUM_SCHEMA = "0008"
 
 type_of_pool = AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]
 
@@ -142,6 +142,9 @@ def translate(error: Exception, away: str = AWAY) -> BackbeatError:
             return InputError(f"Postgres cannot store it: {text}", fix="Remove NUL and lone surrogates from the text")
         case "BB002":
             return InputError(text, fix="Store the large part elsewhere and enqueue a reference")
+        case "BB003":
+            diagnostic = getattr(error, "diag", None)
+            return InputError(text, fix=(diagnostic and diagnostic.message_hint) or "Correct it")
         case "3F000" | "42P01" | "42883" | "42703":
             return SchemaError(f"the schema does not fit this program: {text}", fix="Run `backbeat migrate up`")
         case "42501":

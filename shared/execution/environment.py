@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from decimal import Decimal
 from random import Random
 from typing import Any
 
@@ -52,6 +53,7 @@ class Environment:
     deadline: Deadline = field(default_factory=Deadline)
     rng: Random = field(default_factory=Random)
     expected_seconds: dict[str, float] = field(default_factory=dict)
+    likely_shares: dict[tuple[str, str], tuple[Decimal, Decimal]] = field(default_factory=dict)
     _providers: dict[str, Provider] = field(default_factory=dict)
     _connecting: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from backbeat.embedded import roles
-from shared.db import effects
+from shared.db import calls, effects
 from shared.db.effects import Intent
 from shared.domain.outcome import Hold
 from tests.support import tasks
@@ -47,7 +47,7 @@ def test_operating_takes_an_operators_login(database: Database, tmp_path: Path) 
     worker = {"BACKBEAT_DATABASE_URL": database.worker_url}
     nobody = UUID(int=7)
     for words in (
-        ("budget", "set", "workflow", "alpha", "--usd", "5"),
+        ("budget", "set", "workflow", "alpha", "--usd", "5", "--unseen"),
         ("stop", "--all", "--reason", "an incident"),
         ("resume", "--all"),
         ("task", "cancel", nobody, "--reason", "wrong"),
@@ -92,17 +92,100 @@ def test_a_cap_that_is_not_named_stays(run: Run, database: Database) -> None:
 
 
 def test_raise_does_not_lower(run: Run, database: Database) -> None:
-    said = run("budget", "raise", "workflow", "alpha", "--usd", "2").refused(5)
+    said = run("budget", "raise", "workflow", "alpha", "--usd", "2", "--unseen").refused(5)
     assert said == "backbeat: workflow 'alpha' has no cap in usd. `backbeat budget set` sets or lowers one"
-    run("budget", "set", "workflow", "alpha", "--usd", "3").fine()
-    said = run("budget", "raise", "workflow", "alpha", "--usd", "2").refused(5)
+    run("budget", "set", "workflow", "alpha", "--usd", "3", "--unseen").fine()
+    said = run("budget", "raise", "workflow", "alpha", "--usd", "2", "--unseen").refused(5)
     assert said == "backbeat: workflow 'alpha' has a cap of 3 in usd. `backbeat budget set` sets or lowers one"
     assert _cap(run) == ("3", None)
 
 
-def test_a_budget_for_nobody_is_pointed_out(run: Run, database: Database) -> None:
-    done = run("budget", "set", "workflow", "code_reveiw", "--usd", "1").fine()
-    assert done.err.startswith("note: no workflow 'code_reveiw' has been heard of yet\n")
+def test_a_budget_for_nobody_is_refused(run: Run, database: Database) -> None:
+    said = run("budget", "set", "workflow", "code_reveiw", "--usd", "1").refused(3)
+    assert said.startswith("backbeat: no workflow 'code_reveiw' has been heard of yet. ")
+    said = run("budget", "raise", "tenant", "nobody", "--usd", "1").refused(3)
+    assert said.startswith("backbeat: no tenant 'nobody' has been heard of yet. ")
+    assert database.sql("SELECT scope FROM backbeat.budget_caps") == []
+    run("budget", "set", "workflow", "code_review", "--usd", "1", "--unseen").fine()
+    assert _cap(run, "code_review") == ("1", None)
+
+
+def test_a_cap_for_each_task_of_a_workflow(run: Run, database: Database) -> None:
+    async def one() -> UUID:
+        async with tasks.worker(database) as db:
+            database.sql("UPDATE backbeat.workflows SET max_usd = 0.02, max_tokens = 2500 WHERE name = 'alpha'")
+            await tasks.add(db)
+            task = await tasks.take_one(db)
+            await tasks.opened(db, task)
+            return task.id
+
+    task = asyncio.run(one())
+    said = run("budget", "raise", "task", "alpha", "--usd", "0.01").refused(5)
+    assert said.startswith("backbeat: task 'alpha' has a cap of 0.02 in usd. ")
+    run("budget", "raise", "task", "alpha", "--usd", "0.03").fine()
+    rows = {row["key"]: row for row in run("budget", "show", "--scope", "task", "-o", "json").fine().json}
+    assert {
+        key: (row["cap_usd"], row["remaining_usd"], row["forecast_usd"], row["day"]) for key, row in rows.items()
+    } == {
+        "alpha": ("0.03", "0.03", None, None),
+        str(task): ("0.03", "0.02", None, None),
+    }
+
+
+def test_a_raise_below_what_is_used_is_refused(run: Run, database: Database) -> None:
+    asyncio.run(_held(database))
+    run("budget", "set", "workflow", "alpha", "--usd", "0.001").fine()
+    said = run("budget", "raise", "workflow", "alpha", "--usd", "0.002").refused(5)
+    assert said.startswith("backbeat: workflow 'alpha' has used 0.004 in usd today, more than 0.002. Raise it above")
+    assert _cap(run) == ("0.001", None)
+
+
+def test_a_soft_cap_and_the_forecast(run: Run, database: Database) -> None:
+    asyncio.run(_held(database))
+    run("budget", "set", "workflow", "alpha", "--usd", "1", "--soft").fine()
+    (row,) = [row for row in run("budget", "show", "-o", "json").fine().json if row["key"] == "alpha"]
+    assert (row["kind"], row["remaining_usd"]) == ("soft", "0.996")
+    midnight = "(backbeat.utc_day(backbeat.now()) + 1)::timestamp AT TIME ZONE 'UTC'"
+    left = database.value(f"SELECT extract(epoch FROM {midnight} - backbeat.now())")
+    assert abs(Decimal(row["forecast_usd"]) - Decimal("0.004") * (1 + left / 10800)) < Decimal("0.0001")
+    run("budget", "set", "workflow", "alpha", "--hard").fine()
+    (row,) = [row for row in run("budget", "show", "-o", "json").fine().json if row["key"] == "alpha"]
+    assert (row["kind"], row["cap_usd"]) == ("hard", "1")
+    assert "alpha" in run("budget", "show", "--tokens").fine().out
+
+
+def test_reconcile_lost_calls(run: Run, database: Database, tmp_path: Path) -> None:
+    async def lose() -> UUID:
+        async with tasks.worker(database) as db:
+            await tasks.add(db)
+            task = await tasks.take_one(db)
+            for key in ("a#again", "b", "c"):
+                await tasks.opened(db, task, key)
+                end = calls.Closing("lost", response_id=f"sim_{key}")
+                await calls.close_call(db, task.id, key, 1, end)
+            return task.id
+
+    task = asyncio.run(lose())
+    listed = run("budget", "reconcile", "-o", "json").fine().json
+    assert [row["call"] for row in listed] == [f"{task}/{key}#1" for key in ("a#again", "b", "c")]
+    one = ("--cost", "0.003", "--tokens", "900")
+    done = run("budget", "reconcile", "--call", f"{task}/a#again", *one).fine()
+    assert done.err == "1 lost calls reconciled, 0 lines of calls that are not lost passed over\n"
+    said = run("budget", "reconcile", "--call", f"{task}/a#again#1", *one).refused(3)
+    assert said.startswith(f"backbeat: no lost call is named '{task}/a#again#1'. ")
+    assert run("budget", "reconcile", "--call", f"{task}/b", "--cost", "1").refused(2).startswith("backbeat: --call ")
+
+    bill = tmp_path / "bill.csv"
+    head = "response_id,call,cost_usd,tokens\n"
+    bill.write_text(f"{head}sim_b,,0.001,10\n,{task}/c#1,lots,5\n", encoding="utf-8")
+    said = run("budget", "reconcile", "--bill", bill).refused(2)
+    assert said.startswith("backbeat: line 3 of the bill: 'lots' is no amount")
+    assert tasks.money(database) == (Decimal(), Decimal("0.003"), Decimal("0.02"))
+    bill.write_text(f"{head}sim_b,,0.001,10\n,{task}/c#1,0,0\nmsg_1,,5,5\n", encoding="utf-8")
+    done = run("budget", "reconcile", "--bill", bill).fine()
+    assert done.err == "2 lost calls reconciled, 1 lines of calls that are not lost passed over\n"
+    assert tasks.money(database) == (Decimal(), Decimal("0.004"), Decimal())
+    assert database.value("SELECT count(*) FROM backbeat.audit_log WHERE action = 'budget.reconciled'") == 3
 
 
 def test_show_budgets_of_another_day(run: Run, database: Database) -> None:
@@ -185,5 +268,5 @@ def test_nobody_resolves_what_a_worker_may_still_be_writing(run: Run, database: 
 
 
 def test_amounts_stay_exact(run: Run, database: Database) -> None:
-    run("budget", "set", "workflow", "alpha", "--usd", "0.1234567890123456789").fine()
+    run("budget", "set", "workflow", "alpha", "--usd", "0.1234567890123456789", "--unseen").fine()
     assert database.value("SELECT usd FROM backbeat.budget_caps") == Decimal("0.1234567890123456789")

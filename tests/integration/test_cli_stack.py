@@ -33,7 +33,7 @@ def test_up_work_status_down(home: Path) -> None:
     assert again.json["engines"] == up.json["engines"]
     assert "already running" in again.err
     table = _backbeat(home, "status").fine().out.splitlines()
-    assert [line.split()[:2] for line in table[1:]] == [
+    assert [line.split()[:2] for line in table[1:4]] == [
         [name, "ready"] for name in ("postgres", "provider", "recorder")
     ]
 

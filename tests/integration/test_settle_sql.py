@@ -102,6 +102,7 @@ async def test_free_releases_are_bounded_and_snoozes_are_not(database: Database)
         for reason in [*["out_of_time", "cut_off"] * 15, *["busy"] * 21]:
             await tasks.settle(db, await tasks.take_one(db), Release(reason))
             database.advance(timedelta(seconds=901))
+            await queue.register(db, "first", "cron", [tasks.definition("alpha")])
             await queue.sweep(db)
     assert database.sql("SELECT error_class, error FROM backbeat.dead_letters") == [("released_too_often", "busy")]
 

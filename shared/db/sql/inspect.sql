@@ -53,21 +53,45 @@ SELECT w.id, w.workflow, w.status, w.temporal_id, w.waiting_for, w.deadline, w.r
 FROM backbeat.orchestrated_workflows w WHERE w.id = %(id)s
 
 -- name: budgets
-SELECT coalesce(b.scope, c.scope) AS scope, coalesce(b.key, c.key) AS key, %(day)s::date AS day,
-       CASE WHEN b.day IS NULL THEN c.usd ELSE b.cap_usd END AS cap_usd,
-       coalesce(b.spent_usd, 0) AS spent_usd, coalesce(b.presumed_usd, 0) AS presumed_usd, coalesce(b.reserved_usd, 0) AS reserved_usd,
-       coalesce(b.overrun_usd, 0) AS overrun_usd, CASE WHEN b.day IS NULL THEN c.tokens ELSE b.cap_tokens END AS cap_tokens,
-       coalesce(b.spent_tokens, 0) AS spent_tokens, coalesce(b.presumed_tokens, 0) AS presumed_tokens,
-       coalesce(b.reserved_tokens, 0) AS reserved_tokens, coalesce(b.calls, 0) AS calls, coalesce(b.unpriced_calls, 0) AS unpriced_calls, c.set_by
-FROM (SELECT * FROM backbeat.budgets WHERE day = %(day)s::date) b FULL JOIN backbeat.budget_caps c ON (c.scope, c.key) = (b.scope, b.key)
-ORDER BY 1 DESC, 2
+WITH recent AS (
+    SELECT CASE WHEN c.workflow IS NULL THEN 'tenant' ELSE 'workflow' END AS scope, coalesce(c.workflow, c.tenant) AS key, sum(c.cost_usd) / 10800 AS usd,
+           sum(c.uncached + c.cache_read + c.cache_write + c.output) / 10800 AS tokens
+    FROM backbeat.model_calls c
+    WHERE c.status = 'done' AND c.closed_at > backbeat.now() - interval '3 hours' AND %(day)s::date = backbeat.utc_day(backbeat.now())
+    GROUP BY GROUPING SETS ((c.workflow), (c.tenant))
+), used AS (
+    SELECT b.scope, b.key, b.cap_usd, b.cap_tokens, b.soft, b.spent_usd, b.presumed_usd, b.reserved_usd, b.overrun_usd, b.spent_tokens, b.presumed_tokens,
+           b.reserved_tokens, b.calls, b.unpriced_calls
+    FROM backbeat.budgets b WHERE b.day = %(day)s::date OR b.day = '-infinity' AND b.scope = %(scope)s::text
+    UNION ALL
+    SELECT c.scope, c.key, c.usd, c.tokens, c.soft, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM backbeat.budget_caps c
+    WHERE NOT EXISTS (SELECT FROM backbeat.budgets b WHERE (b.scope, b.key, b.day) = (c.scope, c.key, %(day)s::date))
+)
+SELECT u.*, CASE WHEN u.scope IN ('workflow', 'tenant') THEN %(day)s::date END AS day,
+       greatest(u.cap_usd - u.spent_usd - u.presumed_usd - u.reserved_usd, 0) AS remaining_usd,
+       greatest(u.cap_tokens - u.spent_tokens - u.presumed_tokens - u.reserved_tokens, 0) AS remaining_tokens,
+       round(u.spent_usd + u.presumed_usd + coalesce(r.usd, 0) * d.seconds, 6) AS forecast_usd,
+       round(u.spent_tokens + u.presumed_tokens + coalesce(r.tokens, 0) * d.seconds) AS forecast_tokens,
+       CASE WHEN u.soft THEN 'soft' ELSE 'hard' END AS kind, c.set_by
+FROM used u LEFT JOIN recent r USING (scope, key) LEFT JOIN backbeat.budget_caps c USING (scope, key) CROSS JOIN LATERAL (
+    SELECT CASE WHEN u.scope IN ('workflow', 'tenant') AND %(day)s::date = backbeat.utc_day(backbeat.now())
+        THEN extract(epoch FROM (%(day)s::date + 1)::timestamp AT TIME ZONE 'UTC' - backbeat.now())::numeric END AS seconds) d
+WHERE %(scope)s::text IS NULL OR u.scope = %(scope)s
+ORDER BY array_position('{workflow,tenant,task,agent}', u.scope), u.key
+
+-- name: lost_calls
+SELECT owner, call_key, seq, workflow, tenant, provider, model, response_id, day, reserved_usd, reserved_tokens, opened_at, error_class
+FROM backbeat.model_calls WHERE status = 'lost' ORDER BY opened_at, owner, call_key, seq
 
 -- name: cap
-SELECT usd, tokens FROM backbeat.budget_caps WHERE (scope, key) = (%(scope)s, %(key)s)
+SELECT max(usd) AS usd, max(tokens) AS tokens, coalesce(bool_or(soft), false) AS soft,
+       (SELECT max(w.max_usd) FROM backbeat.workflows w WHERE w.name = %(key)s AND %(scope)s::text IN ('task', 'agent')) AS granted_usd,
+       (SELECT max(w.max_tokens) FROM backbeat.workflows w WHERE w.name = %(key)s AND %(scope)s::text IN ('task', 'agent')) AS granted_tokens
+FROM backbeat.budget_caps WHERE (scope, key) = (%(scope)s, %(key)s)
 
 -- name: known
-SELECT CASE %(scope)s::text WHEN 'workflow' THEN EXISTS (SELECT FROM backbeat.workflows WHERE name = %(key)s)
-       ELSE EXISTS (SELECT FROM backbeat.tenants WHERE id = %(key)s) END AS known
+SELECT CASE %(scope)s::text WHEN 'tenant' THEN EXISTS (SELECT FROM backbeat.tenants WHERE id = %(key)s)
+       ELSE EXISTS (SELECT FROM backbeat.workflows WHERE name = %(key)s) END AS known
 
 -- name: today
 SELECT backbeat.utc_day(backbeat.now()) AS day

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 from uuid import UUID
 
 from backbeat.embedded import ports
-from shared.db import pool, queue
+from shared.db import pool, producers
 from shared.db.pool import Database as Connection
 from shared.definitions import load_definitions
 from shared.execution.producer import submit
@@ -164,8 +164,7 @@ class Rig:
     def register(self, *modules: str) -> None:
         """Make the workflows known without any worker having them loaded."""
         registry = load_definitions(modules or [WORK])
-        self.ask(lambda db: queue.register(db, "nobody", "cron", registry.rows()))
-        self.database.sql("DELETE FROM backbeat.workers WHERE id = 'nobody'")
+        self.ask(lambda db: producers.register_definitions(db, "cron", registry.rows()))
 
     def enqueue(self, name: str, items: Sequence[dict[str, Any]], **options: Any) -> list[UUID]:
         """Enqueue one task an item; their ids."""

@@ -1,0 +1,1 @@
+"""The queues that `benchmarks.queue` compares, each run in a process of its own."""
