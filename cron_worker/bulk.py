@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
+from cron_worker.execute import Slots
 from cron_worker.tick import Limits, Report
 from shared import clock
 from shared.db import queue
@@ -22,8 +23,12 @@ PATIENCE = 3.0  # seconds that a cancelled handler gets to close its calls
 class Bulk:
     """claim -> handle -> settle and claim, until the lanes are empty or the tick's time for starts is over."""
 
-    def __init__(self, env: Environment, worker: str, limits: Limits, report: Report, stop: asyncio.Event) -> None:
+    def __init__(
+        self, env: Environment, worker: str, limits: Limits, report: Report, stop: asyncio.Event, slots: Slots
+    ) -> None:
         self._env = env
+        self._slots = slots
+        self._tasks: list[Task] = []
         self._worker = worker
         self._limits = limits
         self._report = report
@@ -32,34 +37,45 @@ class Bulk:
         self._largest = max((one.bulk for one in env.registry.tasks.values() if one.bulk), default=0)
         self._size = min(FIRST, self._largest)
 
+    @property
+    def busy(self) -> bool:
+        """Whether rows are in hand."""
+        return bool(self._tasks)
+
+    @property
+    def alone(self) -> bool:
+        """Whether what is in hand must have the process for itself."""
+        return any(task.alone for task in self._tasks)
+
     async def run(self) -> None:
-        """Work through what is there now; a definition that handles single rows only makes this return at once."""
-        tasks = await self._claim()
-        while tasks:
-            self._report.claimed += len(tasks)
+        """Work through what is there now; where no definition takes many rows this returns at once."""
+        await self._claim()
+        while self._tasks:
+            self._report.claimed += len(self._tasks)
             started = clock.monotonic()
-            ends = await self._handle(tasks)
-            self._adapt(len(tasks), clock.monotonic() - started)
-            tasks = await self._turn(ends)
+            ends = await self._handle(self._tasks)
+            self._adapt(len(self._tasks), clock.monotonic() - started)
+            await self._turn(ends)
 
-    async def _claim(self) -> list[Task]:
-        room = self._room()
-        return (
-            await queue.claim_bulk(self._env.db, self._worker, self._loaded, room, self._limits.lease) if room else []
-        )
+    async def _claim(self) -> None:
+        async with self._slots.claiming:
+            room, idle = self._room(), not self._slots.busy
+            given = self._env.db, self._worker, self._loaded, room, self._limits.lease
+            self._tasks = await queue.claim_bulk(*given, idle=idle) if room else []
 
-    async def _turn(self, ends: Ends) -> list[Task]:
+    async def _turn(self, ends: Ends) -> None:
         """Spans to disk first, then the outcomes, and the next rows with them."""
         self._env.telemetry.flush()
-        refused, tasks = await queue.turn(
-            self._env.db, ends, self._worker, self._loaded, self._room(), self._limits.lease
-        )
+        async with self._slots.claiming:
+            given = self._env.db, ends, self._worker, self._loaded, self._room(), self._limits.lease
+            refused, self._tasks = await queue.turn(*given)
         self._report.settled += len(ends) - len(refused)
         self._report.refused += len(refused)
-        return tasks or await self._claim()
+        if not self._tasks:
+            await self._claim()
 
     def _room(self) -> int:
-        if self._stop.is_set() or not self._env.deadline.allows(0.0):
+        if self._stop.is_set() or self._slots.alone or not self._env.deadline.allows(0.0):
             return 0
         left = None if self._limits.max_tasks is None else self._limits.max_tasks - self._report.claimed
         return self._size if left is None else max(min(self._size, left), 0)
@@ -71,7 +87,10 @@ class Bulk:
             self._size = min(self._size * 2, self._largest)
 
     async def _handle(self, tasks: Sequence[Task]) -> Ends:
-        """Rows of one tenant and definition go together; leases are kept until all are handled."""
+        """Rows of one tenant and definition go together; leases are kept until all are handled.
+
+        A handler that will not end keeps its rows, which come back as lost attempts.
+        """
         groups: dict[tuple[str, str], list[Task]] = defaultdict(list)
         for task in tasks:
             groups[task.name, task.tenant].append(task)
@@ -89,7 +108,10 @@ class Bulk:
                 gone = await queue.heartbeat(self._env.db, self._worker, tasks, self._limits.lease)
                 if len(gone) == len(tasks):
                     running.cancel()
-        if running.done() and not running.cancelled():
+        if not running.done():
+            self._report.hanging += sorted({f"{task.workflow} {task.id}" for task in tasks})[:3]
+            return []
+        if not running.cancelled():
             return running.result()
         return [(task, Release("cut_off")) for task in tasks]
 

@@ -31,6 +31,9 @@ class Slots:
         self._runs: dict[asyncio.Task[Outcome | None], Task] = {}
         self._lost: set[tuple[UUID, int]] = set()
         self._renewed = clock.monotonic()
+        # Held from the look at what runs until what was claimed counts as running; or a row that must run alone would
+        # find company.
+        self.claiming = asyncio.Lock()
 
     @property
     def free(self) -> int:

@@ -63,6 +63,7 @@ class Round:
         self._report = report
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self._slots = Slots(env, self._worker, limits.concurrency, limits.lease)
+        self._bulk = Bulk(env, self._worker, limits, report, stop, self._slots)
         self._claimed: list[Task] = []
         self._maintain_at = 0.0
 
@@ -73,11 +74,11 @@ class Round:
         tick_id = await queue.start_tick(env.db, self._worker)
         await self._maintain()
         report.stopped = (await queue.switches(env.db)).get("all", "")
-        bulk = asyncio.create_task(Bulk(env, self._worker, self._limits, report, self._stop).run())
+        bulk = asyncio.create_task(self._bulk.run())
         while await self._claim() or self._slots.busy or not bulk.done():
             if env.deadline.left <= 0:
                 await self._settle(await self._slots.abort())
-                report.hanging = [f"{task.workflow} {task.id}" for task in self._slots.hanging]
+                report.hanging += [f"{task.workflow} {task.id}" for task in self._slots.hanging]
                 break
             if not self._slots.busy:
                 await asyncio.wait([bulk], timeout=min(POLL, env.deadline.left))
@@ -102,13 +103,18 @@ class Round:
 
     async def _claim(self) -> bool:
         """Fill free slots while tasks may still start; False when none was there."""
+        async with self._slots.claiming:
+            return await self._fill()
+
+    async def _fill(self) -> bool:
         room = self._slots.free
         if self._limits.max_tasks is not None:
             room = min(room, self._limits.max_tasks - self._report.claimed)
-        if room <= 0 or self._slots.alone or self._stop.is_set() or not self._env.deadline.allows(0.0):
+        alone = self._slots.alone or self._bulk.alone
+        if room <= 0 or alone or self._stop.is_set() or not self._env.deadline.allows(0.0):
             return False
         loaded = list(self._env.registry.tasks)
-        idle = not self._slots.busy
+        idle = not self._slots.busy and not self._bulk.busy
         tasks = await queue.claim(self._env.db, self._worker, loaded, room, self._limits.lease, idle=idle)
         self._report.claimed += len(tasks)
         self._claimed += tasks

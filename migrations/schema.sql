@@ -459,6 +459,7 @@ BEGIN
     IF v_taken IS NULL THEN
         RETURN;
     END IF;
+    PERFORM FROM virtual_time v WHERE v.tier IN (SELECT t.tier FROM simple_tasks t WHERE t.id = ANY (v_taken)) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
     WITH picked AS (
         SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost, row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS in_tenant

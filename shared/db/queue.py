@@ -110,9 +110,11 @@ async def claim(
     return [_task(row) for row in await db.rows(_SQL["claim"], params)]
 
 
-async def claim_bulk(db: Database, worker: str, loaded: Sequence[str], limit: int, lease_seconds: float) -> list[Task]:
-    """Take up to `limit` rows of the bulk lanes; a row that must run alone comes alone."""
-    params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds, "idle": True}
+async def claim_bulk(
+    db: Database, worker: str, loaded: Sequence[str], limit: int, lease_seconds: float, *, idle: bool = True
+) -> list[Task]:
+    """Take up to `limit` rows of the bulk lanes; one that must run alone comes alone, and to an `idle` worker only."""
+    params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds, "idle": idle}
     return [_task(row) for row in await db.rows(_SQL["claim_bulk"], params)]
 
 

@@ -82,11 +82,11 @@ async def _handled(env: Environment, definition: Definition, given: list[tuple[T
             made = len(answers) if isinstance(answers, Sequence) else type(answers).__name__
             raise ValueError(f"{definition.full_name} was given {len(given)} rows and answered {made}")
         return [(task, outcome_of(definition, answer)) for (task, _), answer in zip(given, answers, strict=True)]
-    except asyncio.CancelledError:
-        await context.drain()
-        raise
     except BaseException as error:
         await context.drain()
+        running = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and running is not None and running.cancelling():
+            raise
         if len(given) > 1 and isinstance(error, Exception) and not context.asked:
             middle = len(given) // 2
             first = await _handled(env, definition, given[:middle], asked)

@@ -8,7 +8,7 @@ from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database as Connection
 from shared.domain.outcome import Child, FanOut, Outcome, Retry, Succeed
-from tests.support import every_postgres, tasks
+from tests.support import every_postgres, screening, tasks
 from tests.support.databases import Database
 
 SCREEN = tasks.definition("screen", tier="rules") | {"bulk": 50, "history": "failures", "idempotency": False}
@@ -148,3 +148,43 @@ async def test_a_row_that_must_run_alone_and_may_not_yet_lets_others_by(database
         assert [(task.payload, task.alone) for task in await _rows(db)] == [({"n": 1}, False)]
         assert await tasks.settle(db, busy, Succeed(1))
         assert [(task.payload, task.alone) for task in await _rows(db)] == [({"n": 0}, True)]
+
+
+async def test_a_row_that_must_run_alone_runs_beside_no_single_row(database: Database, tmp_path: Path) -> None:
+    async with tasks.worker(database) as db:
+        await _known(db)
+        await tasks.submit(db, [{"n": 99}], workflow="screen")
+        for _ in range(2):
+            assert len(await _rows(db)) == 1
+            database.advance(timedelta(seconds=61))
+            assert await queue.reap(db) == 1
+        await tasks.submit(db, [{"n": n} for n in range(20)], workflow="judge")
+    screening.beside.clear()
+    await _beat(database, tmp_path)
+    # Whoever claimed first kept the other out; the row may also have been left to the next tick.
+    if not screening.beside:
+        await _beat(database, tmp_path)
+    assert screening.beside == [0] * 8
+
+
+async def test_a_handler_whose_own_awaiting_was_cancelled_uses_up_its_attempts(
+    database: Database, tmp_path: Path
+) -> None:
+    async with tasks.worker(database) as db:
+        await _known(db)
+        await tasks.submit(db, [{"n": 98}], workflow="screen")
+    await _beat(database, tmp_path)
+    assert database.sql("SELECT status, attempts FROM backbeat.simple_tasks") == [("delayed", 1)]
+
+
+async def test_a_handler_that_will_not_end_keeps_its_rows_and_is_named(database: Database, tmp_path: Path) -> None:
+    async with tasks.worker(database) as db:
+        await _known(db)
+        (made,) = await tasks.submit(db, [{"n": 97}], workflow="screen")
+    config = Config(database_url=database.worker_url, definitions=("tests.support.screening",), spool_dir=tmp_path)
+    try:
+        report = await tick(config, Limits(budget=0.2, grace=0.2))
+    finally:
+        screening.released.set()
+    assert report.hanging == [f"screen {made.task_id}"]
+    assert database.sql("SELECT status, attempts FROM backbeat.simple_tasks") == [("running", 1)]

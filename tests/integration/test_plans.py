@@ -1,4 +1,4 @@
-"""The plans of the hot statements on a deep backlog: each reads what it needs by an index, none walks a table."""
+"""The plans of the hot statements on a deep backlog: each reads tasks by an index, none walks them."""
 
 import json
 import os

@@ -1,5 +1,8 @@
 """A definition module whose rows are handled by the hundred."""
 
+import asyncio
+import contextlib
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +19,15 @@ class Verdict(BaseModel):
     verdict: str
 
 
+released = threading.Event()  # until then row 97 ignores that it is cancelled
+judging: set[int] = set()  # what is under way in this process
+beside: list[int] = []  # how many were, while a row that must run alone ran
+
+
 async def _judge(_ctx: Context, charge: Charge) -> Verdict:
+    judging.add(charge.n)
+    await asyncio.sleep(0.05)
+    judging.discard(charge.n)
     return Verdict(verdict=f"judged {charge.n}")
 
 
@@ -24,6 +35,15 @@ judge = bounded_loop("judge", version=1, input=Charge, output=Verdict, tier="sma
 
 
 async def _screen(ctx: BatchContext, charges: Sequence[Charge]) -> list[Any]:
+    if charges[0].n == 99 and ctx.tasks[0].alone:
+        for _ in range(8):
+            beside.append(len(judging))
+            await asyncio.sleep(0.05)
+    if charges[0].n == 98:
+        raise asyncio.CancelledError
+    while charges[0].n == 97 and not released.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
     if any(charge.n == 13 for charge in charges):
         raise ArithmeticError("thirteen")
     return [_one(ctx, charge) for charge in charges]
