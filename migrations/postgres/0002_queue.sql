@@ -257,10 +257,7 @@ RETURN CASE p_class WHEN 'urgent' THEN 4 WHEN 'high' THEN 4 WHEN 'normal' THEN 2
 -- Opens days ahead of time, and the days of tasks that still live: a settlement never waits for DDL. A day is made beside
 -- the history and attached, which no reader and no settlement blocks. The only way a worker reaches DDL.
 CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET lock_timeout = '2s'
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
     v_made integer := 0;
     v_today date := utc_day(backbeat.now());
@@ -299,9 +296,7 @@ SELECT backbeat.maintain_partitions();
 
 -- Tells Postgres what some code declares. Idempotent; what changed holds for new tasks.
 CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
-LANGUAGE sql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
     INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts, bulk, history, trace, idempotency, max_usd, max_tokens)
     SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts, d.bulk, coalesce(d.history, 'full'), coalesce(d.trace, 'task'),
            coalesce(d.idempotency, true), d.max_usd, d.max_tokens
@@ -316,9 +311,7 @@ $$;
 
 -- Says that a worker is there and what it has loaded; rows that waited for one of its versions go on.
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_loaded text[];
     v_released integer;
@@ -355,9 +348,7 @@ RETURN (
 -- Locks the flows of these tasks and those of their children (workflow@version), in order, and so before any of them is changed;
 -- before that their tenants with a cap: what such a tenant has in all its flows only grows under that lock.
 CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS void
-LANGUAGE sql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
     WITH own AS (
         SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids)
     ), wanted AS (
@@ -371,10 +362,7 @@ $$;
 
 -- Puts rows of these flows into their windows, in order. Locks tasks before flows, so it may find less room than it saw.
 CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     v_ids uuid[];
     v_parked uuid[];
@@ -428,9 +416,7 @@ $$;
 
 -- Everything that time alone moves, bounded: due rows, expired rows, windows with room, versions nobody has loaded.
 CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE (due integer, expired integer, promoted integer, unloaded integer)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_expired uuid[];
     v_homeless uuid[];
@@ -499,9 +485,7 @@ $$;
 
 -- Lifts a hold: the rows go to the front of their own flow.
 CREATE FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer DEFAULT 5000) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_moved integer;
 BEGIN
@@ -525,8 +509,7 @@ $$;
 
 -- What a worker may start of what it has loaded.
 CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
-LANGUAGE sql STABLE
-SET search_path = backbeat, pg_temp
+LANGUAGE sql STABLE SET search_path = backbeat, pg_temp
 RETURN ARRAY(
     SELECT l.name FROM unnest(p_loaded) AS l(name)
     WHERE NOT EXISTS (SELECT FROM backbeat.pauses p WHERE p.scope = 'workflow' AND p.key = split_part(l.name, '@', 1)));
@@ -537,10 +520,7 @@ CREATE FUNCTION backbeat.claim(
     p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision,
     p_idle boolean DEFAULT true
 ) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     c_urgent_share CONSTANT double precision := 0.25;
     v_tiers text[];
@@ -618,10 +598,7 @@ $$;
 CREATE FUNCTION backbeat.claim_bulk(
     p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean DEFAULT true
 ) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     v_urgent boolean := random() < 0.25;
     v_taken uuid[];
@@ -696,9 +673,7 @@ $$;
 
 -- Prolongs leases; answers the ids whose lease is no longer the caller's.
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
     RETURN QUERY
@@ -716,10 +691,7 @@ $$;
 -- Takes rows that are ready or running out of their flows, before anything else is done to them, and tells the
 -- flow and the estimate what a run really cost. The rows and their flows are locked by the caller.
 CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     WITH leaving AS (
         SELECT t.tenant, t.tier, t.class, t.workflow, t.version, t.status, t.estimate,
@@ -744,10 +716,7 @@ $$;
 -- Ends locked rows: history, dead letters, and the stored answers of their calls dropped; a dead one keeps them, for it may be
 -- asked to go on.
 CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
@@ -791,9 +760,7 @@ RETURN jsonb_strip_nulls(jsonb_build_object(
 
 -- Ends tasks from outside an attempt: expiry, or a cancel, which takes even a running one (the fence then stops its worker).
 CREATE FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_ids uuid[];
 BEGIN
@@ -815,9 +782,7 @@ $$;
 -- Whether what a task of an attempt since p_since is to be held for still stands. If so, nobody lifts it before the caller
 -- commits; or the hold would be written just after the one moment that looks for it.
 CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamptz) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_stands boolean;
 BEGIN
@@ -839,10 +804,7 @@ RETURN p_outcome = 'release' AND coalesce(p_reason NOT IN ('out_of_time', 'cut_o
 -- Records how attempts ended, given as a JSON array of `ending`. Each names the lease it holds; one whose lease is gone
 -- changes nothing, and its task is reported back.
 CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     c_free_releases CONSTANT integer := 20;
     v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
@@ -910,9 +872,7 @@ $$;
 
 -- The tasks that a task leaves behind: they carry on its origin, in its tenant and class.
 CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_task simple_tasks;
     v_kind record;
@@ -932,9 +892,7 @@ $$;
 -- Settles and claims in one transaction: how a worker of bulk rows spends its day. Answers what it claimed, and before that
 -- the ids that were refused, as rows of status `refused`.
 CREATE FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     RETURN QUERY SELECT (jsonb_populate_record(NULL::simple_tasks, jsonb_build_object('id', s.id, 'status', 'refused'))).* FROM settle(p_rows) AS s(id);
     RETURN QUERY SELECT * FROM claim_bulk(p_worker, p_loaded, p_limit, p_lease_seconds, p_idle => false, p_patient => false);
@@ -944,9 +902,7 @@ $$;
 -- Takes back runs whose lease ran out. The run counts as an attempt, so a task that kills its worker ends in the dead
 -- letters; its open calls are presumed spent. p_leases: only these runs.
 CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEFAULT NULL) RETURNS TABLE (task_id uuid, lease bigint, status text)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_ids uuid[];
@@ -980,9 +936,7 @@ $$;
 
 -- Lets nothing of a tenant or a workflow start any more; what runs goes on. Rows in the windows make room for others.
 CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_ids uuid[];
 BEGIN
@@ -1007,9 +961,7 @@ $$;
 
 -- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
 CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
     IF FOUND THEN
@@ -1022,20 +974,14 @@ END
 $$;
 
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid
-LANGUAGE sql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
 
 CREATE FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) RETURNS void
-LANGUAGE sql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
 
 -- The kill switch: 'all' lets no model call start, 'effects' no effect, anywhere.
 CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
     ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
@@ -1044,9 +990,7 @@ END
 $$;
 
 CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     DELETE FROM switches WHERE name = p_name;
     RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;

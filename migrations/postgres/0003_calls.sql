@@ -107,9 +107,7 @@ CREATE INDEX model_calls_lost ON backbeat.model_calls (day) WHERE status = 'lost
 -- Whom calls of a task are charged to: it, or the agent whose step it is, and those above it, as far as they have a cap; its
 -- workflow; its tenant. `budget` is the row, NULL while there is none.
 CREATE FUNCTION backbeat.payers(p_owner uuid) RETURNS TABLE (scope text, key text, day date, usd numeric, tokens bigint, soft boolean, budget bigint)
-LANGUAGE plpgsql STABLE
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql STABLE SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_next uuid := p_owner;
@@ -152,9 +150,7 @@ RETURN CASE
 
 -- Gives a block back, which the caller has locked: its budgets count its calls as they stand.
 CREATE FUNCTION backbeat.fold(p_block backbeat.budget_blocks) RETURNS void
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
     PERFORM FROM budgets b WHERE b.id = ANY (p_block.budgets) ORDER BY b.level, b.id FOR UPDATE;
     UPDATE budgets b
@@ -176,9 +172,7 @@ $$;
 
 -- Gives back the blocks of a worker that ends, and all whose time is over.
 CREATE FUNCTION backbeat.return_blocks(p_worker text DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_blocks budget_blocks[] := ARRAY(
         SELECT k FROM budget_blocks k WHERE k.worker = p_worker OR k.leased_until < clock() ORDER BY k.id FOR UPDATE SKIP LOCKED);
@@ -190,9 +184,7 @@ $$;
 
 -- Locks what calls are booked on, the hot rows last: for a call on a block that, for any other the rows themselves.
 CREATE FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) RETURNS void
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
     PERFORM FROM budgets b WHERE b.id IN (SELECT unnest(c.charged) FROM unnest(p_calls) c) AND b.level < 3 ORDER BY b.level, b.id FOR UPDATE;
     PERFORM FROM budget_blocks k WHERE k.id IN (SELECT c.block FROM unnest(p_calls) c) ORDER BY k.id FOR UPDATE;
@@ -204,9 +196,7 @@ $$;
 
 -- Moves money when a call becomes p_status, from what it was (NULL: nothing yet). What it is booked on is locked.
 CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_open integer := (p_status = 'open')::integer - (p_call.status IS NOT DISTINCT FROM 'open')::integer;
     v_lost integer := (p_status = 'lost')::integer - (p_call.status IS NOT DISTINCT FROM 'lost')::integer;
@@ -235,9 +225,7 @@ $$;
 
 -- What is asked, as a row to be. Its tenant is NULL when its task is not the caller's; seq and response are those of a recorded answer.
 CREATE FUNCTION backbeat.asked(p_calls jsonb) RETURNS TABLE (n bigint, call backbeat.model_calls, payable boolean, seq smallint, response jsonb)
-LANGUAGE sql STABLE
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
     SELECT e.n, jsonb_populate_record(NULL::model_calls, e.body || jsonb_build_object('owner_kind', 'task', 'tenant', t.tenant, 'workflow', t.workflow,
                'version', t.version, 'day', utc_day(backbeat.now()), 'opened_at', clock())), t.id IS NOT NULL AND m.seq IS NULL, m.seq, m.response
     FROM jsonb_array_elements(p_calls) WITH ORDINALITY AS e(body, n)
@@ -262,10 +250,7 @@ $$;
 -- A worker whose calls meet on budgets that take more than 100 of them a second leases a block of those.
 CREATE FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb)
 RETURNS TABLE (n bigint, verdict text, seq smallint, response jsonb, detail text, until timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_generic_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     v_answered integer;
@@ -357,10 +342,7 @@ $$;
 -- asked: the bill is real even when the task is somebody else's by now. A call once done or refused does not change again. Returns
 -- the places of those that were written. A bill above its reservation is an overrun, and stands in the audit log.
 CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_generic_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_calls model_calls[];
     v_places bigint[];
@@ -394,9 +376,7 @@ $$;
 
 -- These open calls, locked by the caller, have no worker any more: presumed spent.
 CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
     IF p_calls <> '{}' THEN
         PERFORM lock_budgets(p_calls);
@@ -407,15 +387,11 @@ BEGIN
 END
 $$;
 CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS void
-LANGUAGE sql
-SET search_path = backbeat, pg_temp
-AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
+LANGUAGE sql SET search_path = backbeat, pg_temp AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
 
 -- A person knows what a lost call did cost: that replaces what was presumed. False when it is not lost.
 CREATE FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_call model_calls;
 BEGIN
@@ -434,9 +410,7 @@ $$;
 -- Sets a cap for today and from now on. The rows that waited for it go on; those it still does not suffice are held again.
 -- Between hard and soft a day's row changes only while nothing is reserved of it.
 CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean DEFAULT false) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_name text := p_scope || '/' || p_key;
     v_rows bigint[];

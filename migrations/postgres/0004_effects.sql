@@ -51,9 +51,7 @@ CREATE FUNCTION backbeat.begin_effect(
     p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text,
     p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision
 ) RETURNS TABLE (verdict text, token bigint, outcome jsonb, wait_seconds double precision, detail text)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_token bigint := nextval('leases');
@@ -109,9 +107,7 @@ $$;
 -- Records that the far write happened. Whoever saw its outcome may say so, with an old token too: it is a fact.
 -- True when this wrote it; the first outcome stands.
 CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean DEFAULT false) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     UPDATE side_effects SET status = 'done', outcome = coalesce(p_outcome, '{}'), done_at = clock(), error = NULL,
         resolved_by = CASE WHEN p_read_back THEN 'read-back' END WHERE key = p_key AND status <> 'done';
@@ -126,9 +122,7 @@ $$;
 -- The far write certainly did not happen (it was refused, never sent, or a look found nothing): the holder of the token
 -- may fire within the window it names, or with 0 seconds gives the effect back, and whoever begins it next fires.
 CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     IF p_fire_seconds > 0 AND EXISTS (SELECT FROM switches) THEN
         RETURN false;
@@ -144,16 +138,12 @@ $$;
 
 -- What stands in an open effect's way, for people to read; it changes nothing else.
 CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
-LANGUAGE sql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$ UPDATE side_effects SET error = left(p_error, 2000) WHERE key = p_key AND status <> 'done' $$;
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ UPDATE side_effects SET error = left(p_error, 2000) WHERE key = p_key AND status <> 'done' $$;
 
 -- The word of a person who looked at the far side: this came of it, or (p_outcome NULL) it certainly did not happen and may
 -- be fired. False when it is done, or while a writer or a looker may be at it.
 CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     UPDATE side_effects SET status = CASE WHEN p_outcome IS NULL THEN 'intended' ELSE 'done' END, outcome = p_outcome, resolved_by = p_by,
         error = CASE WHEN p_outcome IS NULL THEN p_reason END, done_at = CASE WHEN p_outcome IS NOT NULL THEN clock() END, fire_until = NULL

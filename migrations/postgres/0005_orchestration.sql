@@ -81,8 +81,7 @@ CREATE INDEX temporal_outbox_order ON backbeat.temporal_outbox (stream, seq) WHE
 -- What is wrong with a policy, for a person; NULL when nothing is. An unknown key is refused: a rule that is
 -- misspelt and silently dropped would let somebody decide who may not.
 CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog
 RETURN CASE
     WHEN jsonb_typeof(p_policy) IS DISTINCT FROM 'object' THEN 'the policy is not an object'
     WHEN p_policy - '{approvers,groups,needed,allow_unsigned_signal}'::text[] <> '{}' THEN
@@ -160,9 +159,7 @@ CREATE TABLE backbeat.audit_head (
 INSERT INTO backbeat.audit_head (id, hash) VALUES (0, sha256('backbeat audit log'));
 
 CREATE FUNCTION backbeat.append_only() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
 END
@@ -189,16 +186,13 @@ GRANT SELECT (id, user_name, groups, created_at, created_by, expires_at, revoked
 
 CREATE FUNCTION backbeat.audit_hash(
     p_prev bytea, p_id bigint, p_at timestamptz, p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bytea
-LANGUAGE sql STABLE PARALLEL SAFE
-SET search_path = pg_catalog
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog
 RETURN sha256(p_prev || convert_to(jsonb_build_array(
     p_id, floor(extract(epoch FROM p_at) * 1000000)::bigint, p_actor, p_action, p_subject, p_detail)::text, 'UTF8'));
 
 -- Every writer waits here for the one before it to commit, so this comes last in its transaction.
 CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bigint
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_prev audit_head;
     v_at timestamptz;
@@ -216,9 +210,7 @@ $$;
 -- The first row of the audit log that is not as it was written, and what is wrong; no row when all is well.
 -- Whoever owns the database can rewrite the whole chain: only a head that was kept elsewhere shows that.
 CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE (id bigint, problem text)
-LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
     SELECT * FROM (
         SELECT a.id, CASE
             WHEN a.id <> row_number() OVER chain THEN 'a row before it is missing'
@@ -234,9 +226,7 @@ $$;
 
 -- The caller holds the workflow's row, or has just made it.
 CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer
-LANGUAGE sql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at)
     SELECT p_stream, coalesce(max(seq), 0) + 1, p_kind, clock(), clock() FROM temporal_outbox WHERE stream = p_stream
     RETURNING seq
@@ -247,9 +237,7 @@ $$;
 CREATE FUNCTION backbeat.start_workflow(
     p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text
 ) RETURNS uuid
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_id uuid := uuid7();
     v_now timestamptz := clock();
@@ -268,10 +256,7 @@ $$;
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE (
     stream uuid, seq integer, kind text, lease bigint, attempts integer,
     workflow text, version integer, temporal_id text, status text, state_seq integer)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz := clock();
@@ -298,9 +283,7 @@ $$;
 CREATE FUNCTION backbeat.settle_outbox(
     p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text DEFAULT NULL,
     p_delay double precision DEFAULT 0, p_run_id text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_now timestamptz;
     v_kind text;
@@ -327,9 +310,7 @@ $$;
 CREATE FUNCTION backbeat.project_state(
     p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text DEFAULT NULL,
     p_result jsonb DEFAULT NULL, p_error text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_now timestamptz;
     v_ended boolean := p_status IN ('completed', 'failed', 'cancelled');
@@ -359,9 +340,7 @@ $$;
 -- Open workflows that nobody has looked at for so many seconds; they count as looked at from now on.
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE (
     id uuid, temporal_id text, status text, state_seq integer)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz := clock();
@@ -379,9 +358,7 @@ $$;
 
 -- Temporal does not know this workflow: start it again, under a new id if it once ran. What was decided stands in Postgres.
 CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow AND temporal_id = p_temporal_id AND finished_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND OR EXISTS (
@@ -401,9 +378,7 @@ $$;
 -- p_hash is of title and payload; a wrong one makes the request undecidable, since approvers sign what they are shown.
 -- A second call for the same step answers with the first one's row.
 CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text) RETURNS SETOF backbeat.approval_requests
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_workflow orchestrated_workflows;
     v_request approval_requests;
@@ -428,9 +403,7 @@ $$;
 -- Whose token signed p_message: a decision token is bbd_<token id>_<mac>, mac = sha256(key || sha256(message)). Both inputs
 -- have a fixed length, so nothing can be appended to either.
 CREATE FUNCTION backbeat.signer(p_proof text, p_message text, p_at timestamptz) RETURNS backbeat.api_tokens
-LANGUAGE sql STABLE
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
     -- Compared by their hashes, so that the time it takes tells nothing about the mac.
     SELECT t.* FROM api_tokens t
     WHERE t.id = split_part(p_proof, '_', 2) AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > p_at)
@@ -446,9 +419,7 @@ $$;
 CREATE FUNCTION backbeat.decide(
     p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text
 ) RETURNS TABLE (verdict text, user_name text, state text, closed_by text, closed_at timestamptz, deadline timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     c_refusals_a_minute CONSTANT integer := 30;
@@ -516,9 +487,7 @@ $$;
 -- Closes a request whose deadline has passed; else says how it stands and how many seconds are left.
 CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE (
     state text, seconds_left double precision, closed_by text, closed_at timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_request approval_requests;
@@ -538,9 +507,7 @@ $$;
 
 -- For begin_effect: true while this approval of exactly this hash stands for this workflow; nothing changes that before it commits.
 CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
     PERFORM FROM approval_requests WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow FOR SHARE;
     RETURN FOUND;
@@ -549,9 +516,7 @@ $$;
 
 -- Tokens are made and revoked by who runs the migrations: no worker may say who somebody is.
 CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_id text := left(encode(sha256(p_key), 'hex'), 16);
 BEGIN
@@ -563,9 +528,7 @@ END
 $$;
 
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
     UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL;
     IF FOUND THEN
@@ -577,9 +540,7 @@ $$;
 
 -- Ends a task from outside, as an operator may.
 CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
     RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;

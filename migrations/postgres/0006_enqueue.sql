@@ -18,10 +18,7 @@ GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
 -- The canonical JSON text of a value (RFC 8785), as shared/ids.py writes it. Numbers are doubles and must be below 2^53: beyond
 -- that different integers would be one number, and jsonb no longer knows 1e20 from its digits. Refuses what has no such form.
 CREATE FUNCTION backbeat.canonical(p_value jsonb, p_depth integer DEFAULT 0) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = backbeat, pg_temp
-SET extra_float_digits = 1
-AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = backbeat, pg_temp SET extra_float_digits = 1 AS $$
 DECLARE
     c_deepest CONSTANT integer := 100;
     v_number numeric;
@@ -61,8 +58,7 @@ $$;
 
 -- The key under which equal payloads are one task: sha256 of the canonical [workflow, version, hex sha256 of the payload, salt].
 CREATE FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text DEFAULT '') RETURNS bytea
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = backbeat, pg_temp
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = backbeat, pg_temp
 RETURN sha256(convert_to(format('[%s,%s,"%s",%s]', to_jsonb(p_workflow), p_version,
     encode(sha256(convert_to(backbeat.canonical(p_payload), 'UTF8')), 'hex'), to_jsonb(p_salt)), 'UTF8'));
 
@@ -76,10 +72,7 @@ CREATE FUNCTION backbeat.enqueue(
     p_run_after timestamptz DEFAULT NULL, p_expires_at timestamptz DEFAULT NULL, p_source_at timestamptz[] DEFAULT NULL,
     p_traceparent text DEFAULT NULL, p_origin uuid DEFAULT NULL, p_parent uuid DEFAULT NULL, p_salt text DEFAULT ''
 ) RETURNS TABLE (ord bigint, task_id uuid, created boolean, status text)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 DECLARE
     c_payload_cap CONSTANT integer := 1048576;
@@ -163,9 +156,7 @@ $$;
 
 -- Refuses a tenant that nobody made; or makes it, where '*' says that unknown ones are made, like '*' itself.
 CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
-LANGUAGE plpgsql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM tenants t WHERE t.id = p_id AND t.id <> '*') THEN
         RETURN;
@@ -181,9 +172,7 @@ $$;
 
 -- Makes a tenant or changes what is not NULL; a cap of 0 is none. What is queued already keeps its place.
 CREATE FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     IF NOT coalesce(p_weight BETWEEN 0.001 AND 1000, true) OR p_max_running < 0 OR p_id !~ '^[^[:cntrl:]]{1,200}$' THEN
         RAISE EXCEPTION 'a tenant has a name, a weight from 0.001 to 1000 and a cap of 0 or more' USING ERRCODE = 'BB003';
@@ -197,9 +186,7 @@ $$;
 
 -- From now on a tenant that nobody made is refused again.
 CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void
-LANGUAGE sql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
     DELETE FROM tenants WHERE id = '*';
     SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by));
 $$;

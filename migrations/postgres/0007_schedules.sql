@@ -45,9 +45,7 @@ CREATE FUNCTION backbeat.fire_schedule(
     p_name text, p_watermark timestamptz, p_slot timestamptz, p_next_at timestamptz,
     p_payloads jsonb[], p_keys bytea[], p_run_after timestamptz, p_note text
 ) RETURNS uuid[]
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_schedule schedules;
 BEGIN
@@ -62,9 +60,7 @@ $$;
 
 -- What a schedule's selector finds at the slot after p_watermark, for one caller at a time, who sets statement_timeout first.
 CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamptz, p_limit integer) RETURNS SETOF jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog
-AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     v_sql text;
     v_row jsonb;

@@ -8,9 +8,7 @@
 
 -- Nobody needs the answers of these any more; where the history is gone, nor the calls.
 CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void
-LANGUAGE sql
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
     DELETE FROM model_calls c WHERE c.owner = ANY (p_owners) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = c.owner);
     UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL;
 $$;
@@ -20,10 +18,7 @@ $$;
 CREATE FUNCTION backbeat.requeue_dead(
     p_ids uuid[], p_newest boolean, p_start timestamptz, p_seconds double precision, p_by text, p_reason text
 ) RETURNS TABLE (letter uuid, task_id uuid)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 DECLARE
     c_free CONSTANT jsonb := '{"status": "memo", "lease": null, "reserved_usd": 0, "reserved_tokens": 0, "cost_usd": null, "charged": [],
@@ -83,9 +78,7 @@ $$;
 
 -- Gives up open letters: their payload and recorded answers go, the fact stays. Answers which.
 CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RETURNS SETOF uuid
-LANGUAGE sql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
     WITH mine AS (
         SELECT d.id FROM dead_letters d WHERE d.id = ANY (p_ids) AND d.resolved_at IS NULL ORDER BY d.id FOR UPDATE
     ), gone AS (
@@ -108,9 +101,7 @@ CREATE TABLE backbeat.retention (
 INSERT INTO backbeat.retention (policy, days) VALUES ('finished', 90), ('outbox', 30), ('ticks', 14);
 
 CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void
-LANGUAGE sql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
     UPDATE retention SET days = p_days, set_by = p_by WHERE policy = p_policy;
     SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days));
 $$;
@@ -119,11 +110,7 @@ $$;
 -- calls are gone, and when no task of that day lives. Open letters keep their calls. One session at a time; nobody waits for it
 -- longer than it may wait for a lock itself, and what it does not get it leaves for the next tick. Answers the day it dropped.
 CREATE FUNCTION backbeat.retain(p_limit integer DEFAULT 5000) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = backbeat, pg_temp
-SET plan_cache_mode = force_custom_plan
-SET lock_timeout = '100ms'
-AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan SET lock_timeout = '100ms' AS $$
 DECLARE
     v_before record;
     v_name text;
