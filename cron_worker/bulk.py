@@ -14,6 +14,8 @@ from shared.execution.attempt import attempt
 from shared.execution.batch import Ends, run_batch
 from shared.execution.environment import Environment
 
+HANDS = 2  # batches at a time: one is handled while Postgres settles the other
+BREATH = 0.001  # seconds
 FIRST = 100  # rows of the first batch; it doubles while a batch takes less than TARGET, and halves beyond it
 TARGET = 1.0  # seconds
 LAST_WORDS = 1.0  # seconds between the end of all calls' time and the end of the handlers around them
@@ -28,7 +30,7 @@ class Bulk:
     ) -> None:
         self._env = env
         self._slots = slots
-        self._tasks: list[Task] = []
+        self._batches: list[list[Task]] = [[] for _ in range(HANDS)]
         self._worker = worker
         self._limits = limits
         self._report = report
@@ -40,42 +42,57 @@ class Bulk:
     @property
     def busy(self) -> bool:
         """Whether rows are in hand."""
-        return bool(self._tasks)
+        return any(self._batches)
 
     @property
     def alone(self) -> bool:
         """Whether what is in hand must have the process for itself."""
-        return any(task.alone for task in self._tasks)
+        return any(task.alone for batch in self._batches for task in batch)
 
     async def run(self) -> None:
         """Work through what is there now; where no definition takes many rows this returns at once."""
-        await self._claim()
-        while self._tasks:
-            self._report.claimed += len(self._tasks)
+        hands = [asyncio.create_task(self._work(hand)) for hand in range(HANDS if self._largest else 0)]
+        try:
+            await asyncio.gather(*hands)
+        finally:
+            for hand in hands:
+                hand.cancel()
+
+    async def _work(self, hand: int) -> None:
+        await self._claim(hand)
+        while tasks := self._batches[hand]:
+            # What the other hand has to send leaves first: a handler may compute for long.
+            await clock.sleep(BREATH)
             started = clock.monotonic()
-            ends = await self._handle(self._tasks)
-            self._adapt(len(self._tasks), clock.monotonic() - started)
-            await self._turn(ends)
+            ends = await self._handle(tasks)
+            self._adapt(len(tasks), clock.monotonic() - started)
+            await self._turn(hand, ends)
 
-    async def _claim(self) -> None:
+    async def _claim(self, hand: int) -> None:
         async with self._slots.claiming:
-            room, idle = self._room(), not self._slots.busy
+            room, idle = self._room(), not self._slots.busy and not self.busy
             given = self._env.db, self._worker, self._loaded, room, self._limits.lease
-            self._tasks = await queue.claim_bulk(*given, idle=idle) if room else []
+            self._take(hand, await queue.claim_bulk(*given, idle=idle) if room else [])
 
-    async def _turn(self, ends: Ends) -> None:
+    async def _turn(self, hand: int, ends: Ends) -> None:
         """Spans to disk first, then the outcomes, and the next rows with them."""
         self._env.telemetry.flush()
         async with self._slots.claiming:
+            self._batches[hand] = []
             given = self._env.db, ends, self._worker, self._loaded, self._room(), self._limits.lease
-            refused, self._tasks = await queue.turn(*given)
+            refused, tasks = await queue.turn(*given)
+            self._take(hand, tasks)
         self._report.settled += len(ends) - len(refused)
         self._report.refused += len(refused)
-        if not self._tasks:
-            await self._claim()
+        if not tasks:
+            await self._claim(hand)
+
+    def _take(self, hand: int, tasks: list[Task]) -> None:
+        self._batches[hand] = tasks
+        self._report.claimed += len(tasks)
 
     def _room(self) -> int:
-        if self._stop.is_set() or self._slots.alone or not self._env.deadline.allows(0.0):
+        if self._stop.is_set() or self._slots.alone or self.alone or not self._env.deadline.allows(0.0):
             return 0
         left = None if self._limits.max_tasks is None else self._limits.max_tasks - self._report.claimed
         return self._size if left is None else max(min(self._size, left), 0)

@@ -7,6 +7,9 @@ import socket
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+from psycopg.types.json import set_json_loads
+from pydantic_core import from_json
+
 from cron_worker.bulk import Bulk
 from cron_worker.execute import Slots
 from cron_worker.recover import recover
@@ -36,6 +39,7 @@ async def environment(config: Config, db: Database, limits: Limits) -> AsyncIter
     if not registry.tasks:
         raise ConfigError("no definitions are named", fix="Set BACKBEAT_DEFINITIONS to your task modules")
     telemetry = open_telemetry(config, "cron-worker")
+    set_json_loads(from_json)  # seven times as fast as Python's own
     env = Environment(
         config=config,
         db=db,

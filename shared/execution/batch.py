@@ -67,7 +67,8 @@ async def run_batch(env: Environment, tasks: Sequence[Task]) -> Ends:
     if given:
         ends += await _handled(env, definition, given, asked)
     if definition.trace == "batch":
-        env.telemetry.record(batch_span(definition, ends or [(tasks[0], None)], started))
+        told: list[tuple[Task, Outcome | None]] = [*ends] or [(tasks[0], None)]
+        env.telemetry.record(batch_span(definition, told, started))
     for task, outcome in ends:
         if definition.trace == "task" or task in asked:
             env.telemetry.record(process_span(env, task, started, outcome))

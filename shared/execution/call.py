@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -118,7 +118,7 @@ async def _answer(env: Environment, task: Task, ask: Ask) -> Any:
 
 async def _tell_of_lost(env: Environment, task: Task, ask: Ask) -> None:
     """The spans of calls opened by an asking whose answer never came: nobody else knows of them."""
-    run = asdict(task)
+    run = task._asdict()
     for call in await calls.calls_of_lease(env.db, task.id, task.lease):
         if call["call_key"] == ask.key and call["status"] == "lost":
             env.telemetry.record(recovered_call_span(env, run, call))

@@ -68,7 +68,8 @@ async def test_backlogged_flows_are_served_by_weight_whatever_they_cost(database
     flows = {name: Flow(weight, cost) for name, weight, cost in zip("abc", weights, costs, strict=True)}
     with psycopg.connect(database.owner_url, autocommit=True) as owner:
         for name, flow in flows.items():
-            owner.execute("INSERT INTO backbeat.tenants (id, weight, max_running) VALUES (%s, %s, %s)", [name, flow.weight, WINDOW])
+            values = [name, flow.weight, WINDOW]
+            owner.execute("INSERT INTO backbeat.tenants (id, weight, max_running) VALUES (%s, %s, %s)", values)
         async with tasks.worker(database) as db:
             for name in flows:
                 await tasks.add(db, 1500, tenant=name)

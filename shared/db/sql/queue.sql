@@ -36,17 +36,17 @@ SELECT task_id, lease, status FROM backbeat.reap(%(limit)s, %(leases)s::bigint[]
 SELECT due, expired, promoted, unloaded FROM backbeat.sweep(%(limit)s)
 
 -- name: claim
-SELECT id, tenant, workflow, version, tier, class, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
+SELECT id, tenant, workflow, version, tier, class AS class_, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
        traceparent, created_at, source_at
 FROM backbeat.claim(%(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s, %(idle)s)
 
 -- name: claim_bulk
-SELECT id, tenant, workflow, version, tier, class, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
+SELECT id, tenant, workflow, version, tier, class AS class_, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
        traceparent, created_at, source_at
 FROM backbeat.claim_bulk(%(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s, %(idle)s)
 
 -- name: turn
-SELECT id, tenant, workflow, version, tier, class, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
+SELECT id, tenant, workflow, version, tier, class AS class_, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
        traceparent, created_at, source_at
 FROM backbeat.turn(%(rows)s::jsonb, %(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s)
 
