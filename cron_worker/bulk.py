@@ -75,13 +75,16 @@ class Bulk:
             self._take(hand, await queue.claim_bulk(*given, idle=idle) if room else [])
 
     async def _turn(self, hand: int, ends: Ends) -> None:
-        """Spans to disk first, then the outcomes, and the next rows with them."""
+        """Spans to disk first, then the outcomes, and the next rows with them.
+
+        Nobody has to be kept out meanwhile: the batch still counts as being in hand.
+        """
         self._env.telemetry.flush()
-        async with self._slots.claiming:
-            self._batches[hand] = []
-            given = self._env.db, ends, self._worker, self._loaded, self._room(), self._limits.lease
-            refused, tasks = await queue.turn(*given)
-            self._take(hand, tasks)
+        room = self._room()
+        self._report.claimed += room
+        refused, tasks = await queue.turn(self._env.db, ends, self._worker, self._loaded, room, self._limits.lease)
+        self._report.claimed -= room
+        self._take(hand, tasks)
         self._report.settled += len(ends) - len(refused)
         self._report.refused += len(refused)
         if not tasks:

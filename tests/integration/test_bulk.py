@@ -23,9 +23,9 @@ async def _rows(db: Connection, limit: int = 50) -> list[queue.Task]:
     return await queue.claim_bulk(db, "w", LOADED, limit, 60.0)
 
 
-async def _beat(database: Database, spool: Path) -> Report:
+async def _beat(database: Database, spool: Path, most: int | None = None) -> Report:
     config = Config(database_url=database.worker_url, definitions=("tests.support.screening",), spool_dir=spool)
-    return await tick(config, Limits(budget=20, grace=5))
+    return await tick(config, Limits(budget=20, grace=5, max_tasks=most))
 
 
 @every_postgres
@@ -188,3 +188,12 @@ async def test_a_handler_that_will_not_end_keeps_its_rows_and_is_named(database:
         screening.released.set()
     assert report.hanging == [f"screen {made.task_id}"]
     assert database.sql("SELECT status, attempts FROM backbeat.simple_tasks") == [("running", 1)]
+
+
+async def test_two_batches_at_a_time_keep_to_the_most_a_tick_may_take(database: Database, tmp_path: Path) -> None:
+    async with tasks.worker(database) as db:
+        await _known(db)
+        await tasks.submit(db, [{"n": 1}] * 700, workflow="screen")
+    report = await _beat(database, tmp_path, most=501)
+    assert (report.claimed, report.settled) == (501, 501)
+    assert database.sql("SELECT status, count(*) FROM backbeat.simple_tasks GROUP BY 1") == [("pending", 199)]
