@@ -42,8 +42,8 @@ class Id(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
 def complete(kind: str, prefix: str) -> str:
     """The one id that begins with these digits. Raises NotFoundError, InputError naming some of several."""
     from backbeat.cli.output import database, run_async
+    from backbeat.operate import inspect
     from shared.config import load
-    from shared.db import inspect
     from shared.errors import InputError, NotFoundError
 
     async def ask() -> list[str]:

@@ -52,8 +52,8 @@ def show(day: Any, scope: str | None, tokens: bool, output: str) -> None:
     """
 
     async def main() -> list[dict[str, Any]]:
+        from backbeat.operate import inspect
         from shared.config import load
-        from shared.db import inspect
 
         say_what_is_simulated(config := load())
         async with database(config) as db:
@@ -106,8 +106,8 @@ def _change(
         raise click.UsageError("name an amount: --usd or --tokens")
 
     async def main() -> int:
+        from backbeat.operate import actions, inspect
         from shared.config import load
-        from shared.db import inspect, operate
         from shared.errors import NotFoundError
 
         async with database(load(), operator=True) as db:
@@ -120,7 +120,7 @@ def _change(
                 _refuse_to_lower(f"{scope} {key!r}", wanted, caps, used[0] if used and used[0]["day"] else {})
             caps |= {name: value for name, value in wanted.items() if value is not None or name in lifted}
             soft_now = caps["soft"] if soft is None else soft
-            return await operate.set_budget(db, scope, key, caps["usd"], caps["tokens"], os_user(), soft=soft_now)
+            return await actions.set_budget(db, scope, key, caps["usd"], caps["tokens"], os_user(), soft=soft_now)
 
     released = run_async(main())
     talk(f"{scope} {key!r}: set; {released} held task{'' if released == 1 else 's'} released")
@@ -160,8 +160,8 @@ def reconcile(call: str | None, cost: Decimal | None, tokens: int | None, bill: 
         raise click.UsageError("--cost and --tokens go with --call")
 
     async def main() -> tuple[list[dict[str, Any]], int, int]:
+        from backbeat.operate import actions, inspect
         from shared.config import load
-        from shared.db import inspect, operate
 
         lines: list[dict[str, Any]] = [{"call": call, "cost_usd": cost, "tokens": tokens}] if call else []
         lines += _read(bill) if bill else []
@@ -171,7 +171,7 @@ def reconcile(call: str | None, cost: Decimal | None, tokens: int | None, bill: 
             written = 0
             for one, line in found:
                 where = one["owner"], one["call_key"], one["seq"]
-                written += await operate.reconcile(db, *where, line["cost_usd"], line["tokens"], os_user())
+                written += await actions.reconcile(db, *where, line["cost_usd"], line["tokens"], os_user())
             return lost, written, len(lines) - written
 
     lost, written, passed = run_async(main())

@@ -14,7 +14,7 @@ from backbeat.cli.arguments import duration
 from backbeat.cli.output import database, emit, os_user, output_option, run_async, talk
 
 if TYPE_CHECKING:
-    from shared.db.dead import Filter
+    from backbeat.operate.dead import Filter
 
 F = TypeVar("F", bound=Callable[..., Any])
 _COLUMNS = ("id", "workflow", "error_class", "attempts", "died_at", "error")
@@ -55,8 +55,8 @@ def list_(state: str, limit: int, output: str, **given: Any) -> None:
     which = replace(_which((), given), state=state)
 
     async def main() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        from backbeat.operate import dead as letters
         from shared.config import load
-        from shared.db import dead as letters
 
         async with database(load()) as db:
             return await letters.letters(db, which, limit), await letters.counts(db, which)
@@ -80,8 +80,8 @@ def show(task_id: UUID, output: str) -> None:
     """
 
     async def main() -> dict[str, Any]:
+        from backbeat.operate import dead as letters
         from shared.config import load
-        from shared.db import dead as letters
 
         async with database(load()) as db:
             return await letters.letter(db, task_id)
@@ -143,8 +143,8 @@ def _resolve(
         raise click.UsageError("--reason is needed: it stands in their record")
 
     async def main() -> tuple[list[dict[str, Any]], int]:
+        from backbeat.operate import dead as letters
         from shared.config import load
-        from shared.db import dead as letters
         from shared.errors import ConflictError, NotFoundError
 
         async with database(load(), operator=not dry_run) as db:
@@ -176,7 +176,7 @@ def _resolve(
 
 
 def _which(ids: tuple[UUID, ...], given: dict[str, Any], *, narrow: bool = False) -> "Filter":
-    from shared.db.dead import Filter
+    from backbeat.operate.dead import Filter
 
     workflow, _, version = (given["workflow"] or "").partition("@")
     if version and not version.isdecimal():

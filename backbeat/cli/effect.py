@@ -43,8 +43,8 @@ def show(key: str, output: str) -> None:
     """Show one effect with what it sends."""
 
     async def main() -> dict[str, Any]:
+        from backbeat.operate import inspect
         from shared.config import load
-        from shared.db import inspect
 
         async with database(load()) as db:
             return await inspect.effect(db, key)
@@ -70,8 +70,8 @@ def resolve(key: str, outcome: Any, absent: bool, reason: str | None) -> None:
         raise click.UsageError("--absent needs --reason: it lets the write happen again")
 
     async def main() -> None:
+        from backbeat.operate import actions, inspect
         from shared.config import load
-        from shared.db import inspect, operate
         from shared.errors import ConflictError
 
         async with database(load(), operator=True) as db:
@@ -79,7 +79,7 @@ def resolve(key: str, outcome: Any, absent: bool, reason: str | None) -> None:
             if found["busy_seconds"] > 0 and found["status"] != "done":
                 what = f"effect {key!r} may still be written by its worker for {found['busy_seconds']:.0f} s"
                 raise ConflictError(what, fix="Look again after that")
-            if not await operate.resolve_effect(db, key, outcome, reason or "", os_user()):
+            if not await actions.resolve_effect(db, key, outcome, reason or "", os_user()):
                 raise ConflictError(f"effect {key!r} is done, or somebody took it up", fix="`backbeat effect show`")
 
     run_async(main())

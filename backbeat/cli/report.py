@@ -112,7 +112,7 @@ def _trace_id(config: "Config", clickhouse: str, text: str) -> str:
 
 
 async def _trace_of(config: "Config", task: UUID) -> str:
-    from shared.db import inspect
+    from backbeat.operate import inspect
     from shared.ids import parse_traceparent
 
     async with database(config) as db:

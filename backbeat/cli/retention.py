@@ -22,8 +22,8 @@ def show(output: str) -> None:
     """Show the policies and the oldest row of each."""
 
     async def main() -> list[dict[str, Any]]:
+        from backbeat.operate import retention as kept
         from shared.config import load
-        from shared.db import retention as kept
 
         async with database(load()) as db:
             return await kept.policies(db)
@@ -41,8 +41,8 @@ def set_(policy: str, days: int) -> None:
     """
 
     async def main() -> None:
+        from backbeat.operate import retention as kept
         from shared.config import load
-        from shared.db import retention as kept
 
         async with database(load(), operator=True) as db:
             await kept.set_days(db, policy, days, os_user())

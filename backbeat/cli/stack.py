@@ -12,8 +12,8 @@ from backbeat.cli.output import database, emit, output_option, run_async, talk
 
 if TYPE_CHECKING:
     from backbeat.embedded.stack import StackInfo
+    from backbeat.operate.health import Check
     from shared.config import Config
-    from shared.db.health import Check
 
 _COLUMNS = ("name", "state", "port", "pid", "log")
 _CHECKS = ("check", "state", "found", "fix")
@@ -104,7 +104,7 @@ def status(ctx: click.Context, directory: Path, check: bool, output: str) -> Non
 
 
 async def _health(config: "Config") -> "list[Check]":
-    from shared.db.health import Check, examine
+    from backbeat.operate.health import Check, examine
     from shared.errors import BackbeatError
 
     try:

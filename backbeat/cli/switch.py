@@ -23,11 +23,11 @@ def stop(which: str | None, reason: str) -> None:
         raise click.UsageError("--reason is empty")
 
     async def main() -> None:
+        from backbeat.operate import actions
         from shared.config import load
-        from shared.db import operate
 
         async with database(load(), operator=True) as db:
-            await operate.throw_switch(db, name, reason, os_user())
+            await actions.throw_switch(db, name, reason, os_user())
 
     run_async(main())
     talk(f"stopped: no new {_MEANING[name]}. To lift it: backbeat resume --{name}")
@@ -41,11 +41,11 @@ def resume(which: str | None) -> None:
     name = _name(which)
 
     async def main() -> bool:
+        from backbeat.operate import actions
         from shared.config import load
-        from shared.db import operate
 
         async with database(load(), operator=True) as db:
-            return await operate.release_switch(db, name, os_user())
+            return await actions.release_switch(db, name, os_user())
 
     talk(f"resumed: {_MEANING[name]}" if run_async(main()) else f"nothing to resume: --{name} was not stopped")
 

@@ -15,7 +15,7 @@ from backbeat.money import dollars
 from shared import clock
 
 if TYPE_CHECKING:
-    from shared.db.inspect import Story
+    from backbeat.operate.inspect import Story
 
 STATUSES = ["pending", "ready", "running", "delayed", "held", "succeeded", "escalated", "dead", "cancelled", "expired"]
 _LIST = ("id", "workflow", "status", "tries", "age", "detail")
@@ -45,8 +45,9 @@ def list_(
     """List tasks, the newest first, and count them by status."""
 
     async def main() -> tuple[list[dict[str, Any]], dict[str, int], dict[str, str]]:
+        from backbeat.operate import inspect
         from shared.config import load
-        from shared.db import inspect, queue
+        from shared.db import queue
 
         which = inspect.Filter(since, statuses, workflow, tenant)
         async with database(load()) as db:
@@ -73,8 +74,8 @@ def show(task_id: UUID, output: str) -> None:
     """Show one task with its attempts, model calls, costs and effects."""
 
     async def main() -> "Story":
+        from backbeat.operate import inspect
         from shared.config import load
-        from shared.db import inspect
 
         say_what_is_simulated(config := load())
         async with database(config) as db:
@@ -97,12 +98,12 @@ def cancel(task_id: UUID, reason: str) -> None:
     """
 
     async def main() -> None:
+        from backbeat.operate import actions, inspect
         from shared.config import load
-        from shared.db import inspect, operate
         from shared.errors import ConflictError
 
         async with database(load(), operator=True) as db:
-            if not await operate.cancel(db, task_id, f"{reason} (by {os_user()})"):
+            if not await actions.cancel(db, task_id, f"{reason} (by {os_user()})"):
                 ended = (await inspect.story(db, task_id)).task
                 raise ConflictError(
                     f"task {task_id} has already ended: {ended['status']}", fix="Nothing is left to cancel"

@@ -55,8 +55,8 @@ def list_(output: str) -> None:
     """List tokens, without what makes them work."""
 
     async def main() -> list[dict[str, Any]]:
+        from backbeat.operate import tokens
         from shared.config import load
-        from shared.db import tokens
 
         async with database(load()) as db:
             return await tokens.find(db)
@@ -70,8 +70,8 @@ def revoke(token_id: str) -> None:
     """Make a token worthless from now on; what was decided with it stands."""
 
     async def main() -> None:
+        from backbeat.operate import tokens
         from shared.config import load
-        from shared.db import tokens
 
         async with database(load(), owner=True) as db:
             await tokens.revoke(db, token_id)
@@ -81,8 +81,8 @@ def revoke(token_id: str) -> None:
 
 
 async def _store(key: bytes, user: str, groups: tuple[str, ...], expires: timedelta | None) -> str:
+    from backbeat.operate import tokens
     from shared.config import load
-    from shared.db import tokens
 
     async with database(load(), owner=True) as db:
         return await tokens.create(db, key, user, groups, expires.total_seconds() if expires else None)

@@ -5,10 +5,10 @@ from itertools import cycle
 from pathlib import Path
 
 from backbeat.decide import decide
+from backbeat.operate import tokens as stored
 from examples.fraud_review.definitions import ANALYSTS
 from shared.config import Config
 from shared.db import approvals
-from shared.db import tokens as stored
 from shared.db.pool import Database, connect
 from shared.errors import ConflictError
 from shared.security import tokens

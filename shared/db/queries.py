@@ -1,4 +1,4 @@
-"""Named queries: the SQL that workers send lives in `sql/<noun>.sql`, under `-- name: <query>` lines."""
+"""Named queries: the SQL that programs send lives in `sql/<noun>.sql`, under `-- name: <query>` lines."""
 
 import re
 from functools import cache
@@ -9,13 +9,13 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 @cache
-def load(noun: str) -> dict[str, LiteralString]:
-    """The queries of `sql/<noun>.sql` by name.
+def load(noun: str, package: str = "shared.db") -> dict[str, LiteralString]:
+    """The queries of `sql/<noun>.sql` of a package by name.
 
-    They come from files of this package, so they are as literal as text in the source. Raises
+    They come from files of ours, so they are as literal as text in the source. Raises
     ValueError when a name stands twice.
     """
-    text = resources.files("shared.db.sql").joinpath(f"{noun}.sql").read_text(encoding="utf-8")
+    text = resources.files(f"{package}.sql").joinpath(f"{noun}.sql").read_text(encoding="utf-8")
     _, *parts = _NAME.split(text)
     names, bodies = parts[0::2], parts[1::2]
     if len(set(names)) != len(names):

@@ -6,7 +6,7 @@ import pytest
 
 from backbeat.migration_files import load
 from shared.db import pool, queries
-from tests.support.tree import ROOT, tracked
+from tests.support.tree import ROOT, query_files, tracked
 
 # Written so that this file does not contain what it forbids.
 _FOREIGN = re.compile(
@@ -42,9 +42,9 @@ def test_what_is_foreign(text: str, foreign: bool) -> None:
     assert bool(_FOREIGN.search(text)) is foreign
 
 
-@pytest.mark.parametrize("noun", sorted(path.stem for path in (ROOT / "shared/db/sql").glob("*.sql")))
-def test_every_query_file_loads(noun: str) -> None:
-    named = queries.load(noun)
+@pytest.mark.parametrize(("package", "noun"), query_files())
+def test_every_query_file_loads(package: str, noun: str) -> None:
+    named = queries.load(noun, package)
     assert named
     assert all(query.strip(";") for query in named.values())
 

@@ -9,7 +9,8 @@ from decimal import Decimal
 from random import Random
 from time import monotonic
 
-from shared.db import calls, effects, operate, pool, queue
+from backbeat.operate import actions
+from shared.db import calls, effects, pool, queue
 from shared.db.calls import Closing
 from shared.db.effects import Intent
 from shared.db.pool import Database as Connection
@@ -126,11 +127,11 @@ class Storm:
 
     async def finish(self) -> None:
         for task in self._some()[:1]:
-            await operate.cancel(self.desk, task.id, "a test")
+            await actions.cancel(self.desk, task.id, "a test")
 
     async def cap(self) -> None:
         scope = self.dice.choice((("workflow", "alpha"), ("workflow", "beta"), ("tenant", "default")))
-        await operate.set_budget(self.desk, *scope, Decimal(self.dice.randint(1, 9)), None, "test")
+        await actions.set_budget(self.desk, *scope, Decimal(self.dice.randint(1, 9)), None, "test")
 
     async def effect(self) -> None:
         for task in self._some()[:2]:

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from shared.db import calls, operate
+from backbeat.operate import actions
+from shared.db import calls
 from shared.db.calls import Closing
 from shared.db.pool import Database as Connection
 from shared.db.queue import Task
@@ -47,9 +48,9 @@ async def test_a_task_over_what_its_definition_grants_is_told_so(database: Datab
         said = f"task/{one.id} may use 0.025 USD and any tokens; 0.016 USD and 2400 tokens are spent"
         assert over.detail == f"{said}, 0 and 0 presumed spent, and call c may take 0.01 and 2000"
         assert await _verdict(db, other, "a") == "open"
-        await operate.set_budget(tasks.Operator(database), "task", "alpha", Decimal(1), 4399, "test")
+        await actions.set_budget(tasks.Operator(database), "task", "alpha", Decimal(1), 4399, "test")
         assert await _verdict(db, one, "c") == "over"
-        await operate.set_budget(tasks.Operator(database), "task", "alpha", Decimal(1), None, "test")
+        await actions.set_budget(tasks.Operator(database), "task", "alpha", Decimal(1), None, "test")
         assert await _verdict(db, one, "c") == "open"
     assert tasks.money(database, "task", str(one.id)) == (CENT, Decimal("0.016"), Decimal())
 
@@ -61,11 +62,11 @@ async def test_a_lost_call_counts_against_its_task_until_a_person_says_better(da
         seq = await tasks.opened(db, task, "a")
         assert await calls.close_call(db, task.id, "a", seq, Closing("lost"))
         assert await _verdict(db, task, "b") == "over"
-        assert await operate.reconcile(tasks.Operator(database), task.id, "a", seq, Decimal("0.002"), 100, "alice")
-        assert not await operate.reconcile(tasks.Operator(database), task.id, "a", seq, Decimal(0), 0, "alice")
+        assert await actions.reconcile(tasks.Operator(database), task.id, "a", seq, Decimal("0.002"), 100, "alice")
+        assert not await actions.reconcile(tasks.Operator(database), task.id, "a", seq, Decimal(0), 0, "alice")
         assert await _verdict(db, task, "b") == "open"
         assert await calls.close_call(db, task.id, "b", 1, Closing("lost"))
-        assert await operate.reconcile(tasks.Operator(database), task.id, "b", 1, Decimal(0), 0, "alice")
+        assert await actions.reconcile(tasks.Operator(database), task.id, "b", 1, Decimal(0), 0, "alice")
     assert database.sql("SELECT status, cost_usd, uncached FROM backbeat.model_calls ORDER BY call_key") == [
         ("done", Decimal("0.002"), 100),
         ("refused", Decimal(), 0),
@@ -80,14 +81,14 @@ async def test_a_lost_call_counts_against_its_task_until_a_person_says_better(da
 async def test_steps_of_an_agent_and_children_share_what_those_above_them_may_use(database: Database) -> None:
     async with tasks.worker(database) as db:
         agent = uuid4()
-        await operate.set_budget(tasks.Operator(database), "agent", "alpha", Decimal("0.035"), None, "test")
+        await actions.set_budget(tasks.Operator(database), "agent", "alpha", Decimal("0.035"), None, "test")
         parent, child, grandchild = await _running(db, 3)
         link = "UPDATE backbeat.simple_tasks SET parent_id = %s WHERE id = %s"
         database.sql("UPDATE backbeat.simple_tasks SET agent_id = %s WHERE id = %s", [agent, parent.id])
         database.sql(link, [parent.id, child.id])
         database.sql(link, [child.id, grandchild.id])
         assert [await _verdict(db, one, "a") for one in (parent, child)] == ["open", "open"]
-        assert await operate.cancel(tasks.Operator(database), child.id, "a test")
+        assert await actions.cancel(tasks.Operator(database), child.id, "a test")
         assert await tasks.answered(db, parent, 1, "a", cost="0.01")
         refused = await calls.open_call(db, tasks.ask(grandchild, "a", usd=Decimal("0.02")))
         assert (refused.verdict, refused.detail.partition(" ")[0]) == ("over", f"agent/{agent}")
@@ -98,7 +99,7 @@ async def test_steps_of_an_agent_and_children_share_what_those_above_them_may_us
 async def test_a_soft_cap_reserves_what_is_likely(database: Database) -> None:
     async with tasks.worker(database) as db:
         (task,) = await _running(db)
-        await operate.set_budget(
+        await actions.set_budget(
             tasks.Operator(database), "workflow", "alpha", Decimal("0.011"), None, "test", soft=True
         )
         likely = {"likely_usd": Decimal("0.005"), "likely_tokens": 700}
@@ -106,11 +107,11 @@ async def test_a_soft_cap_reserves_what_is_likely(database: Database) -> None:
         assert tasks.money(database)[0] == CENT
         assert tasks.money(database, "tenant", "default")[0] == 2 * CENT
         # A change between soft and hard waits until nothing is reserved.
-        await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal("0.025"), None, "test")
+        await actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal("0.025"), None, "test")
         assert [await _verdict(db, task, key, **likely) for key in "cdef"] == ["open", "open", "open", "snooze"]
         for key in "abcde":
             assert await tasks.answered(db, task, 1, key, cost="0.001")
-        await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal("0.025"), None, "test")
+        await actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal("0.025"), None, "test")
         assert [await _verdict(db, task, key, **likely) for key in "gh"] == ["open", "open"]
         assert await calls.close_call(db, task.id, "h", 1, Closing("lost"))
     assert tasks.money(database) == (CENT, Decimal("0.005"), CENT)
@@ -131,7 +132,7 @@ async def test_what_is_likely_is_learned_from_the_calls_of_a_workflow_and_route(
 async def test_calls_that_meet_are_one_batch_and_each_has_its_verdict(database: Database) -> None:
     async with tasks.worker(database) as db:
         several = await _running(db, 5)
-        await operate.set_budget(tasks.Operator(database), "tenant", "default", Decimal("0.035"), None, "test")
+        await actions.set_budget(tasks.Operator(database), "tenant", "default", Decimal("0.035"), None, "test")
         asks = [tasks.ask(task) for task in several] + [tasks.ask(several[0], lease=0), tasks.ask(several[1], "x" * 9)]
         verdicts = await asyncio.gather(*(calls.open_call(db, ask) for ask in asks))
         assert [one.verdict for one in verdicts] == ["open", *["open"] * 2, *["snooze"] * 2, "fenced", "snooze"]
@@ -178,7 +179,7 @@ def _versions(database: Database) -> list[tuple[Any, ...]]:
 async def _hot(database: Database, db: Connection, cap: str = "6.40") -> Task:
     """A task whose next call goes on a block of a 64th of what is left."""
     (task,) = await _running(db)
-    await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(cap), None, "test")
+    await actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(cap), None, "test")
     await tasks.opened(db, task, "cold")
     _heat(database)
     await tasks.opened(db, task, "hot")

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from shared.db import calls, operate, queue
+from backbeat.operate import actions
+from shared.db import calls, queue
 from shared.db.calls import Closing
 from shared.db.pool import Database as Connection
 from shared.db.queue import Task
@@ -71,11 +72,11 @@ async def test_the_switch_stops_new_calls_but_not_recorded_answers(database: Dat
     async with tasks.worker(database) as db:
         task = await _running(db)
         await tasks.answered(db, task, await tasks.opened(db, task))
-        await operate.throw_switch(tasks.Operator(database), "all", "too dear", "alice")
+        await actions.throw_switch(tasks.Operator(database), "all", "too dear", "alice")
         assert await _verdict(db, task) == "memo"
         stopped = await calls.open_call(db, tasks.ask(task, "next"))
         assert (stopped.verdict, stopped.detail) == ("stopped", "too dear")
-        assert await operate.release_switch(tasks.Operator(database), "all")
+        assert await actions.release_switch(tasks.Operator(database), "all")
         assert await _verdict(db, task, "next") == "open"
 
 
@@ -98,7 +99,7 @@ async def test_a_cap_holds_snoozes_and_names_itself(database: Database, scope: s
     key = {"workflow": "alpha", "tenant": "default"}[scope]
     async with tasks.worker(database) as db:
         task = await _running(db)
-        await operate.set_budget(tasks.Operator(database), scope, key, Decimal("0.025"), None, "test")
+        await actions.set_budget(tasks.Operator(database), scope, key, Decimal("0.025"), None, "test")
         await tasks.opened(db, task, "one")
         await tasks.opened(db, task, "two")
         assert await _verdict(db, task, "three") == "snooze"
@@ -119,7 +120,7 @@ async def test_a_cap_holds_snoozes_and_names_itself(database: Database, scope: s
 async def test_tokens_have_a_cap_too(database: Database) -> None:
     async with tasks.worker(database) as db:
         task = await _running(db)
-        await operate.set_budget(tasks.Operator(database), "workflow", "alpha", None, 4500, "test")
+        await actions.set_budget(tasks.Operator(database), "workflow", "alpha", None, 4500, "test")
         await tasks.opened(db, task, "one")
         await tasks.opened(db, task, "two")
         assert await _verdict(db, task, "three") == "snooze"
@@ -133,7 +134,7 @@ async def test_a_new_day_has_its_own_budget_and_a_call_is_charged_to_the_day_it_
 ) -> None:
     async with tasks.worker(database) as db:
         task = await _running(db)
-        await operate.set_budget(tasks.Operator(database), "workflow", "alpha", CENT, None, "test")
+        await actions.set_budget(tasks.Operator(database), "workflow", "alpha", CENT, None, "test")
         await tasks.opened(db, task)
         assert await _verdict(db, task, "next") == "snooze"
         database.advance(timedelta(days=1))
@@ -161,7 +162,7 @@ async def test_a_cap_set_while_the_days_first_call_opens_is_in_force(database: D
             opening = "SELECT verdict FROM backbeat.open_calls('rival', %s)"
             await rival.execute(opening, [Jsonb([_asked(task.id, task.lease, "a", CENT)])])
             late: asyncio.Task[Any] = asyncio.create_task(
-                operate.set_budget(tasks.Operator(database), "workflow", "alpha", CENT, None, "t")
+                actions.set_budget(tasks.Operator(database), "workflow", "alpha", CENT, None, "t")
             )
         else:
             await rival.execute("SELECT backbeat.set_budget('workflow', 'alpha', 0.01, NULL, 't')")

@@ -7,8 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from shared.db import calls, dead, effects, queue
-from shared.db.dead import Filter, Verdict
+from backbeat.operate import dead
+from backbeat.operate.dead import Filter, Verdict
+from shared.db import calls, effects, queue
 from shared.db.effects import Intent
 from shared.db.pool import Database as Connection
 from shared.db.queue import Task

@@ -8,7 +8,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from shared.db import effects, operate, queue
+from backbeat.operate import actions
+from shared.db import effects, queue
 from shared.db.effects import Intent, Verdict
 from shared.db.pool import Database as Connection
 from shared.db.queue import Task
@@ -117,9 +118,9 @@ async def test_what_the_far_side_refused_is_given_back_and_fired_again_by_one(da
         assert await effects.refire_effect(db, "k", token, 0.0, "422")
         assert database.sql("SELECT status, error, fires FROM backbeat.side_effects") == [("intended", "422", 1)]
         assert (await _begin(db, replace(intent, request_hash="other"))).verdict == "conflict"
-        await operate.throw_switch(tasks.Operator(database), "effects", "a leak", "alice")
+        await actions.throw_switch(tasks.Operator(database), "effects", "a leak", "alice")
         assert (await _begin(db, intent)).verdict == "stopped"
-        await operate.release_switch(tasks.Operator(database), "effects")
+        await actions.release_switch(tasks.Operator(database), "effects")
         again = await _begin(db, intent)
         assert (again.verdict, again.token > token) == ("fire", True)
         assert (await _begin(db, intent)).verdict == "wait"
@@ -158,7 +159,7 @@ async def test_a_switch_stops_new_effects_and_new_fires_but_not_knowledge(databa
         intent = await _intent(db)
         await _begin(db, intent)
         database.advance(timedelta(seconds=WINDOW))
-        await operate.throw_switch(tasks.Operator(database), switch, "a leak", "alice")
+        await actions.throw_switch(tasks.Operator(database), switch, "a leak", "alice")
         stopped = await _begin(db, replace(intent, key="new"))
         assert (stopped.verdict, stopped.detail) == ("stopped", "a leak")
         looking = await _begin(db, intent)
@@ -190,9 +191,9 @@ async def test_who_waits_for_a_persons_word_goes_on_by_firing_once_more(database
         database.advance(timedelta(seconds=WINDOW))
         await _begin(db, _wish(task))
         await tasks.settle(db, task, Hold("effect", "k"))
-        assert not await operate.resolve_effect(desk, "k", None, "somebody may be looking still", "alice")
+        assert not await actions.resolve_effect(desk, "k", None, "somebody may be looking still", "alice")
         database.advance(timedelta(seconds=WINDOW))
-        assert await operate.resolve_effect(desk, "k", None, "the mailbox is empty", "alice")
+        assert await actions.resolve_effect(desk, "k", None, "the mailbox is empty", "alice")
         await queue.sweep(db)
         again = await tasks.take_one(db)
         assert [(await _begin(db, _wish(again))).verdict for _ in range(2)] == ["fire", "wait"]

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import psycopg
 
-from shared.db import operate, queue
+from backbeat.operate import actions
+from shared.db import queue
 from shared.db.pool import Database as Connection
 from shared.db.queue import Task
 from shared.domain.outcome import Child, Dead, FanOut, Hold, Outcome, Retry, Succeed
@@ -158,7 +159,7 @@ async def test_these_wait_for_no_flow_and_no_task(database: Database) -> None:
         with psycopg.connect(database.owner_url) as other:
             other.execute("SELECT FROM backbeat.simple_tasks FOR UPDATE")
             async with asyncio.timeout(10):
-                await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(1), None, "test")
+                await actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(1), None, "test")
                 await db.rows("SELECT backbeat.release_held('route', 'r')")
                 await db.rows("SELECT backbeat.pause('workflow', 'alpha', 'a test', 'test')")
                 await db.rows("SELECT backbeat.unpause('workflow', 'alpha', 'test')")

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from backbeat.operate import actions
 from shared.config import Config, ProviderConfig
-from shared.db import operate
 from shared.db.pool import Database as Connection
 from shared.definitions import Definition, Registry
 from shared.domain.outcome import Dead, Succeed
@@ -109,7 +109,7 @@ async def test_a_loop_that_runs_away_dies_of_its_budget(database: Database) -> N
 
     vendor = Vendor()
     async with tasks.worker(database) as db:
-        await operate.set_budget(tasks.Operator(database), "task", "alpha", Decimal("0.25"), None, "test")
+        await actions.set_budget(tasks.Operator(database), "task", "alpha", Decimal("0.25"), None, "test")
         outcome = await _attempt(db, vendor, run)
     assert isinstance(outcome, Dead)
     assert outcome.error_class == "over_task_budget"

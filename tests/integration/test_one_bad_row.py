@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from pydantic import BaseModel, field_validator
 
+from backbeat.operate import actions
 from shared.config import Config
-from shared.db import operate, queue
+from shared.db import queue
 from shared.db.effects import Intent, begin_effect, finish_effect, refire_effect
 from shared.db.pool import Database as Connection
 from shared.definitions import Definition, Effect, Registry
@@ -161,7 +162,7 @@ async def test_the_window_outlasts_the_far_side(database: Database) -> None:
         assert fire.verdict == "fire"
         assert (await begin_effect(db, intent, 60.0)).verdict == "wait"
         desk = tasks.Operator(database)
-        assert not await operate.resolve_effect(desk, intent.key, None, "gone", "ann"), "a writer may be at it"
+        assert not await actions.resolve_effect(desk, intent.key, None, "gone", "ann"), "a writer may be at it"
         assert await refire_effect(db, intent.key, fire.token, 0.0, "refused")
         assert (await begin_effect(db, intent, 60.0)).verdict == "fire"
 

@@ -9,10 +9,10 @@ from psycopg.pq import ExecStatus
 from shared.db import queries
 from tests.support import every_postgres
 from tests.support.databases import Database
-from tests.support.tree import ROOT
+from tests.support.tree import query_files
 
 pytestmark = every_postgres
-# Parts that are put together, as shared/db/dead.py does.
+# Parts that are put together, as backbeat/operate/dead.py does.
 COMPOSED = {"dead": [("letters", "matching", "newest"), ("counts", "matching", "largest"), ("ids", "matching", "next")]}
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|%)")
 
@@ -31,10 +31,10 @@ def _numbered(query: str) -> str:
     return _PLACEHOLDER.sub(number, query)
 
 
-@pytest.mark.parametrize("noun", sorted(path.stem for path in (ROOT / "shared/db/sql").glob("*.sql")))
-def test_the_server_parses_it(database: Database, noun: str) -> None:
+@pytest.mark.parametrize(("package", "noun"), query_files())
+def test_the_server_parses_it(database: Database, package: str, noun: str) -> None:
     refused = {}
-    asked: dict[str | tuple[str, ...], str] = dict(queries.load(noun).items())
+    asked: dict[str | tuple[str, ...], str] = dict(queries.load(noun, package).items())
     for parts in COMPOSED.get(noun, []):
         asked[parts] = "\n".join(asked[part] for part in parts)
     asked = {name: query for name, query in asked.items() if not any(name in parts for parts in COMPOSED.get(noun, []))}

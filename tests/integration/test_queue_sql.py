@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from shared.db import operate, queue
+from backbeat.operate import actions
+from shared.db import queue
 from shared.db.pool import Database as Connection
 from shared.db.queries import load
 from shared.domain.outcome import Dead, Escalate, Succeed
@@ -66,7 +67,7 @@ async def test_a_task_that_came_to_nothing_gives_its_key_to_the_next(database: D
         expires = datetime.now(UTC) + timedelta(seconds=60) if end == "expired" else None
         (first,) = await tasks.submit(db, [{}], [K1], expires_at=expires)
         if end == "cancelled":
-            await operate.cancel(tasks.Operator(database), first.task_id, "a test")
+            await actions.cancel(tasks.Operator(database), first.task_id, "a test")
         elif end == "expired":
             database.advance(timedelta(seconds=61))
             await queue.sweep(db)

@@ -7,8 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from shared.db import dead, queue
-from shared.db.dead import Filter, Verdict
+from backbeat.operate import dead
+from backbeat.operate.dead import Filter, Verdict
+from shared.db import queue
 from shared.db.pool import Database as Connection
 from shared.domain.outcome import Dead, Succeed
 from shared.ids import idempotency_key

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from shared.db import calls, effects, operate, queue
+from backbeat.operate import actions
+from shared.db import calls, effects, queue
 from shared.db.effects import Intent
 from shared.db.pool import Database as Connection
 from shared.db.queue import Task
@@ -138,8 +139,8 @@ async def test_cancel_takes_even_a_running_task_and_stops_its_worker(database: D
         await tasks.add(db)
         task = await tasks.take_one(db)
         await tasks.opened(db, task)
-        assert await operate.cancel(tasks.Operator(database), task.id, "changed my mind")
-        assert not await operate.cancel(tasks.Operator(database), task.id, "again")
+        assert await actions.cancel(tasks.Operator(database), task.id, "changed my mind")
+        assert not await actions.cancel(tasks.Operator(database), task.id, "again")
         assert await queue.heartbeat(db, "A", [task], 60.0) == {task.id}
         assert not await tasks.settle(db, task, Succeed({}))
     ended = database.sql("SELECT status, error, history -> 0 ->> 'outcome' FROM backbeat.finished_tasks")
@@ -200,7 +201,7 @@ async def test_one_batch_settles_many_and_reports_the_refused(database: Database
     async with tasks.worker(database) as db:
         await tasks.add(db, 5)
         taken = await tasks.take(db)
-        await operate.cancel(tasks.Operator(database), taken[2].id, "a test")
+        await actions.cancel(tasks.Operator(database), taken[2].id, "a test")
         assert await queue.settle(db, [(task, Succeed({})) for task in taken]) == {taken[2].id}
     assert database.value("SELECT count(*) FROM backbeat.finished_tasks WHERE status = 'succeeded'") == 4
 
@@ -209,7 +210,7 @@ async def test_one_batch_settles_many_and_reports_the_refused(database: Database
 
 
 async def _held_task(database: Database, db: Connection) -> Task:
-    await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal("0.001"), None, "test")
+    await actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal("0.001"), None, "test")
     await tasks.add(db)
     task = await tasks.take_one(db)
     assert (await calls.open_call(db, tasks.ask(task))).verdict == "held"
@@ -223,7 +224,7 @@ RAISE = "SELECT backbeat.set_budget('workflow', 'alpha', 5, NULL, 'test')"
 async def test_a_budget_raised_before_the_hold_is_written_holds_nobody(database: Database) -> None:
     async with tasks.worker(database) as db:
         task = await _held_task(database, db)
-        await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test")
+        await actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test")
         await tasks.settle(db, task, HOLD)
     assert database.sql(LIVE) == [("ready", 0, 0, 0, None, None, False)]
 
@@ -246,7 +247,7 @@ async def test_a_budget_raised_right_after_the_hold_lifts_it(database: Database)
         rows = Jsonb([{"id": str(task.id), "lease": task.lease, **row}])
         await settler.execute("SELECT backbeat.settle(%s)", [rows])
         raising = asyncio.create_task(
-            operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test")
+            actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test")
         )
         await tasks.somebody_waits(database)
         await settler.commit()
@@ -259,7 +260,7 @@ async def test_a_budget_that_still_stands_holds(database: Database) -> None:
         task = await _held_task(database, db)
         await tasks.settle(db, task, HOLD)
         assert database.sql(LIVE) == [("held", 0, 0, 0, "budget", "workflow/alpha", True)]
-        assert await operate.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test") == 1
+        assert await actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(5), None, "test") == 1
         await queue.sweep(db)
         assert (await tasks.take_one(db)).id == task.id
 
@@ -270,7 +271,7 @@ async def test_lifting_a_cap_frees_what_waited_for_a_price(database: Database) -
         assert (await calls.open_call(db, tasks.ask(task, usd=None))).verdict == "unpriced"
         await tasks.settle(db, task, Hold("price", "some-model under workflow/alpha"))
         assert database.value("SELECT status FROM backbeat.simple_tasks") == "held"
-        assert await operate.set_budget(tasks.Operator(database), "workflow", "alpha", None, None, "test") == 1
+        assert await actions.set_budget(tasks.Operator(database), "workflow", "alpha", None, None, "test") == 1
 
 
 @pytest.mark.parametrize("resolved", [False, True])
@@ -282,10 +283,10 @@ async def test_an_unknown_effect_holds_its_task_until_somebody_resolves_it(datab
         assert [(await effects.begin_effect(db, intent, 0.0)).verdict for _ in range(2)] == ["fire", "look"]
         desk = tasks.Operator(database)
         if resolved:
-            await operate.resolve_effect(desk, "k", {}, "", "alice")
+            await actions.resolve_effect(desk, "k", {}, "", "alice")
         await tasks.settle(db, task, Hold("effect", "k"))
         assert database.value("SELECT status FROM backbeat.simple_tasks") == ("ready" if resolved else "held")
         if not resolved:
-            await operate.resolve_effect(desk, "k", {}, "", "alice")
+            await actions.resolve_effect(desk, "k", {}, "", "alice")
             await queue.sweep(db)
             assert (await tasks.take_one(db)).id == task.id

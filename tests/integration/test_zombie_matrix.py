@@ -9,7 +9,8 @@ from typing import Any
 
 import psycopg
 
-from shared.db import calls, effects, operate, queue
+from backbeat.operate import actions
+from shared.db import calls, effects, queue
 from shared.db.calls import Closing
 from shared.db.effects import Intent
 from shared.db.pool import Database as Connection
@@ -66,7 +67,7 @@ async def _claimed_by_itself(database: Database, db: Connection, task: Task) -> 
 
 
 async def _cancelled(database: Database, db: Connection, task: Task) -> None:
-    assert await operate.cancel(tasks.Operator(database), task.id, "a test")
+    assert await actions.cancel(tasks.Operator(database), task.id, "a test")
 
 
 async def _expired(database: Database, db: Connection, task: Task) -> None:
@@ -138,7 +139,7 @@ async def _zombie(database: Database, db: Connection, workflow: str, moment: Mom
     await moment(database, db, zombie)
     yield zombie, seq
     for (rest,) in database.sql("SELECT id FROM backbeat.simple_tasks"):
-        assert await operate.cancel(tasks.Operator(database), rest, "the end")
+        assert await actions.cancel(tasks.Operator(database), rest, "the end")
 
 
 async def test_a_stale_lease_changes_nothing_of_its_task(database: Database) -> None:

@@ -9,7 +9,13 @@ from shared.db.queries import load
 from tests.support import tasks
 from tests.support.queue_model import Row, Span, later
 
-QUERIES = load("queue") | load("producers") | load("calls") | load("dead") | load("operate")
+QUERIES = (
+    load("queue")
+    | load("producers")
+    | load("calls")
+    | load("dead", "backbeat.operate")
+    | load("actions", "backbeat.operate")
+)
 WINDOW = 64
 CAPS = {"capped": 3}
 TENANTS = ["default", "acme", *CAPS]

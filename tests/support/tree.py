@@ -24,3 +24,9 @@ def tracked() -> list[Path]:
     else:
         found = [path for path in ROOT.rglob("*") if not _IGNORED & {part[:5] for part in path.relative_to(ROOT).parts}]
     return [path for path in found if path.is_file()]
+
+
+def query_files() -> list[tuple[str, str]]:
+    """Package and noun of every file of named queries."""
+    found = [path for package in PACKAGES for path in (ROOT / package).rglob("sql/*.sql")]
+    return sorted((".".join(path.relative_to(ROOT).parts[:-2]), path.stem) for path in found)

@@ -11,7 +11,7 @@ from shared.db.queries import load
 from shared.db.text import clean
 from shared.errors import ConflictError, NotFoundError
 
-_SQL = load("dead")
+_SQL = load("dead", "backbeat.operate")
 BATCH = 5000  # letters a statement, and a transaction
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ from shared.db.pool import Database
 from shared.db.queries import load
 from shared.errors import NotFoundError
 
-_SQL = load("inspect")
+_SQL = load("inspect", "backbeat.operate")
 Row = dict[str, Any]
 
 

@@ -15,7 +15,7 @@ from shared.db.queries import load
 from shared.db.text import clean, storable
 from shared.errors import AuthError, SchemaError
 
-_SQL = load("operate")
+_SQL = load("actions", "backbeat.operate")
 
 
 async def cancel(db: Database, task: UUID, reason: str) -> bool:

@@ -12,7 +12,7 @@ from shared.db.queries import load
 from shared.errors import AuthError, InputError, NotFoundError, SchemaError
 
 NAME = re.compile(r"[^\W_][\w.@+-]{0,99}")
-_SQL = load("tokens")
+_SQL = load("tokens", "backbeat.operate")
 
 
 async def create(db: Database, key: bytes, user: str, groups: Sequence[str], seconds: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from shared.db.pool import Database
 from shared.db.queries import load
 
-_SQL = load("health")
+_SQL = load("health", "backbeat.operate")
 HELD_SECONDS, HELD_TRANSACTIONS = 300, 100_000  # how long, or for how many others, one transaction may keep dead rows
 DEAD_ROWS = 20_000  # that a table may have beside as many live ones
 BLOAT = 4, 32 << 20  # times what its rows need, and bytes, from which an index is worth rebuilding

@@ -5,7 +5,7 @@ from typing import Any
 from shared.db.pool import Database
 from shared.db.queries import load
 
-_SQL = load("retention")
+_SQL = load("retention", "backbeat.operate")
 
 
 async def policies(db: Database) -> list[dict[str, Any]]:

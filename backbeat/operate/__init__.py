@@ -1,0 +1,1 @@
+"""What people ask of a running system and do to it; the workers need none of it."""
