@@ -537,6 +537,8 @@ BEGIN
         IF v_call.cost_usd > v_call.reserved_usd THEN
             PERFORM audit('(worker)', 'budget.overrun', format('%s/%s#%s', v_call.owner, v_call.call_key, v_call.seq), jsonb_build_object(
                 'route', v_call.route, 'model', v_call.model, 'reserved_usd', v_call.reserved_usd, 'cost_usd', v_call.cost_usd));
+            INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES ('route', v_call.route, format('a call cost %s USD, %s were reserved',
+                trim_scale(v_call.cost_usd), trim_scale(v_call.reserved_usd)), '(worker)', clock()) ON CONFLICT DO NOTHING;
         END IF;
     END LOOP;
     RETURN QUERY SELECT unnest(v_places);
@@ -949,7 +951,7 @@ CREATE TABLE backbeat.pauses (
     paused_at timestamp with time zone NOT NULL,
     CONSTRAINT pauses_key_check CHECK ((key <> ''::text)),
     CONSTRAINT pauses_reason_check CHECK ((reason <> ''::text)),
-    CONSTRAINT pauses_scope_check CHECK ((scope = ANY (ARRAY['tenant'::text, 'workflow'::text])))
+    CONSTRAINT pauses_scope_check CHECK ((scope = ANY (ARRAY['tenant'::text, 'workflow'::text, 'route'::text])))
 );
 
 CREATE TABLE backbeat.tenants (
@@ -1279,6 +1281,11 @@ BEGIN
     FOR v_ask IN SELECT a.n, a.call FROM asked(p_calls) a WHERE a.payable LOOP
         n := v_ask.n; verdict := 'open'; seq := NULL; detail := NULL; until := NULL;
         v_call := v_ask.call; v_call.block := v_block.id; v_call.charged := v_rows;
+        IF EXISTS (SELECT FROM pauses p WHERE (p.scope, p.key) = ('route', v_call.route)) THEN
+            verdict := 'route'; detail := v_call.route; until := clock() + interval '15 minutes';
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
         IF cardinality(v_rows) > 2 THEN
             v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p);
         END IF;
@@ -1330,7 +1337,7 @@ BEGIN
     INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES (p_scope, p_key, p_reason, p_by, clock())
     ON CONFLICT (scope, key) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at;
     v_ids := ARRAY(
-        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant ELSE t.workflow END = p_key
+        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant WHEN 'workflow' THEN t.workflow END = p_key
         ORDER BY t.id FOR UPDATE SKIP LOCKED);
     PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
@@ -2167,7 +2174,7 @@ CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS bo
 BEGIN
     DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
     IF FOUND THEN
-        PERFORM release_held('paused', p_key);
+        PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key);
         PERFORM audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by));
         RETURN true;
     END IF;

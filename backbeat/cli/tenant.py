@@ -1,16 +1,10 @@
 """`backbeat tenant`: whose work there is, what share of the workers it gets, and stopping it."""
 
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
-
 import click
 
-from backbeat.cli.output import database, emit, os_user, output_option, run_async, talk
+from backbeat.cli import pausing
+from backbeat.cli.output import emit, os_user, output_option, talk
 
-if TYPE_CHECKING:
-    from shared.db.pool import Database
-
-T = TypeVar("T")
 UNKNOWN = "*"
 _COLUMNS = ("tenant", "weight", "max_running", "paused", "ready", "running", "reason")
 _weight = click.option(
@@ -35,7 +29,7 @@ def list_(output: str) -> None:
     """List all tenants; `*` stands for those that are made as their first task comes."""
     from shared.db import producers
 
-    emit(_with_database(producers.tenants, operator=False), columns=_COLUMNS, output=output)
+    emit(pausing.with_database(producers.tenants, operator=False), columns=_COLUMNS, output=output)
 
 
 @tenant.command("set")
@@ -63,7 +57,7 @@ def unknown(policy: str, weight: float | None, max_running: int | None) -> None:
     elif (weight, max_running) != (None, None):
         raise click.UsageError("--weight and --max-running belong to `create`")
     else:
-        _with_database(lambda db: producers.refuse_unknown_tenants(db, os_user()))
+        pausing.with_database(lambda db: producers.refuse_unknown_tenants(db, os_user()))
     talk(f"unknown tenants: {policy}")
 
 
@@ -72,9 +66,7 @@ def unknown(policy: str, weight: float | None, max_running: int | None) -> None:
 @click.option("--reason", required=True, metavar="TEXT", help="Stands in the audit log and in `tenant list`.")
 def pause(name: str, reason: str) -> None:
     """Let no task of a tenant start any more; what runs goes on."""
-    from shared.db import producers
-
-    waiting = _with_database(lambda db: producers.pause(db, "tenant", name, reason, os_user()))
+    waiting = pausing.pause("tenant", name, reason)
     talk(f"tenant {name!r}: paused; {waiting} task{'' if waiting == 1 else 's'} went back to wait")
 
 
@@ -82,25 +74,12 @@ def pause(name: str, reason: str) -> None:
 @click.argument("name")
 def resume(name: str) -> None:
     """Let them start again."""
-    from shared.db import producers
-    from shared.errors import ConflictError
-
-    if not _with_database(lambda db: producers.resume(db, "tenant", name, os_user())):
-        raise ConflictError(f"tenant {name!r} is not paused", fix="`backbeat tenant list` shows which are")
+    pausing.resume("tenant", name)
     talk(f"tenant {name!r}: resumed")
 
 
 def _set(name: str, weight: float | None, max_running: int | None) -> None:
     from shared.db import producers
 
-    _with_database(lambda db: producers.set_tenant(db, name, weight, max_running, os_user()))
+    pausing.with_database(lambda db: producers.set_tenant(db, name, weight, max_running, os_user()))
 
-
-def _with_database(ask: "Callable[[Database], Coroutine[Any, Any, T]]", *, operator: bool = True) -> T:
-    async def main() -> T:
-        from shared.config import load
-
-        async with database(load(), operator=operator) as db:
-            return await ask(db)
-
-    return run_async(main())

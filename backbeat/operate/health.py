@@ -12,7 +12,7 @@ HELD_SECONDS, HELD_TRANSACTIONS = 300, 100_000  # how long, or for how many othe
 DEAD_ROWS = 20_000  # that a table may have beside as many live ones
 BLOAT = 4, 32 << 20  # times what its rows need, and bytes, from which an index is worth rebuilding
 WAIT_SECONDS = 3600
-OVERRUN = "A hard cap does not hold on that route: `bounded = false`, or correct its prices; audit log: budget.overrun"
+OVERRUN = "A hard cap does not hold there: `bounded = false`, or correct its prices; then `backbeat route release`"
 DAYS_AHEAD = 3
 
 
@@ -37,6 +37,7 @@ async def examine(db: Database) -> list[Check]:
         _idle(await db.row(_SQL["idle"])),
         _indexes(await db.rows(_SQL["indexes"])),
         _check("overruns", f"{queue['overrun']} USD above what calls reserved, today", queue["overrun"] > 0, OVERRUN),
+        _check("routes", queue["held"] or "none is held", queue["held"] is not None, "`backbeat route list` says why"),
         Check("dead letters", "ok", f"{queue['dead']} open", "backbeat dead list" if queue["dead"] else ""),
     ]
 

@@ -46,9 +46,10 @@ CREATE TABLE backbeat.workflows (
     PRIMARY KEY (name, version)
 );
 
--- What nobody may start: the rows of a tenant wait in its flows, those of a workflow are parked as they come up.
+-- What nobody may start: the rows of a tenant wait in its flows, those of a workflow are parked as they come up, those whose
+-- call would take a route as they ask for it.
 CREATE TABLE backbeat.pauses (
-    scope text NOT NULL CHECK (scope IN ('tenant', 'workflow')),
+    scope text NOT NULL CHECK (scope IN ('tenant', 'workflow', 'route')),
     key text NOT NULL CHECK (key <> ''),
     reason text NOT NULL CHECK (reason <> ''),
     paused_by text NOT NULL,
@@ -940,7 +941,8 @@ BEGIN
 END
 $$;
 
--- Lets nothing of a tenant or a workflow start any more; what runs goes on. Rows in the windows make room for others.
+-- Lets nothing of a tenant or a workflow start any more, or no call take a route; what runs goes on. Rows in the windows make
+-- room for others.
 CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
@@ -952,7 +954,7 @@ BEGIN
     INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES (p_scope, p_key, p_reason, p_by, clock())
     ON CONFLICT (scope, key) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at;
     v_ids := ARRAY(
-        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant ELSE t.workflow END = p_key
+        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant WHEN 'workflow' THEN t.workflow END = p_key
         ORDER BY t.id FOR UPDATE SKIP LOCKED);
     PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
@@ -971,7 +973,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
     IF FOUND THEN
-        PERFORM release_held('paused', p_key);
+        PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key);
         PERFORM audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by));
         RETURN true;
     END IF;

@@ -244,6 +244,7 @@ $$;
 --   snooze   only reservations of calls in flight are in the way: look again in a moment
 --   over     its task, its agent or one above it has used up what it may: no waiting helps (detail: a line that says so)
 --   unpriced a USD cap stands and the route has no known price (detail: scope/key)
+--   route    nobody may take this route (detail: its name)
 --   stopped  the kill switch is thrown (detail: its reason)
 --   fenced   the task is no longer the caller's
 --   again    a call of the batch was open: the answer of the first time was lost on its way, and what it reserved is presumed spent now
@@ -300,6 +301,11 @@ BEGIN
     FOR v_ask IN SELECT a.n, a.call FROM asked(p_calls) a WHERE a.payable LOOP
         n := v_ask.n; verdict := 'open'; seq := NULL; detail := NULL; until := NULL;
         v_call := v_ask.call; v_call.block := v_block.id; v_call.charged := v_rows;
+        IF EXISTS (SELECT FROM pauses p WHERE (p.scope, p.key) = ('route', v_call.route)) THEN
+            verdict := 'route'; detail := v_call.route; until := clock() + interval '15 minutes';
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
         IF cardinality(v_rows) > 2 THEN
             v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p);
         END IF;
@@ -340,7 +346,8 @@ $$;
 
 -- Writes how calls ended, before their answers are used: [{owner, call_key, seq, status, uncached, …, cost_usd, response, …}]. No lease is
 -- asked: the bill is real even when the task is somebody else's by now. A call once done or refused does not change again. Returns
--- the places of those that were written. A bill above its reservation is an overrun, and stands in the audit log.
+-- the places of those that were written. A bill above its reservation is an overrun: caps do not hold on such a route, so it is
+-- held until a person has looked.
 CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -368,6 +375,8 @@ BEGIN
         IF v_call.cost_usd > v_call.reserved_usd THEN
             PERFORM audit('(worker)', 'budget.overrun', format('%s/%s#%s', v_call.owner, v_call.call_key, v_call.seq), jsonb_build_object(
                 'route', v_call.route, 'model', v_call.model, 'reserved_usd', v_call.reserved_usd, 'cost_usd', v_call.cost_usd));
+            INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES ('route', v_call.route, format('a call cost %s USD, %s were reserved',
+                trim_scale(v_call.cost_usd), trim_scale(v_call.reserved_usd)), '(worker)', clock()) ON CONFLICT DO NOTHING;
         END IF;
     END LOOP;
     RETURN QUERY SELECT unnest(v_places);

@@ -45,7 +45,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Postgres' answer: open, memo, held, snooze, over, unpriced, stopped or fenced (see `backbeat.open_calls`)."""
+    """Postgres' answer, of the kinds that `backbeat.open_calls` tells apart."""
 
     verdict: str
     seq: int
@@ -178,3 +178,8 @@ async def likely_shares(db: Database) -> dict[tuple[str, str], tuple[Decimal, De
 
 def _exact(amount: Decimal | None) -> str | None:
     return None if amount is None else str(amount)
+
+
+async def held_routes(db: Database) -> dict[str, str]:
+    """The routes that no call may take, with the reasons."""
+    return {row["key"]: row["reason"] for row in await db.rows(_SQL["held_routes"])}

@@ -160,6 +160,8 @@ async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.
                 raise Interrupt(Snooze(clock.wall() + timedelta(seconds=5)))
             case "held":
                 raise Interrupt(Hold("budget", verdict.detail, verdict.until))
+            case "route":
+                raise Interrupt(Hold("route", verdict.detail, verdict.until))
             case "over":
                 raise Interrupt(Dead("over_task_budget", verdict.detail))
             case "unpriced":

@@ -154,7 +154,7 @@ async def test_a_bill_above_its_reservation_is_in_the_audit_log(database: Databa
     async with tasks.worker(database) as db:
         (task,) = await _running(db)
         await tasks.answered(db, task, await tasks.opened(db, task), cost="0.013")
-        await tasks.answered(db, task, await tasks.opened(db, task, "other"), "other", cost="0.010")
+        await tasks.answered(db, task, await tasks.opened(db, task, "other", route="another"), "other", cost="0.010")
     audited = database.sql("SELECT action, subject, (detail ->> 'cost_usd')::numeric FROM backbeat.audit_log")
     assert audited == [("budget.overrun", f"{task.id}/answer#1", Decimal("0.013"))]
     assert database.value("SELECT overrun_usd FROM backbeat.budgets WHERE scope = 'tenant'") == Decimal("0.003")

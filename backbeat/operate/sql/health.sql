@@ -36,6 +36,7 @@ FROM pg_stat_activity a WHERE a.datname = current_database() AND a.usesysid IS N
 
 -- name: queue
 SELECT (SELECT coalesce(trim_scale(sum(b.overrun_usd)), 0) FROM backbeat.budgets b WHERE (b.scope, b.day) = ('tenant', backbeat.utc_day(backbeat.now()))) AS overrun,
+       (SELECT string_agg(p.key, ', ' ORDER BY p.key) || ' held' FROM backbeat.pauses p WHERE p.scope = 'route') AS held,
        (SELECT count(*) FROM backbeat.dead_letters d WHERE d.resolved_at IS NULL) AS dead,
        (SELECT extract(epoch FROM backbeat.now() - min(t.created_at))::double precision FROM backbeat.simple_tasks t WHERE t.status IN ('pending', 'ready')) AS waits,
        (SELECT count(*) FROM backbeat.ticks k WHERE k.id >= backbeat.uuid7_floor(backbeat.now() - interval '5 minutes')) AS ticks,

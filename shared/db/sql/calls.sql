@@ -28,3 +28,6 @@ FROM (
     FROM backbeat.model_calls c
     WHERE c.status = 'done' AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
 GROUP BY workflow, route HAVING count(*) >= 20
+
+-- name: held_routes
+SELECT key, reason FROM backbeat.pauses WHERE scope = 'route'
