@@ -82,4 +82,3 @@ def _set(name: str, weight: float | None, max_running: int | None) -> None:
     from shared.db import producers
 
     pausing.with_database(lambda db: producers.set_tenant(db, name, weight, max_running, os_user()))
-

@@ -40,4 +40,3 @@ def resume(name: str) -> None:
     """Let them start again. Takes an operator's login (BACKBEAT_OPERATOR_URL)."""
     pausing.resume("workflow", name)
     talk(f"workflow {name!r}: resumed")
-

@@ -39,7 +39,7 @@ class Vendor:
         self.sent += 1
         n = self.sent
         await asyncio.sleep(0.02)
-        return Reply(f'{{"n": {n}}}', Usage(uncached=20, output=10), "end", request.model, f"sim_{n}")
+        return Reply(f'{{"n": {n}}}', Usage(uncached=len(request.prompt), output=10), "end", request.model, f"sim_{n}")
 
     async def aclose(self) -> None:
         pass
@@ -113,5 +113,5 @@ async def test_a_loop_that_runs_away_dies_of_its_budget(database: Database) -> N
         outcome = await _attempt(db, vendor, run)
     assert isinstance(outcome, Dead)
     assert outcome.error_class == "over_task_budget"
-    assert "may use 0.25 USD and any tokens; 0.2" in outcome.error
+    assert "may use 0.25 USD and any tokens; 0.19" in outcome.error
     assert vendor.sent == 4
