@@ -13,6 +13,7 @@ from shared.execution.environment import Environment
 
 LAST_WORDS = 1.0  # seconds between the end of all calls' time and the end of the attempts around them
 PATIENCE = 3.0  # seconds that cancelled attempts get to close their calls
+GATHER = 0.02  # seconds that an ended attempt waits for others, to be settled in one statement with them
 SPREAD = 0.25  # seconds over which the starts of one claim are spread, so that a burst trips no ramp limit
 
 
@@ -66,7 +67,9 @@ class Slots:
         interval = self._lease_seconds / 3
         pause = max(min(timeout, self._renewed + interval - clock.monotonic()), 0.0)
         if self._runs:
-            await asyncio.wait(self._runs, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            done, others = await asyncio.wait(self._runs, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            if done and others:
+                await clock.sleep(GATHER)
         if self._runs and clock.monotonic() >= self._renewed + interval:
             await self._renew()
         return self._collect()
