@@ -152,6 +152,10 @@ BEGIN
     DELETE FROM idempotency i USING finished_tasks f
     WHERE f.id > v_from AND f.id <= v_ids[cardinality(v_ids)] AND (i.tenant, i.key) = (f.tenant, f.idempotency_key) AND i.task_id = f.id;
     DELETE FROM model_calls c WHERE c.owner = ANY (v_ids) AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.id = c.owner AND d.resolved_at IS NULL);
+    -- An agent's goes with the last of its steps that are gone, unless it was used since.
+    DELETE FROM budgets b USING finished_tasks f
+    WHERE f.id > v_from AND f.id <= v_ids[cardinality(v_ids)] AND b.day = '-infinity' AND b.key = coalesce(f.agent_id, f.id)::text
+        AND b.scope = CASE WHEN f.agent_id IS NULL THEN 'task' ELSE 'agent' END AND (f.agent_id IS NULL OR b.touched_at < v_before.finished);
     UPDATE retention SET cleared_to = v_ids[cardinality(v_ids)] WHERE policy = 'finished';
     RETURN NULL;
 EXCEPTION

@@ -24,6 +24,7 @@ PARTITIONS = """
 ROWS = """
     SELECT (SELECT count(*) FROM backbeat.finished_tasks), (SELECT count(*) FROM backbeat.idempotency),
            (SELECT count(*) FROM backbeat.model_calls), (SELECT count(*) FROM backbeat.ticks)"""
+BUDGETS = "SELECT count(*) FROM backbeat.budgets WHERE day = '-infinity'"
 
 
 @pytest.fixture
@@ -138,3 +139,17 @@ async def test_a_reader_keeps_its_day_and_blocks_nobody_for_long(db: Connection,
     for _ in range(3):
         await _tick(db)
     assert database.value(PARTITIONS) < before + 7
+
+
+async def test_the_budget_of_a_task_goes_with_its_history(db: Connection, database: Database) -> None:
+    database.sql("UPDATE backbeat.workflows SET max_usd = 1 WHERE name = 'alpha'")
+    await _work(db, 21)
+    database.advance(timedelta(days=5))
+    await _work(db, 11, "later")
+    await _tick(db)
+    assert database.value(BUDGETS) == 3 + 2
+    database.advance(DAY)
+    await _tick(db)
+    assert database.value(BUDGETS) == 2
+    # What workflows and tenants used on a day is the record of the bill.
+    assert database.value("SELECT count(*) FROM backbeat.budgets WHERE scope IN ('workflow', 'tenant')") == 4
