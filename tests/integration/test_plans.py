@@ -16,7 +16,19 @@ from tests.support.databases import Database
 
 ROWS = 1_000_000 if os.environ.get("BACKBEAT_SOAK") else 100_000
 LARGE = re.compile(r"Seq Scan on (simple_tasks|finished_tasks\w*)")
+BILLED = re.compile(r"Seq Scan on (simple_tasks|finished_tasks\w*|model_calls|budgets)")
 BACKLOG = (Path(__file__).parents[1] / "support" / "backlog.sql").read_text()
+BILLS = """
+INSERT INTO backbeat.model_calls (
+    owner, call_key, seq, owner_kind, status, request_hash, tenant, workflow, version, day, route, tier, provider,
+    model, reserved_usd, reserved_tokens, likely_tokens, charged, price_version, cost_usd, uncached,
+    cache_read, cache_write, output, opened_at, closed_at)
+SELECT backbeat.uuid7(), 'answer', 1, 'task', 'done', 'h', 'default', 'alpha', 1, now(), 'r', 'small', 'p', 'm',
+       0.01, 2000, 2000, '{}', 'p', 0.004, 1000, 0, 0, 200, now(), now() FROM generate_series(1, %(rows)s);
+INSERT INTO backbeat.budgets (scope, key, day)
+SELECT 'task', backbeat.uuid7()::text, '-infinity' FROM generate_series(1, %(rows)s);
+ANALYZE backbeat.model_calls; ANALYZE backbeat.budgets;
+UPDATE backbeat.workflows SET max_usd = 1 WHERE name = 'alpha'"""
 
 
 class Explained:
@@ -30,12 +42,12 @@ class Explained:
         for name, value in {"log_min_duration": "0", "log_nested_statements": "on", "log_level": "notice"}.items():
             connection.execute(f"SET auto_explain.{name} = {value}".encode())
 
-    def walks(self, query: str, params: Sequence[Any] | None = None) -> list[str]:
+    def walks(self, query: str, params: Sequence[Any] | None = None, large: re.Pattern[str] = LARGE) -> list[str]:
         """The statements that read a large table from end to end while `query` ran."""
         self.plans.clear()
         self.connection.execute(query.encode(), params).fetchall()
         assert self.plans, "no plan was told"
-        return [plan for plan in self.plans if LARGE.search(plan)]
+        return [plan for plan in self.plans if large.search(plan)]
 
 
 @pytest.fixture
@@ -43,11 +55,15 @@ def explained(database: Database) -> Iterator[Explained]:
     with psycopg.connect(database.owner_url, autocommit=True) as owner:
         screen = tasks.definition("screen", tier="rules") | {"bulk": 500, "history": "failures"}
         owner.execute("SELECT backbeat.register_worker('w', 'cron', %s)", [Jsonb([tasks.definition("alpha"), screen])])
-        for statement in BACKLOG.split(";\n"):
-            if statement.strip():
-                owner.execute(statement.replace("%(rows)s", str(ROWS)).encode())
+        _load(owner, BACKLOG)
     with psycopg.connect(database.admin_url, autocommit=True) as connection:
         yield Explained(connection)
+
+
+def _load(owner: psycopg.Connection, script: str) -> None:
+    for statement in script.split(";\n"):
+        if statement.strip():
+            owner.execute(statement.replace("%(rows)s", str(ROWS)).encode())
 
 
 @every_postgres
@@ -74,6 +90,36 @@ def test_no_hot_statement_walks_a_deep_backlog(explained: Explained) -> None:
     assert explained.walks("SELECT * FROM backbeat.sweep(500)") == []
     body = json.dumps({"n": 1})
     assert explained.walks("SELECT * FROM backbeat.enqueue('alpha', 1, ARRAY[%s::jsonb])", [body]) == []
+
+
+@every_postgres
+@pytest.mark.timeout(600)
+def test_no_call_walks_over_the_bills_of_others(explained: Explained) -> None:
+    _load(explained.connection, BILLS)
+    taken = explained.connection.execute(
+        b"SELECT id, lease FROM backbeat.claim('w', ARRAY['alpha@1'], 100, 60)"
+    ).fetchall()
+    keys = ("request_hash", "route", "tier", "provider", "model", "price_version")
+    asks = [
+        {"owner": str(task), "lease": lease, "call_key": "answer", "reserved_usd": "0.01", "reserved_tokens": 2000}
+        | {"likely_usd": "0.01", "likely_tokens": 2000}
+        | dict.fromkeys(keys, "x")
+        for task, lease in taken
+    ]
+    usage = {"uncached": 1000, "cache_read": 0, "cache_write": 0, "output": 200, "cost_usd": "0.004", "response": {}}
+    answers = [{"owner": str(task), "call_key": "answer", "seq": 1, "status": "done"} | usage for task, _ in taken]
+    ends = [{"id": str(task), "lease": lease, "outcome": "succeed", "result": 1} for task, lease in taken]
+
+    def walks(query: str, rows: list[dict[str, Any]]) -> list[str]:
+        return explained.walks(query, [Jsonb(rows)], BILLED)
+
+    assert walks("SELECT verdict FROM backbeat.open_calls('w', %s)", asks[:10]) == []
+    assert walks("SELECT verdict FROM backbeat.open_calls('w', %s)", asks[10:]) == []
+    assert walks("SELECT * FROM backbeat.close_calls(%s)", answers) == []
+    found = "SELECT status FROM backbeat.model_calls WHERE owner = %s"
+    assert explained.walks(found, [taken[0][0]], BILLED) == []
+    assert explained.connection.execute(found.encode(), [taken[0][0]]).fetchall() == [("done",)]
+    assert walks("SELECT * FROM backbeat.settle(%s)", ends) == []
 
 
 def test_the_guard_sees_a_walk(explained: Explained) -> None:
