@@ -4,17 +4,12 @@ The peer in the same interleaved run is the least that any worker on this driver
 imports psycopg, connects and asks one question. DESIGN's limit is 0.25 s of CPU.
 """
 
-import json
 import os
 import subprocess
 import sys
-import tempfile
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 
-from backbeat.embedded import stack
-from shared.config import load
+from benchmarks.bench import finish, say, server
 
 ROUNDS = 15
 LIMIT = 0.25  # seconds of CPU
@@ -23,35 +18,19 @@ PEER = "import psycopg, sys; psycopg.connect(sys.argv[1]).execute('SELECT 1').fe
 
 def main() -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory(prefix="backbeat-bench-") as space:
-        directory = Path(space) / "var"
-        info = stack.up(directory, engines=("postgres",))
-        try:
-            url = load({"BACKBEAT_CONFIG": str(info.config)}).database_url
-            environment = {**os.environ, "BACKBEAT_CONFIG": str(info.config)}
-            ticks, peers = [], []
-            for number in range(ROUNDS + 1):
-                tick = _cpu([sys.executable, "-m", "cron_worker", "tick"], environment)
-                peer = _cpu([sys.executable, "-c", PEER, url], environment)
-                if number:  # the first round fills caches
-                    ticks.append(tick)
-                    peers.append(peer)
-                    print(json.dumps({"round": number, "tick_cpu_s": round(tick, 4), "peer_cpu_s": round(peer, 4)}))
-        finally:
-            stack.down(directory)
+    ticks, peers = [], []
+    with server() as at:
+        environment = {**os.environ, "BACKBEAT_CONFIG": str(at.config)}
+        for number in range(ROUNDS + 1):
+            tick = _cpu([sys.executable, "-m", "cron_worker", "tick"], environment)
+            peer = _cpu([sys.executable, "-c", PEER, at.worker], environment)
+            if number:  # the first round fills caches
+                ticks.append(tick)
+                peers.append(peer)
+                say(round=number, tick_cpu_s=tick, peer_cpu_s=peer)
     value = round(median(ticks), 4)
     figures = {"tick_cpu_s": value, "peer_cpu_s": round(median(peers), 4), "ratio": round(value / median(peers), 2)}
-    print(
-        json.dumps(
-            {
-                "bench": "empty_tick",
-                "load": os.getloadavg()[0],
-                "versions": {"python": sys.version.split()[0], "psycopg": version("psycopg")},
-                "figures": figures,
-                "targets": {"tick_cpu_s": {"value": value, "op": "<=", "target": LIMIT, "met": value <= LIMIT}},
-            }
-        )
-    )
+    finish("empty_tick", figures, [("tick_cpu_s", value, "<=", LIMIT)])
 
 
 def _cpu(command: list[str], environment: dict[str, str]) -> float:

@@ -6,21 +6,15 @@ The limit in the same interleaved run is a bare COPY of the same payloads into a
 
 import asyncio
 import json
-import os
-import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterable
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import psycopg
 from pydantic import BaseModel
 
-from backbeat.embedded import stack
-from shared.config import load
+from benchmarks.bench import cpu, finish, say, server
 from shared.db import pool
 from shared.db.pool import Database
 from shared.db.producers import Terms
@@ -88,12 +82,6 @@ KINDS: dict[str, Callable[[Database, list[Any]], Awaitable[None]]] = {
 }
 
 
-def cpu(backend: int) -> float:
-    """Seconds of CPU that this process and its backend used so far."""
-    fields = Path(f"/proc/{backend}/stat").read_text().rpartition(")")[2].split()
-    return sum(os.times()[:2]) + sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-
-
 async def measure(worker_url: str, owner_url: str) -> dict[str, list[float]]:
     """Tasks a second, and microseconds of CPU a task, a figure a round; the first fills caches and is left out."""
     found: dict[str, list[float]] = {f"{kind}_{unit}": [] for unit in ("per_s", "cpu_us") for kind in KINDS}
@@ -108,50 +96,25 @@ async def measure(worker_url: str, owner_url: str) -> dict[str, list[float]]:
                     payloads = [
                         {"n": first + n, "text": "a ticket of some forty characters or so"} for n in range(TASKS)
                     ]
-                    start, burnt = perf_counter(), cpu(backend)
+                    start, burnt = perf_counter(), cpu(backend) + process_time()
                     await send(db, payloads)
                     round_[f"{kind}_per_s"] = round(TASKS / (perf_counter() - start))
-                    round_[f"{kind}_cpu_us"] = round((cpu(backend) - burnt) * 1e6 / TASKS, 1)
+                    round_[f"{kind}_cpu_us"] = round((cpu(backend) + process_time() - burnt) * 1e6 / TASKS, 1)
                 if number:
                     for name, value in round_.items():
                         found[name].append(value)
-                print(json.dumps({"round": number, **round_}), flush=True)
+                say(round=number, **round_)
                 await owner.execute("ANALYZE backbeat.simple_tasks")
     return found
 
 
 def main() -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory(prefix="backbeat-bench-") as space:
-        directory = Path(space) / "var"
-        info = stack.up(directory, engines=("postgres",))
-        try:
-            config = load({"BACKBEAT_CONFIG": str(info.config)})
-            found = asyncio.run(measure(config.database_url, config.direct_url))
-        finally:
-            stack.down(directory)
+    with server() as at:
+        found = asyncio.run(measure(at.worker, at.owner))
     figures = {name: median(values) for name, values in found.items()}
-    targets = {
-        f"{kind}_per_s": {
-            "value": figures[f"{kind}_per_s"],
-            "op": ">=",
-            "target": target,
-            "met": figures[f"{kind}_per_s"] >= target,
-        }
-        for kind, target in TARGETS.items()
-    }
-    versions = {"python": sys.version.split()[0], "psycopg": version("psycopg")}
-    print(
-        json.dumps(
-            {
-                "bench": "enqueue",
-                "load": os.getloadavg()[0],
-                "versions": versions,
-                "figures": figures,
-                "targets": targets,
-            }
-        )
-    )
+    targets = [(f"{kind}_per_s", figures[f"{kind}_per_s"], ">=", target) for kind, target in TARGETS.items()]
+    finish("enqueue", figures, targets)
 
 
 if __name__ == "__main__":
