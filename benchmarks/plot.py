@@ -28,7 +28,7 @@ def _panel(n: int, name: str, values: Sequence[float], mark: int) -> str:
             f'<text x="{LEFT}" y="{top - 6}">{escape(name)}</text>',
             f'<path d="M{LEFT} {top}V{top + HIGH}H{LEFT + WIDE}" fill="none" stroke="#999"/>',
             f'<path d="M{at:.1f} {top}V{top + HIGH}" stroke="#c33" stroke-dasharray="3"/>',
-            f'<text x="{LEFT - 6}" y="{top + 10}" text-anchor="end">{most:,.4g}</text>',
+            f'<text x="{LEFT - 6}" y="{top + 10}" text-anchor="end">{most:,.0f}</text>',
             f'<text x="{LEFT - 6}" y="{top + HIGH}" text-anchor="end">0</text>',
             f'<text x="{LEFT + WIDE}" y="{top + HIGH + 14}" text-anchor="end">day {len(values)}</text>',
             f'<polyline points="{points}" fill="none" stroke="#36c" stroke-width="2"/>',
