@@ -77,7 +77,9 @@ CREATE TABLE backbeat.flows (
 
 CREATE TABLE backbeat.virtual_time (
     tier text PRIMARY KEY,
-    v double precision NOT NULL DEFAULT 0
+    v double precision NOT NULL DEFAULT 0,
+    -- Below it no row was ready at the last sweep: a claim does not walk over what left before. No row is placed below v.
+    floor double precision NOT NULL DEFAULT 0 CHECK (floor <= v)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE backbeat.simple_tasks (
@@ -395,7 +397,7 @@ BEGIN
                row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS in_tenant
         FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
         WHERE t.id = ANY (v_ids)
-    ), placed AS (
+    ), placed AS MATERIALIZED (
         SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
                / (n.weight * class_weight(p.class)) AS vstart
         FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
@@ -403,7 +405,7 @@ BEGIN
           AND (n.max_running IS NULL OR p.in_tenant <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id))
     ), moved AS (
         UPDATE simple_tasks t SET status = 'ready', vstart = p.vstart, estimate = p.cost
-        FROM placed p WHERE t.id = p.id AND t.id = ANY (v_ids) RETURNING t.tenant, t.tier, t.class, t.vstart
+        FROM placed p WHERE t.id = p.id RETURNING t.tenant, t.tier, t.class, t.vstart
     ), counted AS (
         SELECT m.tenant, m.tier, m.class, count(*)::integer AS n, max(m.vstart) AS last_v FROM moved m GROUP BY 1, 2, 3
     ), told AS (
@@ -458,11 +460,14 @@ BEGIN
     FROM heads h WHERE t.id = h.id;
     GET DIAGNOSTICS unloaded = ROW_COUNT;
     -- The flows of all that follows at once, or two sweeps would lock them in different orders; the least served first.
+    -- ORDER BY and OFFSET 0: a look into the index a flow, never a join that reads all that waits.
     SELECT array_agg(f) INTO v_flows FROM (
         SELECT f FROM flows f
         WHERE (flow_room(f) > 0 OR (f.tenant, f.tier, f.class) IN (
                 SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless)))
-          AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
+          AND EXISTS (
+                SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
+                ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)
         ORDER BY f.last_v LIMIT greatest(p_limit / 64, 1)) w;
     PERFORM FROM tenants n
     WHERE n.max_running IS NOT NULL AND n.id IN (
@@ -480,6 +485,11 @@ BEGIN
     WHERE t.id = ANY (v_homeless);
     unloaded := unloaded + cardinality(v_homeless);
     promoted := promote(v_flows);
+    PERFORM FROM virtual_time v ORDER BY v.tier FOR UPDATE;
+    UPDATE virtual_time v SET floor = m.floor FROM (
+        SELECT o.tier, least(o.v, (SELECT t.vstart FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1)) AS floor
+        FROM virtual_time o) m
+    WHERE v.tier = m.tier AND v.floor <> m.floor;
     RETURN NEXT;
 END
 $$;
@@ -521,7 +531,7 @@ CREATE FUNCTION backbeat.claim(
     p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision,
     p_idle boolean DEFAULT true
 ) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     c_urgent_share CONSTANT double precision := 0.25;
     v_tiers text[];
@@ -556,13 +566,16 @@ BEGIN
             SELECT array_agg(c.id) INTO v_found FROM (
                 SELECT walk.id FROM (
                     SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
-                    FROM unnest(v_tiers) AS wanted(tier) CROSS JOIN LATERAL (
+                    -- A row that came late, from behind the floor, is found by those who find too few.
+                    FROM (SELECT v.tier, CASE v_try WHEN 1 THEN v.floor ELSE 0 END AS floor FROM virtual_time v WHERE v.tier = ANY (v_tiers)) wanted CROSS JOIN LATERAL (
+                        -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
                         SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                        WHERE t.status = 'ready' AND t.tier = wanted.tier AND NOT t.alone AND t.id <> ALL (v_seen || v_taken)
-                            AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
+                        WHERE t.status = 'ready' AND t.tier = wanted.tier AND t.vstart >= wanted.floor AND NOT t.alone AND t.id <> ALL (v_seen || v_taken)
+                            AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
                         ORDER BY t.vstart, t.id LIMIT p_limit - cardinality(v_taken)) r) walk
                 ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
-            EXIT WHEN v_found IS NULL;
+            EXIT WHEN v_found IS NULL AND v_try > 1;
+            CONTINUE WHEN v_found IS NULL;
             v_seen := v_seen || v_found;
             SELECT v_taken || coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
                 SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_found) AND t.status = 'ready'
@@ -586,7 +599,8 @@ BEGIN
     FROM (SELECT r.tenant, r.tier, r.class, count(*) AS n FROM unnest(v_rows) r GROUP BY 1, 2, 3) c
     WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class);
     PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
-    UPDATE virtual_time v SET v = c.v FROM (SELECT r.tier, max(r.vstart - r.estimate) AS v FROM unnest(v_rows) r GROUP BY 1) c
+    UPDATE virtual_time v SET v = c.v FROM (
+        SELECT r.tier, max(r.vstart - r.estimate / (n.weight * class_weight(r.class))) AS v FROM unnest(v_rows) r JOIN tenants n ON n.id = r.tenant GROUP BY 1) c
     WHERE v.tier = c.tier AND v.v < c.v;
     RETURN QUERY SELECT * FROM unnest(v_rows);
 END
@@ -620,7 +634,9 @@ BEGIN
             SELECT l.id FROM (
                 SELECT f.* FROM flows f JOIN virtual_time v ON v.tier = f.tier
                 WHERE f.tier LIKE 'bulk/%' AND flow_room(f) > 0
-                  AND EXISTS (SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))
+                  AND EXISTS (
+                      SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
+                      ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)
                 ORDER BY (v_urgent AND f.class = 'urgent') DESC, greatest(f.last_v, v.v), f.tenant LIMIT 64) f
             CROSS JOIN LATERAL (
                 SELECT t.id FROM simple_tasks t

@@ -11,7 +11,8 @@ SELECT EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'ready')
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'pending') AND EXISTS (
         SELECT FROM backbeat.flows f
         WHERE backbeat.flow_room(f) > 0 AND EXISTS (
-            SELECT FROM backbeat.simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))) AS work
+            SELECT FROM backbeat.simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
+            ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)) AS work
 
 -- name: register_worker
 SELECT backbeat.register_worker(%(worker)s, %(kind)s, %(definitions)s::jsonb) AS released
