@@ -47,7 +47,7 @@ def _pages(owner: psycopg.Connection) -> float:
         ((told,),) = owner.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _claim(100)).fetchall()
         plan: dict[str, Any] = told[0]["Plan"]
         seen.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
-    return median(seen)
+    return float(median(seen))
 
 
 def _settle(owner: psycopg.Connection, taken: list[tuple[Any, ...]]) -> None:
