@@ -116,11 +116,15 @@ def effect(
     read_back: Callable[[dict[str, Any], str], Awaitable[dict[str, Any] | None]] | None = None,
     timeout: float = 10.0,
     settle: float = 30.0,
+    request: type[BaseModel] | None = None,
+    revise: Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]] | None = None,
 ) -> Effect:
-    """A write to the outside that happens once; see `shared.definitions.Effect` for the contract of both functions."""
+    """A write to the outside that happens once; see `shared.definitions.Effect` for the contract of its functions."""
     if not re.match(NAME_PATTERN, kind):
         raise _mistake(kind, "an effect's kind is lower case letters, digits and underscores")
-    return Effect(kind=kind, perform=perform, read_back=read_back, timeout=timeout, settle=settle)
+    return Effect(
+        kind=kind, perform=perform, read_back=read_back, timeout=timeout, settle=settle, request=request, revise=revise
+    )
 
 
 def _definition(

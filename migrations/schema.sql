@@ -37,6 +37,21 @@ CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
     SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a
 $$;
 
+CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timestamp with time zone, p_seconds double precision) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT p_from + make_interval(secs => p_seconds) WHERE NOT p_policy ? 'calendar'
+    UNION ALL (
+    SELECT s.closes - make_interval(secs => s.worked - p_seconds) FROM (
+        SELECT h.closes, sum(extract(epoch FROM h.closes - greatest(h.opens, p_from))) OVER (ORDER BY h.closes)::double precision AS worked
+        FROM calendars c, LATERAL generate_series(-1, 2000) AS n, LATERAL (SELECT (p_from AT TIME ZONE c.time_zone)::date + n) AS d(day),
+            LATERAL (SELECT (d.day + c.opens) AT TIME ZONE c.time_zone, (d.day + c.closes) AT TIME ZONE c.time_zone) AS h(opens, closes)
+        WHERE (c.tenant, c.name) = (p_tenant, p_policy ->> 'calendar')
+          AND extract(isodow FROM d.day)::integer = ANY (c.days) AND d.day <> ALL (c.holidays) AND h.closes > p_from) AS s
+    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1)
+$$;
+
 CREATE FUNCTION backbeat.append_only() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -551,31 +566,56 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE(state text, seconds_left double precision, closed_by text, closed_at timestamp with time zone)
+CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE(state text, settled boolean, seconds_left double precision, closed_by text, closed_at timestamp with time zone, revision integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
 DECLARE
     v_request approval_requests;
+    v_was approval_requests;
+    v_stuck boolean;
     v_now timestamptz;
 BEGIN
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
-    IF v_request.state = 'pending' AND v_now >= v_request.deadline THEN
-        UPDATE approval_requests r SET state = 'expired', closed_at = v_now, closed_by = '(deadline)' WHERE r.id = p_request
-        RETURNING * INTO v_request;
-        PERFORM audit('(deadline)', 'approval.expired', p_request::text, jsonb_build_object('deadline', v_request.deadline));
+    IF v_request.state IN ('pending', 'changes') THEN
+        v_was := extended(v_request, v_now);
+        v_stuck := nobody_can(v_was, v_now);
+        UPDATE approval_requests r
+        SET stuck = v_stuck, escalated = (SELECT count(*) FROM unnest(r.escalate_at) AS a WHERE a <= v_now),
+            remind_at = CASE WHEN r.remind_at <= v_now THEN after_time(r.tenant, r.policy, v_now, (r.policy ->> 'remind_every')::double precision) ELSE r.remind_at END
+        WHERE r.id = p_request RETURNING * INTO v_request;
+        IF v_now >= v_request.deadline THEN
+            UPDATE approval_requests r
+            SET closed_at = v_now, closed_by = '(deadline)', effect_after = v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0)),
+                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck) = ('pending', 1, false) THEN 'approved' ELSE 'expired' END
+            WHERE r.id = p_request RETURNING * INTO v_request;
+            PERFORM tell(v_request, 'decided', '{"by": "(deadline)"}', v_now);
+            PERFORM audit('(deadline)', CASE v_request.state WHEN 'approved' THEN 'approval.approve' ELSE 'approval.expired' END, p_request::text,
+                jsonb_build_object('deadline', v_request.deadline));
+        ELSE
+            PERFORM tell(v_request, e.event, '{}', v_now), audit('(clock)', 'approval.' || e.event, p_request::text, jsonb_build_object('deadline', v_request.deadline))
+            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_request.remind_at > v_was.remind_at),
+                         ('stuck', v_request.stuck AND NOT v_was.stuck)) AS e(event, due) WHERE e.due;
+        END IF;
     END IF;
-    RETURN QUERY SELECT v_request.state, extract(epoch FROM v_request.deadline - v_now)::double precision,
-        v_request.closed_by, v_request.closed_at WHERE v_request.id IS NOT NULL;
+    RETURN QUERY SELECT v_request.state, v_request.closed_at IS NOT NULL AND (v_request.state = 'approved' AND v_request.effect_after > v_now) IS NOT TRUE,
+        extract(epoch FROM CASE WHEN v_request.closed_at IS NULL THEN least(v_request.deadline, v_request.remind_at,
+            (SELECT min(a) FROM unnest(v_request.escalate_at) AS a WHERE a > v_now)) ELSE greatest(v_request.effect_after, v_now) END - v_now)::double precision,
+        v_request.closed_by, v_request.closed_at, v_request.revision WHERE v_request.id IS NOT NULL;
 END
 $$;
 
-CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
+CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog'
-    RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'the policy is not an object'::text WHEN ((p_policy - '{approvers,groups,needed,allow_unsigned_signal}'::text[]) <> '{}'::jsonb) THEN ('unknown policy key '::text || (SELECT string_agg(k.k, ', '::text ORDER BY k.k) AS string_agg FROM jsonb_object_keys((policy_problem.p_policy - '{approvers,groups,needed,allow_unsigned_signal}'::text[])) k(k))) WHEN ((jsonb_typeof(COALESCE((p_policy -> 'approvers'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_policy, '$."approvers"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN 'approvers is not a list of user names'::text WHEN ((jsonb_typeof(COALESCE((p_policy -> 'groups'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_policy, '$."groups"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN 'groups is not a list of group names'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'allow_unsigned_signal'::text), 'false'::jsonb)) <> 'boolean'::text) THEN 'allow_unsigned_signal is not true or false'::text WHEN (COALESCE((p_policy ->> 'needed'::text), '1'::text) !~ '^[1-9][0-9]?$'::text) THEN 'needed is not a number from 1 to 99'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND (COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text)) THEN 'allow_unsigned_signal cannot go with a quorum'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) OR (jsonb_array_length(COALESCE((p_policy -> 'groups'::text), '[]'::jsonb)) > 0)) THEN NULL::text WHEN ((COALESCE((p_policy ->> 'needed'::text), '1'::text))::integer > (SELECT count(DISTINCT a.value) AS count FROM jsonb_array_elements_text(COALESCE((policy_problem.p_policy -> 'approvers'::text), '[]'::jsonb)) a(value))) THEN 'nobody can satisfy the policy: it needs more approvers than it names'::text ELSE NULL::text END;
+    RETURN CASE WHEN (jsonb_typeof(p_rule) IS DISTINCT FROM 'object'::text) THEN (p_path || ' is not an object'::text) WHEN ((p_rule - p_keys) <> '{}'::jsonb) THEN ((p_path || ': unknown key '::text) || (SELECT string_agg(k.k, ', '::text ORDER BY k.k) AS string_agg FROM jsonb_object_keys((rule_problem.p_rule - rule_problem.p_keys)) k(k))) WHEN ((jsonb_typeof(COALESCE((p_rule -> 'approvers'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_rule, '$."approvers"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN (p_path || '.approvers is not a list of user names'::text) WHEN ((jsonb_typeof(COALESCE((p_rule -> 'groups'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_rule, '$."groups"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN (p_path || '.groups is not a list of group names'::text) WHEN (COALESCE((p_rule ->> 'needed'::text), '1'::text) !~ '^[1-9][0-9]?$'::text) THEN (p_path || '.needed is not a number from 1 to 99'::text) WHEN (p_nobody_is_fine OR (jsonb_array_length(COALESCE((p_rule -> 'groups'::text), '[]'::jsonb)) > 0)) THEN NULL::text WHEN ((COALESCE((p_rule ->> 'needed'::text), '1'::text))::integer > (SELECT count(DISTINCT a.value) AS count FROM jsonb_array_elements_text(COALESCE((rule_problem.p_rule -> 'approvers'::text), '[]'::jsonb)) a(value))) THEN (p_path || ': nobody can satisfy it: it needs more approvers than it names'::text) ELSE NULL::text END;
+
+CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'backbeat', 'pg_temp'
+    RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'policy is not an object'::text WHEN ((p_policy ? 'rules'::text) AND (p_policy ?| '{approvers,groups,needed}'::text[])) THEN 'policy.rules stands in place of approvers, groups and needed'::text WHEN ((jsonb_typeof(COALESCE((p_policy -> 'rules'::text), '[]'::jsonb)) <> 'array'::text) OR ((p_policy -> 'rules'::text) = '[]'::jsonb)) THEN 'policy.rules is not a list of rules'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'escalate'::text), '[]'::jsonb)) <> 'array'::text) THEN 'policy.escalate is not a list of steps'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'allow_unsigned_signal'::text), 'false'::jsonb)) <> 'boolean'::text) THEN 'policy.allow_unsigned_signal is not true or false'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'four_eyes'::text), 'false'::jsonb)) <> 'boolean'::text) THEN 'policy.four_eyes is not true or false'::text WHEN (COALESCE((p_policy ->> 'on_expiry'::text), 'reject'::text) <> ALL (ARRAY['reject'::text, 'approve'::text])) THEN 'policy.on_expiry is not reject or approve'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'calendar'::text), '""'::jsonb)) <> 'string'::text) THEN 'policy.calendar is not the name of a calendar'::text WHEN (COALESCE((p_policy ->> 'max_rounds'::text), '0'::text) !~ '^[0-9][0-9]?$'::text) THEN 'policy.max_rounds is not a number from 0 to 99'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND ((COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text) OR (p_policy ? 'rules'::text) OR (p_policy @> '{"four_eyes": true}'::jsonb))) THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'::text ELSE (SELECT string_agg(f.problem, '; '::text ORDER BY f.n) AS string_agg FROM (SELECT 0 AS n, backbeat.rule_problem((policy_problem.p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[]), 'policy'::text, '{approvers,groups,needed}'::text[], ((policy_problem.p_policy ? 'rules'::text) OR (policy_problem.p_policy @> '{"allow_unsigned_signal": true}'::jsonb))) AS problem UNION ALL SELECT r.n, backbeat.rule_problem(r.rule, format('policy.rules[%s]'::text, (r.n - 1)), '{approvers,groups,needed}'::text[], false) AS rule_problem FROM jsonb_array_elements((policy_problem.p_policy -> 'rules'::text)) WITH ORDINALITY r(rule, n) UNION ALL SELECT (100 + e.n), backbeat.rule_problem(e.step, format('policy.escalate[%s]'::text, (e.n - 1)), '{after,approvers,groups}'::text[], false) AS rule_problem FROM jsonb_array_elements((policy_problem.p_policy -> 'escalate'::text)) WITH ORDINALITY e(step, n) UNION ALL SELECT 200, (t.path || ' is not a number of seconds from 1 to 31622400'::text) FROM (SELECT ('policy.'::text || k.k) AS path, (policy_problem.p_policy -> k.k) AS given FROM unnest('{remind_every,effect_delay}'::text[]) k(k) WHERE (policy_problem.p_policy ? k.k) UNION ALL SELECT format('policy.escalate[%s].after'::text, (e.n - 1)) AS format, COALESCE((e.step -> 'after'::text), 'null'::jsonb) AS "coalesce" FROM jsonb_array_elements((policy_problem.p_policy -> 'escalate'::text)) WITH ORDINALITY e(step, n)) t WHERE (NOT jsonb_path_exists(t.given, '$?(@ >= 1 && @ <= 31622400)'::jsonpath))) f) END;
 
 CREATE TABLE backbeat.approval_requests (
     id uuid NOT NULL,
@@ -591,37 +631,59 @@ CREATE TABLE backbeat.approval_requests (
     deadline timestamp with time zone NOT NULL,
     closed_at timestamp with time zone,
     closed_by text,
+    requested_by text,
+    editable boolean NOT NULL,
+    revision integer DEFAULT 1 NOT NULL,
+    escalate_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
+    escalated integer DEFAULT 0 NOT NULL,
+    remind_at timestamp with time zone,
+    stuck boolean DEFAULT false NOT NULL,
+    claimed_by text,
+    claimed_until timestamp with time zone,
+    effect_after timestamp with time zone,
+    outages_until timestamp with time zone,
     CONSTRAINT approval_requests_hash_check CHECK ((hash ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT approval_requests_payload_check CHECK ((((payload - '{effect,request}'::text[]) = '{}'::jsonb) AND (jsonb_typeof((payload -> 'effect'::text)) = 'string'::text) AND (payload ? 'request'::text))),
-    CONSTRAINT approval_requests_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'approved'::text, 'rejected'::text, 'expired'::text, 'cancelled'::text]))),
+    CONSTRAINT approval_requests_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'changes'::text, 'approved'::text, 'rejected'::text, 'expired'::text, 'cancelled'::text, 'revoked'::text]))),
     CONSTRAINT approval_requests_step_check CHECK ((step <> ''::text)),
     CONSTRAINT approval_requests_title_check CHECK (((length(title) >= 1) AND (length(title) <= 300))),
-    CONSTRAINT closed_says_when_and_by_whom CHECK ((((state = 'pending'::text) = (closed_at IS NULL)) AND ((state = 'pending'::text) = (closed_by IS NULL)))),
+    CONSTRAINT approved_says_from_when CHECK (((state <> 'approved'::text) OR (effect_after >= closed_at))),
+    CONSTRAINT closed_says_when_and_by_whom CHECK ((((state = ANY (ARRAY['pending'::text, 'changes'::text])) = (closed_at IS NULL)) AND ((closed_at IS NULL) = (closed_by IS NULL)))),
     CONSTRAINT deadline_lies_ahead CHECK ((deadline > requested_at)),
-    CONSTRAINT decided_in_time CHECK (((state <> ALL (ARRAY['approved'::text, 'rejected'::text])) OR (closed_at < deadline))),
+    CONSTRAINT decided_in_time CHECK (((state <> ALL (ARRAY['approved'::text, 'rejected'::text])) OR (closed_at < deadline) OR (closed_by = '(deadline)'::text))),
     CONSTRAINT policy_is_sound CHECK ((backbeat.policy_problem(policy) IS NULL))
 );
 
-CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text) RETURNS SETOF backbeat.approval_requests
+CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean DEFAULT false) RETURNS SETOF backbeat.approval_requests
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
     v_workflow orchestrated_workflows;
+    v_policy jsonb;
     v_request approval_requests;
     v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
         v_now := clock();
-        INSERT INTO approval_requests (id, workflow_id, step, tenant, title, payload, hash, policy, requested_at, deadline)
-        SELECT uuid7(), p_workflow, p_step, v_workflow.tenant, i.title, jsonb_build_object('effect', i.effect, 'request', i.request),
-               p_hash, i.policy, v_now, v_now + make_interval(secs => i.deadline_seconds)
-        FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, policy jsonb, deadline_seconds double precision)
+        v_policy := v_workflow.input -> 'policy';
+        IF NOT EXISTS (SELECT FROM calendars c WHERE (c.tenant, c.name) = (v_workflow.tenant, v_policy ->> 'calendar')) AND v_policy ? 'calendar' THEN
+            RAISE EXCEPTION 'policy.calendar: there is no calendar %', v_policy ->> 'calendar' USING ERRCODE = 'check_violation';
+        END IF;
+        INSERT INTO approval_requests (
+            id, workflow_id, step, tenant, title, payload, hash, policy, requested_at, deadline, requested_by, editable, escalate_at, remind_at)
+        SELECT uuid7(), p_workflow, p_step, v_workflow.tenant, i.title, jsonb_build_object('effect', i.effect, 'request', i.request), p_hash, v_policy,
+               v_now, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), i.requested_by, p_editable,
+               ARRAY(SELECT after_time(v_workflow.tenant, v_policy, v_now, (e.step ->> 'after')::double precision)
+                     FROM jsonb_array_elements(v_policy -> 'escalate') WITH ORDINALITY AS e(step, n) ORDER BY e.n),
+               after_time(v_workflow.tenant, v_policy, v_now, (v_policy ->> 'remind_every')::double precision)
+        FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
+        PERFORM tell(v_request, 'asked', '{}', v_now);
         PERFORM audit('(workflow)', 'approval.requested', v_request.id::text, jsonb_build_object(
-            'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_request.policy));
+            'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_policy));
     END IF;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
 END
@@ -641,21 +703,27 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text) RETURNS TABLE(verdict text, user_name text, state text, closed_by text, closed_at timestamp with time zone, deadline timestamp with time zone)
+CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text, p_body jsonb DEFAULT NULL::jsonb, p_problem text DEFAULT NULL::text) RETURNS TABLE(verdict text, user_name text, state text, closed_by text, closed_at timestamp with time zone, deadline timestamp with time zone, problem text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $_$
 #variable_conflict use_column
 DECLARE
     c_refusals_a_minute CONSTANT integer := 30;
+    c_largest CONSTANT integer := 262144;
     v_comment text := coalesce(p_comment, '');
+    v_body text := NULL;
+    v_problem text := p_problem;
     v_workflow uuid;
     v_request approval_requests;
     v_prior approval_decisions;
     v_token api_tokens;
     v_unsigned boolean;
     v_user text;
+    v_right record;
+    v_voted boolean;
     v_now timestamptz;
+    v_until timestamptz;
     v_verdict text;
     v_state text;
 BEGIN
@@ -663,49 +731,104 @@ BEGIN
     PERFORM FROM orchestrated_workflows w WHERE w.id = v_workflow FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
-    v_token := signer(p_proof, concat_ws(':', p_request, p_decision, p_hash, v_comment), v_now);
-    v_unsigned := p_proof IS NULL AND p_via = 'signal' AND coalesce(v_request.policy @> '{"allow_unsigned_signal": true}', false);
+    v_problem := coalesce(v_problem, CASE
+        WHEN p_decision_id IS NULL THEN 'decision_id is missing'
+        WHEN coalesce(p_via NOT IN ('cli', 'web', 'signal'), true) THEN 'via is not cli, web or signal'
+        WHEN coalesce(p_decision NOT IN ('approve', 'reject', 'request_changes', 'edit', 'revoke', 'comment', 'claim', 'unclaim', 'delegate'), true)
+            THEN 'decision is none of those there are'
+        WHEN p_request IS NULL AND p_decision <> 'delegate' THEN 'request is missing'
+        WHEN p_decision IN ('approve', 'reject', 'request_changes', 'edit', 'revoke') AND coalesce(p_hash !~ '^[0-9a-f]{64}$', true)
+            THEN 'hash is not 64 hexadecimal digits'
+        WHEN length(v_comment) > 4000 THEN 'comment has more than 4000 letters'
+        WHEN p_decision IN ('comment', 'request_changes') AND v_comment = '' THEN 'comment is empty'
+        WHEN coalesce(jsonb_typeof(p_body), '') <> CASE WHEN p_decision IN ('edit', 'claim', 'delegate') THEN 'object' ELSE '' END
+            THEN 'body is not what goes with this decision'
+        WHEN octet_length(p_body::text) > c_largest THEN format('body has %s bytes, of at most %s', octet_length(p_body::text), c_largest)
+        WHEN p_decision <> 'edit' AND p_body ? 'seconds' AND NOT jsonb_path_exists(p_body, '$.seconds ? (@ >= 1 && @ <= 31622400)')
+            THEN 'body.seconds is not a number from 1 to 31622400'
+        WHEN p_decision = 'delegate' AND NOT EXISTS (
+            SELECT FROM api_tokens t WHERE t.user_name = p_body ->> 'to' AND t.revoked_at IS NULL AND (t.expires_at > v_now) IS NOT FALSE)
+            THEN 'body.to is nobody who holds a token' END);
+    BEGIN
+        v_body := encode(sha256(convert_to(canonical(p_body), 'UTF8')), 'hex');
+    EXCEPTION WHEN SQLSTATE 'BB003' THEN
+        v_problem := coalesce(v_problem, 'body: ' || SQLERRM);
+    END;
+    v_token := signer(p_proof, concat_ws(':', p_request, p_decision, p_hash, v_body, v_comment), v_now);
+    v_unsigned := p_proof IS NULL AND p_via = 'signal' AND p_decision IN ('approve', 'reject')
+        AND coalesce(v_request.policy @> '{"allow_unsigned_signal": true}', false);
     v_user := CASE WHEN v_unsigned THEN '(unsigned signal)' ELSE coalesce(v_token.user_name, '(unauthenticated)') END;
     SELECT * INTO v_prior FROM approval_decisions d WHERE d.id = p_decision_id;
+    v_request := extended(v_request, v_now);
+    -- Her own right, before one that was handed to her; one that has not voted yet, before one that has.
+    SELECT g.*, EXISTS (SELECT FROM approval_decisions d WHERE (d.request_id, d.revision, d.decision) = (p_request, v_request.revision, 'approve')
+        AND (d.for_user = g.name OR d.user_name = v_user)) AS voted
+    INTO v_right FROM rights(v_request, v_user, v_token.groups, v_now) AS g ORDER BY g.barred, voted, g.name <> v_user, g.name LIMIT 1;
 
     v_verdict := CASE
-        WHEN p_request IS NULL OR p_decision_id IS NULL OR coalesce(p_decision NOT IN ('approve', 'reject'), true)
-            OR coalesce(p_hash !~ '^[0-9a-f]{64}$', true) OR length(v_comment) > 4000 OR p_via NOT IN ('cli', 'web', 'signal') THEN 'malformed'
+        WHEN v_problem IS NOT NULL THEN 'malformed'
         WHEN v_token.id IS NULL AND NOT v_unsigned THEN 'unauthenticated'
-        WHEN v_request.id IS NULL THEN 'not_found'
+        WHEN p_request IS NOT NULL AND v_request.id IS NULL THEN 'not_found'
         WHEN v_prior.id IS NOT NULL THEN CASE
-            WHEN (v_prior.request_id, v_prior.user_name, v_prior.decision) = (p_request, v_user, p_decision) THEN 'repeated' ELSE 'malformed' END
-        WHEN NOT v_unsigned AND NOT coalesce(v_request.policy -> 'approvers' ? v_user, false)
-            AND NOT coalesce(v_request.policy -> 'groups' ?| v_token.groups, false) THEN 'not_eligible'
-        WHEN v_request.state <> 'pending' THEN 'closed'
-        WHEN v_now >= v_request.deadline THEN 'expired'
-        WHEN v_request.hash <> p_hash THEN 'stale'
-        WHEN EXISTS (SELECT FROM approval_decisions d WHERE (d.request_id, d.user_name) = (p_request, v_user)) THEN 'voted'
+            WHEN (v_prior.request_id, v_prior.user_name, v_prior.decision) IS NOT DISTINCT FROM (p_request, v_user, p_decision) THEN 'repeated' ELSE 'malformed' END
+        WHEN p_request IS NULL THEN 'accepted'
+        WHEN NOT v_unsigned AND v_right.name IS NULL AND NOT (p_decision = 'delegate' AND EXISTS (
+            SELECT FROM rules_at(v_request, v_now) AS r(rule) WHERE fits(r.rule, v_user, v_token.groups))) THEN 'not_eligible'
+        WHEN v_request.closed_at IS NOT NULL AND NOT (v_request.state = 'approved' AND p_decision IN ('revoke', 'comment')) THEN 'closed'
+        WHEN v_request.closed_at IS NULL AND v_now >= v_request.deadline THEN 'expired'
+        WHEN p_hash <> v_request.hash THEN 'stale'
+        WHEN p_decision = 'approve' AND v_right.barred THEN 'four_eyes'
+        WHEN p_decision = 'approve' AND v_right.voted THEN 'voted'
+        WHEN p_decision IN ('approve', 'request_changes') AND v_request.state = 'changes' THEN 'changes'
+        WHEN p_decision = 'request_changes' AND coalesce((v_request.policy ->> 'max_rounds')::integer, 0) <= (
+            SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.decision) = (p_request, 'request_changes')) THEN 'no_rounds'
+        WHEN p_decision = 'edit' AND NOT v_request.editable THEN 'not_editable'
+        WHEN p_decision IN ('claim', 'unclaim') AND v_request.claimed_until > v_now AND v_request.claimed_by <> v_user THEN 'claimed'
+        WHEN p_decision = 'revoke' AND v_request.state <> 'approved' THEN 'not_approved'
+        WHEN p_decision = 'revoke' AND EXISTS (SELECT FROM side_effects e WHERE e.approval_id = p_request) THEN 'too_late'
         ELSE 'accepted' END;
 
     v_state := v_request.state;
     IF v_verdict = 'accepted' THEN
         v_state := CASE
             WHEN p_decision = 'reject' THEN 'rejected'
-            WHEN (SELECT count(*) FROM approval_decisions d WHERE d.request_id = p_request) + 1
-                >= coalesce(v_request.policy ->> 'needed', '1')::integer THEN 'approved'
-            ELSE 'pending' END;
+            WHEN p_decision = 'approve' AND (v_unsigned OR enough(v_request, v_right.name, v_right.groups, v_now)) THEN 'approved'
+            WHEN p_decision = 'request_changes' THEN 'changes'
+            WHEN p_decision = 'edit' THEN 'pending'
+            WHEN p_decision = 'revoke' THEN 'revoked'
+            ELSE v_request.state END;
+        v_until := CASE p_decision WHEN 'claim' THEN v_now + make_interval(secs => coalesce((p_body ->> 'seconds')::double precision, 900))
+            WHEN 'delegate' THEN coalesce(v_now + make_interval(secs => (p_body ->> 'seconds')::double precision), 'infinity') END;
         INSERT INTO approval_decisions VALUES (
-            p_decision_id, p_request, v_user, v_token.id, p_decision, p_hash, v_comment, p_via, v_state, v_now);
-        IF v_state <> 'pending' THEN
+            p_decision_id, p_request, coalesce(v_request.revision, 0), v_user, CASE WHEN p_decision = 'delegate' THEN v_user ELSE coalesce(v_right.name, v_user) END,
+            CASE WHEN p_decision = 'delegate' THEN v_token.groups ELSE coalesce(v_right.groups, '{}') END, v_token.id, p_decision, p_hash, p_body,
+            CASE WHEN p_decision = 'delegate' THEN p_body ->> 'to' END, v_until, v_comment, p_via, v_state, v_now);
+        IF v_state <> v_request.state THEN
             PERFORM push_outbox(v_workflow, 'poke');
-            UPDATE approval_requests r SET state = v_state, closed_at = v_now, closed_by = v_user WHERE r.id = p_request
-            RETURNING * INTO v_request;
+            UPDATE approval_requests r SET state = v_state,
+                closed_at = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_now END, closed_by = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_user END,
+                effect_after = CASE WHEN v_state = 'approved' THEN v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0)) END
+            WHERE r.id = p_request RETURNING * INTO v_request;
+            PERFORM tell(v_request, CASE v_state WHEN 'changes' THEN 'changes' ELSE 'decided' END, jsonb_build_object('by', v_user, 'comment', v_comment), v_now)
+            WHERE v_state <> 'pending';
         END IF;
-        PERFORM audit(v_user, 'approval.' || p_decision, p_request::text, jsonb_build_object(
-            'decision_id', p_decision_id, 'hash', p_hash, 'comment', v_comment, 'via', p_via, 'token', v_token.id, 'state', v_state));
+        IF p_decision = 'edit' THEN
+            v_request := revise(p_request, p_body, v_user, v_now);
+        ELSIF p_decision IN ('claim', 'unclaim') THEN
+            UPDATE approval_requests r SET claimed_by = CASE WHEN p_decision = 'claim' THEN v_user END, claimed_until = v_until WHERE r.id = p_request;
+        ELSIF p_decision = 'delegate' THEN
+            PERFORM tell(v_request, 'delegated', jsonb_build_object('by', v_user, 'until', v_until), v_now, ARRAY[p_body ->> 'to']);
+        END IF;
+        PERFORM audit(v_user, 'approval.' || p_decision, coalesce(p_request::text, v_user), jsonb_strip_nulls(jsonb_build_object(
+            'decision_id', p_decision_id, 'hash', p_hash, 'comment', v_comment, 'via', p_via, 'token', v_token.id, 'state', v_state,
+            'body', p_body, 'for', nullif(v_right.name, v_user), 'revision', v_request.revision)));
     ELSIF (SELECT count(*) FROM audit_log a
            WHERE a.action = 'approval.refused' AND a.actor = v_user AND a.at > v_now - interval '1 minute') < c_refusals_a_minute THEN
-        PERFORM audit(v_user, 'approval.refused', coalesce(p_request::text, '(none)'), jsonb_build_object(
-            'verdict', v_verdict, 'decision', left(p_decision, 100), 'hash', left(p_hash, 100), 'via', p_via, 'token', v_token.id));
+        PERFORM audit(v_user, 'approval.refused', coalesce(p_request::text, '(none)'), jsonb_strip_nulls(jsonb_build_object(
+            'verdict', v_verdict, 'decision', left(p_decision, 100), 'hash', left(p_hash, 100), 'via', p_via, 'token', v_token.id, 'problem', left(v_problem, 2000))));
     END IF;
     RETURN QUERY SELECT v_verdict, v_user, CASE v_verdict WHEN 'repeated' THEN v_prior.state_after ELSE v_state END,
-        v_request.closed_by, v_request.closed_at, v_request.deadline;
+        v_request.closed_by, v_request.closed_at, v_request.deadline, v_problem;
 END
 $_$;
 
@@ -776,6 +899,15 @@ CREATE FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled intege
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
+
+CREATE FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_right text, p_groups text[], p_at timestamp with time zone) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT NOT EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE (r.rule ->> 'needed')::integer > fits(r.rule, p_right, p_groups)::integer + (
+        SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve')
+          AND fits(r.rule, d.for_user, d.groups)))
+$$;
 
 CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL::bytea[], p_tenant text DEFAULT 'default'::text, p_class text DEFAULT 'normal'::text, p_run_after timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_source_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_traceparent text DEFAULT NULL::text, p_origin uuid DEFAULT NULL::uuid, p_parent uuid DEFAULT NULL::uuid, p_salt text DEFAULT ''::text) RETURNS TABLE(ord bigint, task_id uuid, created boolean, status text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -863,6 +995,24 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS backbeat.approval_requests
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since <= p_request.deadline);
+    v_back timestamptz := least(p_at, (SELECT min(p.since) FROM presence p WHERE p.since > v_gone));
+    v_lost interval := v_back - greatest(v_gone, p_request.requested_at, p_request.outages_until);
+BEGIN
+    IF p_request.closed_at IS NULL AND p_at >= p_request.deadline AND v_gone < p_request.deadline - interval '1 minute' AND v_lost > '0' THEN
+        UPDATE approval_requests r SET deadline = r.deadline + v_lost, outages_until = v_back WHERE r.id = p_request.id RETURNING * INTO p_request;
+        PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object(
+            'from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
+    END IF;
+    RETURN p_request;
+END
+$$;
+
 CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -936,6 +1086,11 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    RETURN (COALESCE(((p_rule -> 'approvers'::text) ? p_user), false) OR COALESCE(((p_rule -> 'groups'::text) ?| p_groups), false));
+
 CREATE TABLE backbeat.flows (
     tenant text NOT NULL,
     tier text NOT NULL,
@@ -1006,6 +1161,17 @@ BEGIN
     WHERE b.id = ANY (p_block.budgets);
     DELETE FROM budget_blocks k WHERE k.id = p_block.id;
 END
+$$;
+
+CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone) RETURNS TABLE(user_name text, to_user text, groups text[])
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT * FROM (
+        SELECT DISTINCT ON (d.user_name) d.user_name, d.to_user, d.groups FROM approval_decisions d
+        WHERE d.decision = 'delegate' AND d.until > p_at AND (d.request_id IS NULL OR d.request_id = p_request)
+        ORDER BY d.user_name, d.request_id IS NULL, d.decided_at DESC, d.id DESC) AS h
+    WHERE h.user_name <> h.to_user
 $$;
 
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
@@ -1192,10 +1358,36 @@ BEGIN
 END
 $_$;
 
+CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT NOT p_request.policy @> '{"allow_unsigned_signal": true}' AND EXISTS (
+        SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE (r.rule ->> 'needed')::integer > (SELECT count(*) FROM (
+            SELECT t.user_name FROM api_tokens t, LATERAL rights(p_request, t.user_name, t.groups, p_at) AS g
+            WHERE t.revoked_at IS NULL AND (t.expires_at > p_at) IS NOT FALSE AND NOT g.barred AND fits(r.rule, g.name, g.groups)
+            UNION SELECT d.user_name FROM approval_decisions d
+            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people))
+$$;
+
 CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$ UPDATE side_effects SET error = left(p_error, 2000) WHERE key = p_key AND status <> 'done' $$;
+
+CREATE FUNCTION backbeat.note_presence() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    UPDATE presence SET until = greatest(until, NEW.seen_at)
+    WHERE since = (SELECT max(p.since) FROM presence p) AND until > NEW.seen_at - interval '1 minute';
+    IF NOT FOUND THEN
+        INSERT INTO presence VALUES (NEW.seen_at, NEW.seen_at) ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END
+$$;
 
 CREATE TABLE backbeat.budgets (
     id bigint NOT NULL,
@@ -1411,7 +1603,7 @@ BEGIN
     IF v_ended THEN
         FOR v_request IN
             UPDATE approval_requests SET state = 'cancelled', closed_at = v_now, closed_by = '(workflow)'
-            WHERE workflow_id = p_workflow AND state = 'pending' RETURNING id
+            WHERE workflow_id = p_workflow AND (state IN ('pending', 'changes') OR state = 'approved' AND effect_after > v_now) RETURNING id
         LOOP
             PERFORM audit('(workflow)', 'approval.cancelled', v_request::text, jsonb_build_object('workflow', p_status));
         END LOOP;
@@ -1517,6 +1709,29 @@ BEGIN
     WHERE t.id = ANY (v_ids);
     RETURN QUERY
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
+END
+$$;
+
+CREATE FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_now timestamptz := clock();
+    v_groups text[] := ARRAY(SELECT DISTINCT unnest(t.groups) FROM api_tokens t WHERE t.user_name = p_from ORDER BY 1);
+    v_open integer;
+BEGIN
+    IF p_from = p_to OR NOT EXISTS (SELECT FROM api_tokens t WHERE t.user_name = p_to AND t.revoked_at IS NULL AND (t.expires_at > v_now) IS NOT FALSE) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO approval_decisions (id, revision, user_name, for_user, groups, decision, to_user, until, comment, via, decided_at)
+    VALUES (uuid7(), 0, p_from, p_from, v_groups, 'delegate', p_to, 'infinity', p_reason, 'owner', v_now);
+    UPDATE api_tokens SET revoked_at = v_now WHERE user_name = p_from AND revoked_at IS NULL;
+    SELECT count(*) INTO v_open FROM approval_requests r WHERE r.state IN ('pending', 'changes')
+        AND EXISTS (SELECT FROM rules_at(r, v_now) AS a(rule) WHERE fits(a.rule, p_from, v_groups));
+    INSERT INTO notifications VALUES (uuid7(), 'delegated', NULL, NULL, ARRAY[p_to], '{}', jsonb_build_object('by', session_user, 'from', p_from, 'open', v_open), v_now);
+    PERFORM audit(session_user, 'approval.reassigned', p_from, jsonb_build_object('to', p_to, 'reason', p_reason, 'open', v_open));
+    RETURN v_open;
 END
 $$;
 
@@ -1717,7 +1932,8 @@ CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workfl
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
-    PERFORM FROM approval_requests WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow FOR SHARE;
+    PERFORM FROM approval_requests
+    WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE;
     RETURN FOUND;
 END
 $$;
@@ -1829,6 +2045,38 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.revise(p_request uuid, p_body jsonb, p_by text, p_at timestamp with time zone) RETURNS backbeat.approval_requests
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_request approval_requests;
+BEGIN
+    UPDATE approval_requests r
+    SET state = 'pending', revision = r.revision + 1, payload = jsonb_set(r.payload, '{request}', p_body), stuck = false,
+        hash = encode(sha256(convert_to(canonical(jsonb_build_object('title', r.title) || jsonb_set(r.payload, '{request}', p_body)), 'UTF8')), 'hex')
+    WHERE r.id = p_request RETURNING * INTO v_request;
+    PERFORM tell(v_request, 'asked', jsonb_build_object('by', p_by), p_at);
+    RETURN v_request;
+END
+$$;
+
+CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_request approval_requests;
+BEGIN
+    PERFORM FROM approval_requests r WHERE r.id = p_request AND r.state = 'changes' AND r.revision = p_revision AND r.deadline > clock() FOR UPDATE;
+    IF FOUND THEN
+        v_request := revise(p_request, p_body, '(workflow)', clock());
+        PERFORM audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', v_request.revision, 'hash', v_request.hash));
+    END IF;
+    RETURN v_request.id IS NOT NULL;
+END
+$$;
+
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1841,6 +2089,31 @@ BEGIN
     RETURN FOUND;
 END
 $$;
+
+CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) RETURNS TABLE(name text, groups text[], barred boolean)
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT m.name, m.groups, p_request.policy @> '{"four_eyes": true}' AND EXISTS (
+        SELECT FROM (SELECT p_request.requested_by UNION ALL
+                     SELECT e.user_name FROM approval_decisions e WHERE (e.request_id, e.decision) = (p_request.id, 'edit')) AS a(name)
+        WHERE a.name IN (p_user, m.name))
+    FROM (SELECT p_user, p_groups WHERE NOT EXISTS (SELECT FROM handed_on(p_request.id, p_at) AS h WHERE h.user_name = p_user)
+          UNION ALL SELECT h.user_name, h.groups FROM handed_on(p_request.id, p_at) AS h WHERE h.to_user = p_user) AS m(name, groups)
+    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups))
+$$;
+
+CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS SETOF jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $_$
+    SELECT jsonb_build_object('needed', coalesce((r.rule ->> 'needed')::integer, 1),
+        'approvers', coalesce(r.rule -> 'approvers', '[]') || u.approvers, 'groups', coalesce(r.rule -> 'groups', '[]') || u.groups)
+    FROM jsonb_array_elements(coalesce(p_request.policy -> 'rules', jsonb_build_array(p_request.policy))) AS r(rule), (
+        SELECT coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].approvers[*]'), '[]') AS approvers,
+               coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].groups[*]'), '[]') AS groups
+        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u
+$_$;
 
 CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) RETURNS SETOF jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1891,6 +2164,20 @@ BEGIN
         WHERE t.status = 'held' AND t.hold_reason = 'price' AND right(t.hold_key, length(v_name) + 7) = ' under ' || v_name) h;
     PERFORM audit(session_user, 'budget.set', v_name, jsonb_build_object('by', p_by, 'usd', p_usd, 'tokens', p_tokens, 'soft', p_soft, 'released', v_released));
     RETURN v_released;
+END
+$$;
+
+CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM now() AT TIME ZONE p_time_zone;
+    INSERT INTO calendars VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays)
+    ON CONFLICT (tenant, name) DO UPDATE SET time_zone = excluded.time_zone, days = excluded.days, opens = excluded.opens,
+        closes = excluded.closes, holidays = excluded.holidays;
+    PERFORM audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c) - '{tenant,name}'::text[])
+    FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
 END
 $$;
 
@@ -2150,6 +2437,23 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamp with time zone, p_users text[] DEFAULT NULL::text[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO notifications SELECT uuid7(p_at), p_event, p_request.id, p_request.tenant, coalesce(p_users, ARRAY(
+        SELECT DISTINCT coalesce(h.to_user, u.name)
+        FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'approvers') AS u(name)
+        LEFT JOIN handed_on(p_request.id, p_at) AS h ON h.user_name = u.name
+        WHERE p_event <> 'reminded' OR NOT EXISTS (
+            SELECT FROM approval_decisions d WHERE (d.request_id, d.revision, d.decision, d.for_user) = (p_request.id, p_request.revision, 'approve', u.name))
+        ORDER BY 1)),
+        CASE WHEN p_users IS NULL THEN ARRAY(
+            SELECT DISTINCT g.name FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'groups') AS g(name) ORDER BY 1) ELSE '{}' END,
+        p_facts || jsonb_build_object('title', p_request.title, 'state', p_request.state, 'revision', p_request.revision,
+            'hash', p_request.hash, 'deadline', p_request.deadline), p_at
+$$;
+
 CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2257,18 +2561,25 @@ $$;
 
 CREATE TABLE backbeat.approval_decisions (
     id uuid NOT NULL,
-    request_id uuid NOT NULL,
+    request_id uuid,
+    revision integer NOT NULL,
     user_name text NOT NULL,
+    for_user text NOT NULL,
+    groups text[] NOT NULL,
     token_id text,
     decision text NOT NULL,
-    hash text NOT NULL,
+    hash text,
+    body jsonb,
+    to_user text,
+    until timestamp with time zone,
     comment text NOT NULL,
     via text NOT NULL,
-    state_after text NOT NULL,
+    state_after text,
     decided_at timestamp with time zone NOT NULL,
-    CONSTRAINT approval_decisions_decision_check CHECK ((decision = ANY (ARRAY['approve'::text, 'reject'::text]))),
-    CONSTRAINT approval_decisions_state_after_check CHECK ((state_after = ANY (ARRAY['pending'::text, 'approved'::text, 'rejected'::text]))),
-    CONSTRAINT approval_decisions_via_check CHECK ((via = ANY (ARRAY['cli'::text, 'web'::text, 'signal'::text])))
+    CONSTRAINT approval_decisions_decision_check CHECK ((decision = ANY (ARRAY['approve'::text, 'reject'::text, 'request_changes'::text, 'edit'::text, 'revoke'::text, 'comment'::text, 'claim'::text, 'unclaim'::text, 'delegate'::text]))),
+    CONSTRAINT approval_decisions_via_check CHECK ((via = ANY (ARRAY['cli'::text, 'web'::text, 'signal'::text, 'owner'::text]))),
+    CONSTRAINT handed_on_to_somebody CHECK ((((decision = 'delegate'::text) = (to_user IS NOT NULL)) AND ((to_user IS NULL) OR (until IS NOT NULL)))),
+    CONSTRAINT only_rights_are_of_no_request CHECK (((request_id IS NOT NULL) OR (decision = 'delegate'::text)))
 );
 
 CREATE TABLE backbeat.audit_head (
@@ -2319,6 +2630,19 @@ ALTER TABLE backbeat.budgets ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTIT
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE backbeat.calendars (
+    tenant text NOT NULL,
+    name text NOT NULL,
+    time_zone text NOT NULL,
+    days integer[] NOT NULL,
+    opens time without time zone NOT NULL,
+    closes time without time zone NOT NULL,
+    holidays date[] NOT NULL,
+    CONSTRAINT calendars_check CHECK ((closes > opens)),
+    CONSTRAINT calendars_days_check CHECK (((days <@ '{1,2,3,4,5,6,7}'::integer[]) AND (days <> '{}'::integer[]))),
+    CONSTRAINT calendars_name_check CHECK ((name <> ''::text))
 );
 
 CREATE TABLE backbeat.dead_letters (
@@ -2411,6 +2735,17 @@ CREATE SEQUENCE backbeat.leases
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE backbeat.notifications (
+    id uuid NOT NULL,
+    event text NOT NULL,
+    request_id uuid,
+    tenant text,
+    users text[] NOT NULL,
+    groups text[] NOT NULL,
+    facts jsonb NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE backbeat.orchestrated_workflows (
     id uuid NOT NULL,
     workflow text NOT NULL,
@@ -2450,6 +2785,12 @@ END)) STORED NOT NULL,
     CONSTRAINT waiting_says_for_what CHECK (((status = 'waiting'::text) = (waiting_for IS NOT NULL)))
 )
 WITH (fillfactor='70');
+
+CREATE TABLE backbeat.presence (
+    since timestamp with time zone NOT NULL,
+    until timestamp with time zone NOT NULL
+)
+WITH (fillfactor='50');
 
 CREATE TABLE backbeat.retention (
     policy text NOT NULL,
@@ -2675,9 +3016,6 @@ ALTER TABLE ONLY backbeat.api_tokens
 ALTER TABLE ONLY backbeat.approval_decisions
     ADD CONSTRAINT approval_decisions_pkey PRIMARY KEY (id);
 
-ALTER TABLE ONLY backbeat.approval_decisions
-    ADD CONSTRAINT approval_decisions_request_id_user_name_key UNIQUE (request_id, user_name);
-
 ALTER TABLE ONLY backbeat.approval_requests
     ADD CONSTRAINT approval_requests_pkey PRIMARY KEY (id);
 
@@ -2705,6 +3043,9 @@ ALTER TABLE ONLY backbeat.budgets
 ALTER TABLE ONLY backbeat.budgets
     ADD CONSTRAINT budgets_scope_key_day_key UNIQUE (scope, key, day);
 
+ALTER TABLE ONLY backbeat.calendars
+    ADD CONSTRAINT calendars_pkey PRIMARY KEY (tenant, name);
+
 ALTER TABLE ONLY backbeat.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
@@ -2729,6 +3070,9 @@ ALTER TABLE ONLY backbeat.idempotency
 ALTER TABLE ONLY backbeat.model_calls
     ADD CONSTRAINT model_calls_pkey PRIMARY KEY (owner, call_key, seq);
 
+ALTER TABLE ONLY backbeat.notifications
+    ADD CONSTRAINT notifications_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY backbeat.orchestrated_workflows
     ADD CONSTRAINT orchestrated_workflows_parent_task_key UNIQUE (parent_task);
 
@@ -2740,6 +3084,9 @@ ALTER TABLE ONLY backbeat.orchestrated_workflows
 
 ALTER TABLE ONLY backbeat.pauses
     ADD CONSTRAINT pauses_pkey PRIMARY KEY (scope, key);
+
+ALTER TABLE ONLY backbeat.presence
+    ADD CONSTRAINT presence_pkey PRIMARY KEY (since);
 
 ALTER TABLE ONLY backbeat.retention
     ADD CONSTRAINT retention_pkey PRIMARY KEY (policy);
@@ -2777,7 +3124,15 @@ ALTER TABLE ONLY backbeat.workers
 ALTER TABLE ONLY backbeat.workflows
     ADD CONSTRAINT workflows_pkey PRIMARY KEY (name, version);
 
-CREATE INDEX approval_requests_pending ON backbeat.approval_requests USING btree (tenant, deadline) WHERE (state = 'pending'::text);
+CREATE INDEX approval_decisions_of ON backbeat.approval_decisions USING btree (request_id, decided_at);
+
+CREATE INDEX approval_requests_pending ON backbeat.approval_requests USING btree (tenant, deadline) WHERE (state = ANY (ARRAY['pending'::text, 'changes'::text]));
+
+CREATE INDEX approval_rights ON backbeat.approval_decisions USING btree (user_name) WHERE (decision = 'delegate'::text);
+
+CREATE UNIQUE INDEX approval_votes_of_people ON backbeat.approval_decisions USING btree (request_id, revision, user_name) WHERE (decision = 'approve'::text);
+
+CREATE UNIQUE INDEX approval_votes_of_rights ON backbeat.approval_decisions USING btree (request_id, revision, for_user) WHERE (decision = 'approve'::text);
 
 CREATE INDEX audit_log_refusals ON backbeat.audit_log USING btree (actor, at) WHERE (action = 'approval.refused'::text);
 
@@ -2796,6 +3151,8 @@ CREATE UNIQUE INDEX model_calls_open ON backbeat.model_calls USING btree (owner,
 CREATE INDEX model_calls_recent ON backbeat.model_calls USING btree (closed_at) WHERE (status = 'done'::text);
 
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows USING btree (checked_at) WHERE (finished_at IS NULL);
+
+CREATE INDEX side_effects_approval ON backbeat.side_effects USING btree (approval_id) WHERE (approval_id IS NOT NULL);
 
 CREATE INDEX side_effects_open ON backbeat.side_effects USING btree (intended_at) WHERE (status <> 'done'::text);
 
@@ -2829,11 +3186,16 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON backbeat.audit
 
 ALTER TABLE backbeat.audit_log ENABLE ALWAYS TRIGGER append_only;
 
+CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers FOR EACH ROW WHEN ((new.kind = 'temporal'::text)) EXECUTE FUNCTION backbeat.note_presence();
+
 ALTER TABLE ONLY backbeat.approval_decisions
     ADD CONSTRAINT approval_decisions_request_id_fkey FOREIGN KEY (request_id) REFERENCES backbeat.approval_requests(id);
 
 ALTER TABLE ONLY backbeat.approval_requests
     ADD CONSTRAINT approval_requests_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+
+ALTER TABLE ONLY backbeat.notifications
+    ADD CONSTRAINT notifications_request_id_fkey FOREIGN KEY (request_id) REFERENCES backbeat.approval_requests(id);
 
 ALTER TABLE ONLY backbeat.schedules
     ADD CONSTRAINT schedules_workflow_version_fkey FOREIGN KEY (workflow, version) REFERENCES backbeat.workflows(name, version);
@@ -2845,6 +3207,7 @@ GRANT USAGE ON SCHEMA backbeat TO backbeat_operator;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_selector;
 REVOKE ALL ON FUNCTION backbeat.add_schedule(p_schedule jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timestamp with time zone, p_seconds double precision) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.append_only() FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_operator;
@@ -2878,30 +3241,35 @@ REVOKE ALL ON FUNCTION backbeat.close_calls(p_ends jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.close_calls(p_ends jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.close_if_pending(p_request uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.close_if_pending(p_request uuid) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.policy_problem(p_policy jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.policy_problem(p_policy jsonb) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.approval_requests TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.approval_requests TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) FROM PUBLIC;
-REVOKE ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text, p_body jsonb, p_problem text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text, p_body jsonb, p_problem text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.drop_answers(p_owners uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_right text, p_groups text[], p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.fan_out(p_end backbeat.ending) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.pauses TO backbeat_worker;
@@ -2913,6 +3281,7 @@ GRANT ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) TO backbeat_work
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.fold(p_block backbeat.budget_blocks) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) FROM PUBLIC;
@@ -2929,8 +3298,10 @@ REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.need_tenant(p_id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.note_presence() FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.budgets TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budgets TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.objection(p_row backbeat.budgets, p_usd numeric, p_tokens bigint) FROM PUBLIC;
@@ -2945,6 +3316,7 @@ REVOKE ALL ON FUNCTION backbeat.promote(p_flows backbeat.flows[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) FROM PUBLIC;
@@ -2971,11 +3343,18 @@ REVOKE ALL ON FUNCTION backbeat.retain(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.retain(p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.return_blocks(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.return_blocks(p_worker text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.revise(p_request uuid, p_body jsonb, p_by text, p_at timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.revoke_token(p_id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) FROM PUBLIC;
@@ -3009,6 +3388,7 @@ GRANT ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer
 REVOKE ALL ON FUNCTION backbeat.startable(p_loaded text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamp with time zone, p_users text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) FROM PUBLIC;
@@ -3042,6 +3422,8 @@ GRANT SELECT ON TABLE backbeat.audit_log TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.audit_log TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.budget_caps TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_caps TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.calendars TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.calendars TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.dead_letters TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.dead_letters TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.estimates TO backbeat_worker;
@@ -3052,8 +3434,12 @@ GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.notifications TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.notifications TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.presence TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.presence TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.retention TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.retention TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.schedules TO backbeat_worker;

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+_MOST_PROBLEMS = 20
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 
 
@@ -79,6 +80,9 @@ class Effect:
     `perform` puts it: its outcome, or None when it certainly has not. Without one, an unknown effect waits for a
     person. `timeout` bounds `perform`, in seconds; `settle` is how long the far side may take after that until a
     look proves anything.
+
+    `request` is the model its requests must fit; without one, a request that waits for approval cannot be edited.
+    `revise(request, comment)` answers a person who requested changes with the next request, or raises.
     """
 
     kind: str
@@ -86,6 +90,21 @@ class Effect:
     read_back: Callable[[dict[str, Any], str], Awaitable[dict[str, Any] | None]] | None = field(repr=False)
     timeout: float = 10.0
     settle: float = 30.0
+    request: "type[BaseModel] | None" = None
+    revise: Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]] | None = field(default=None, repr=False)
+
+    def problem(self, request: Any) -> str | None:
+        """What its model has against a request, field by field; None when nothing."""
+        if self.request is None:
+            return None
+        from pydantic import ValidationError
+
+        try:
+            self.request.model_validate(request)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_PROBLEMS]
+            return "; ".join(f"{'.'.join(('request', *map(str, one['loc'])))}: {one['msg']}" for one in found)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ QUICK = timedelta(seconds=10)
 # The far write is bounded by its own time-out; a silent worker is noticed by its missing heartbeat.
 EFFECT_LIMIT = timedelta(minutes=10)
 EFFECT_HEARTBEAT = timedelta(seconds=5)
+REVISE_LIMIT = timedelta(minutes=5)
+REVISE_ATTEMPTS = 5  # then people edit it themselves, or the deadline comes
 RETRY_FIRST = timedelta(milliseconds=200)
 RETRY_LONGEST = timedelta(seconds=10)
 # An effect nobody can know about waits for a person; somebody looks again after one minute, two, four, up to an hour.

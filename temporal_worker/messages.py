@@ -17,12 +17,16 @@ class Start:
 
 @dataclass(frozen=True)
 class Standing:
-    """How an approval request stands, as Postgres says. `seq`: what was projected while it was being asked for."""
+    """How an approval request stands, as Postgres says. `seq`: what was projected while it was being asked for.
+
+    State `pending`: wait for a poke or until time does something; `changes`: a new revision of `revision` is wanted.
+    """
 
     request_id: str
     state: str
     seconds_left: float
     seq: int = 0
+    revision: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class EffectReport:
-    """How the effect stands: done, or unknown until a person or a read-back says. `detail` is for people."""
+    """How the effect stands: done, revoked, or unknown until a person or a read-back says. `detail` is for people."""
 
     status: str
     outcome: Any = None

@@ -148,6 +148,7 @@ def activities_of(env: Environment) -> list[Callable[..., Any]]:
         decisions.create_request,
         decisions.close_if_pending,
         decisions.submit_decision,
+        decisions.revise_request,
         Effects(env).perform_effect,
         Projector(env).project,
     ]

@@ -36,6 +36,7 @@ CREATE TABLE backbeat.side_effects (
 );
 CREATE INDEX side_effects_open ON backbeat.side_effects (intended_at) WHERE status <> 'done';
 CREATE INDEX side_effects_origin ON backbeat.side_effects (origin_id);
+CREATE INDEX side_effects_approval ON backbeat.side_effects (approval_id) WHERE approval_id IS NOT NULL;
 
 -- Asks leave to make a far write. The verdict is one of
 --   fire      the intent is on record under token: write, leaving detail as the mark, then finish_effect

@@ -1,7 +1,8 @@
 -- Raises unless the ledger of effects is there: a name that is absent does not cast.
 
 SELECT
-    'backbeat.side_effects'::regclass, 'backbeat.side_effects_open'::regclass, 'backbeat.side_effects_origin'::regclass;
+    'backbeat.side_effects'::regclass, 'backbeat.side_effects_open'::regclass, 'backbeat.side_effects_origin'::regclass,
+    'backbeat.side_effects_approval'::regclass;
 
 SELECT
     'backbeat.begin_effect'::regproc, 'backbeat.finish_effect'::regproc, 'backbeat.refire_effect'::regproc,

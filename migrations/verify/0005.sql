@@ -5,7 +5,9 @@ SELECT
     'backbeat.approval_decisions'::regclass, 'backbeat.audit_log'::regclass, 'backbeat.audit_head'::regclass,
     'backbeat.api_tokens'::regclass, 'backbeat.orchestrated_workflows_open'::regclass, 'backbeat.temporal_outbox_open'::regclass,
     'backbeat.temporal_outbox_order'::regclass, 'backbeat.approval_requests_pending'::regclass, 'backbeat.audit_log_refusals'::regclass,
-    'backbeat.audit_log_subject'::regclass;
+    'backbeat.audit_log_subject'::regclass, 'backbeat.calendars'::regclass, 'backbeat.presence'::regclass, 'backbeat.notifications'::regclass,
+    'backbeat.approval_votes_of_people'::regclass, 'backbeat.approval_votes_of_rights'::regclass, 'backbeat.approval_decisions_of'::regclass,
+    'backbeat.approval_rights'::regclass;
 
 SELECT
     'backbeat.policy_problem'::regproc, 'backbeat.append_only'::regproc, 'backbeat.audit_hash'::regproc,
@@ -14,7 +16,11 @@ SELECT
     'backbeat.project_state'::regproc, 'backbeat.workflows_to_check'::regproc, 'backbeat.restart_workflow'::regproc,
     'backbeat.create_approval'::regproc, 'backbeat.signer'::regproc, 'backbeat.decide'::regproc,
     'backbeat.close_if_pending'::regproc, 'backbeat.require_approved'::regproc, 'backbeat.create_token'::regproc,
-    'backbeat.revoke_token'::regproc, 'backbeat.cancel_task'::regproc;
+    'backbeat.revoke_token'::regproc, 'backbeat.cancel_task'::regproc, 'backbeat.rule_problem'::regproc, 'backbeat.after_time'::regproc,
+    'backbeat.set_calendar'::regproc, 'backbeat.note_presence'::regproc, 'backbeat.extended'::regproc, 'backbeat.fits'::regproc,
+    'backbeat.rules_at'::regproc, 'backbeat.handed_on'::regproc, 'backbeat.rights'::regproc, 'backbeat.enough'::regproc,
+    'backbeat.nobody_can'::regproc, 'backbeat.tell'::regproc, 'backbeat.revise'::regproc, 'backbeat.revise_approval'::regproc,
+    'backbeat.reassign'::regproc;
 
 DO $$
 BEGIN

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from shared.db.pool import Database
 from shared.db.queries import load
+from shared.db.text import storable
 from shared.errors import BackbeatError, InputError, NotFoundError
 from shared.ids import payload_hash
 
@@ -33,6 +34,14 @@ class Request:
     closed_by: str | None
     tenant: str
     approvals: int
+    revision: int
+    editable: bool
+    stuck: bool
+    claimed_by: str | None
+    claimed_until: datetime | None
+    effect_after: datetime | None
+    requested_by: str | None
+    asked: str | None
     workflow_id: UUID
     workflow: str
     temporal_id: str
@@ -48,15 +57,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """One person's decision on one content. `proof` is what `tokens.sign` made; `via` is cli, web or signal."""
+    """One person's decision on one content. `proof` is what `tokens.sign` made; `via` is cli, web or signal.
+
+    `body` goes with edits, claims and delegations (see `backbeat.decide`); `problem` is what the caller's schema has
+    against it: then it is refused, and that is on record.
+    """
 
     request: UUID | None
     decision: str
-    hash: str
+    hash: str | None
     comment: str
     proof: str | None
     decision_id: UUID
     via: str
+    body: Any = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +84,22 @@ class Verdict:
     closed_by: str | None
     closed_at: datetime | None
     deadline: datetime | None
+    problem: str | None = None
 
     @property
     def accepted(self) -> bool:
         """Whether the decision stands, by this ballot or by the same one before."""
         return self.verdict in ("accepted", "repeated")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a request stands. `settled`: only its effect may follow; `seconds_left` until time does something again."""
+
+    state: str
+    settled: bool
+    seconds_left: float
+    revision: int
 
 
 async def policy_problem(db: Database, policy: Any) -> str | None:
@@ -90,13 +116,15 @@ def content_hash(title: str, payload: dict[str, Any]) -> str:
     return payload_hash({"title": title, **payload})
 
 
-async def create(db: Database, workflow: UUID, step: str, shown_hash: str) -> Request:
+async def create(db: Database, workflow: UUID, step: str, shown_hash: str, *, editable: bool = False) -> Request:
     """Ask for a decision on what the workflow's input says, once per step: later calls answer with the first's request.
 
-    Raises NotFoundError when the workflow has ended, InputError when its input asks for nothing that could be decided.
+    `editable`: whoever edits it can check the edit. Raises NotFoundError when the workflow has ended, InputError when
+    its input asks for nothing that could be decided.
     """
     try:
-        rows = await db.rows(_SQL["create"], {"workflow": workflow, "step": step, "hash": shown_hash})
+        params = {"workflow": workflow, "step": step, "hash": shown_hash, "editable": editable}
+        rows = await db.rows(_SQL["create"], params)
     except BackbeatError as error:
         if isinstance(error.__cause__, psycopg.IntegrityError | psycopg.DataError):
             raise InputError(f"the escalation: {error.what}", fix="Correct the task that escalates") from error
@@ -108,15 +136,16 @@ async def create(db: Database, workflow: UUID, step: str, shown_hash: str) -> Re
 
 async def get(db: Database, request: UUID) -> Request:
     """One request. Raises NotFoundError."""
-    rows = await db.rows(_SQL["list"], {"id": request, "state": None, "limit": 1})
+    rows = await db.rows(_SQL["list"], {"id": request, "states": None, "limit": 1})
     if not rows:
         raise NotFoundError(f"there is no approval request {request}", fix="`backbeat approval list --state all`")
     return Request(**rows[0])
 
 
 async def find(db: Database, state: str | None, limit: int) -> list[Request]:
-    """Requests of one state, or of all: open ones first, the nearest deadline first."""
-    return [Request(**row) for row in await db.rows(_SQL["list"], {"id": None, "state": state, "limit": limit})]
+    """Requests of one state (`open`: people can decide), or of all: open ones first, the nearest deadline first."""
+    states = None if state is None else ["pending", "changes"] if state == "open" else [state]
+    return [Request(**row) for row in await db.rows(_SQL["list"], {"id": None, "states": states, "limit": limit})]
 
 
 async def history(db: Database, request: UUID) -> list[dict[str, Any]]:
@@ -127,10 +156,16 @@ async def history(db: Database, request: UUID) -> list[dict[str, Any]]:
 async def decide(db: Database, ballot: Ballot) -> Verdict:
     """Submit a ballot; telling Postgres twice is safe."""
     params = {name: getattr(ballot, name) for name in Ballot.__dataclass_fields__}
+    params["body"] = None if ballot.body is None else storable(ballot.body)
     return Verdict(**await db.row(_SQL["decide"], params))
 
 
-async def close_if_pending(db: Database, request: UUID) -> tuple[str, float]:
-    """The state of a request after closing it if its deadline has passed, and the seconds it has left."""
-    row = await db.row(_SQL["close_if_pending"], {"id": request})
-    return row["state"], row["seconds_left"]
+async def revise(db: Database, request: UUID, revision: int, body: dict[str, Any]) -> bool:
+    """Put up a new request where changes were requested of this revision; False when nobody waits for that any more."""
+    params = {"id": request, "revision": revision, "body": Jsonb(body)}
+    return bool((await db.row(_SQL["revise"], params))["revised"])
+
+
+async def close_if_pending(db: Database, request: UUID) -> Standing:
+    """Let time do to a request what is due (remind, escalate, close), and say how it stands."""
+    return Standing(**await db.row(_SQL["close_if_pending"], {"id": request}))

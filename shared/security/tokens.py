@@ -8,9 +8,11 @@ The formulas stand in SQL as `backbeat.signer` and `backbeat.create_token`.
 import hashlib
 import secrets
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from shared.errors import AuthError
+from shared.ids import payload_hash
 
 PREFIX = "bbt_"
 _LENGTH = len(PREFIX) + 64
@@ -34,9 +36,16 @@ def fingerprint(token: str) -> str:
     return hashlib.sha256(key(token)).hexdigest()[:16]
 
 
-def sign(token: str, request_id: UUID, decision: str, shown_hash: str, comment: str = "") -> str:
-    """A decision token: says that the bearer takes this decision on this content, and nothing else."""
-    message = ":".join((str(request_id), decision, shown_hash, comment)).encode()
+def sign(
+    token: str, request_id: UUID | None, decision: str, shown_hash: str | None, comment: str = "", body: Any = None
+) -> str:
+    """A decision token: says that the bearer takes this decision on this content, and nothing else.
+
+    Raises ValueError when the body has no canonical form.
+    """
+    said = None if body is None else payload_hash(body)
+    parts = (request_id, decision, shown_hash, said, comment)
+    message = ":".join(str(part) for part in parts if part is not None).encode()
     mac = hashlib.sha256(key(token) + hashlib.sha256(message).digest()).hexdigest()
     return f"bbd_{fingerprint(token)}_{mac}"
 

@@ -1,5 +1,6 @@
 """Asking for decisions, reading them, and submitting what came in as a signal."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -35,18 +36,31 @@ class Decisions:
             shown = await self._shown(row.input)
             seq = start.state_seq + activity.info().attempt
             await self._loaded(row.id, row.input["effect"], seq)
-            request = await approvals.create(self._env.db, row.id, STEP, shown)
+            effect = self._env.registry.effects[row.input["effect"]]
+            if problem := effect.problem(row.input["request"]):
+                raise _wrong("request", problem)
+            request = await approvals.create(self._env.db, row.id, STEP, shown, editable=effect.request is not None)
             self._record(request, "approval.requested")
-            return Standing(str(request.id), request.state, request.seconds_left, seq - 1)
+            return replace(await self._standing(request.id), seq=seq - 1)
 
     @activity.defn(name="close_if_pending")
     async def close_if_pending(self, request_id: str) -> Standing:
         """The committed decision, or `expired` from now on, or the seconds left. The one thing a workflow believes."""
         with temporal_errors():
-            state, seconds_left = await approvals.close_if_pending(self._env.db, UUID(request_id))
-            if state != "pending":
-                self._record(await approvals.get(self._env.db, UUID(request_id)), "approval.decided")
-            return Standing(request_id, state, seconds_left)
+            return await self._standing(UUID(request_id))
+
+    @activity.defn(name="revise_request")
+    async def revise_request(self, request_id: str) -> bool:
+        """Answer a person who requested changes, by the effect's own `revise`; False when nobody waits for that."""
+        with temporal_errors():
+            request = await approvals.get(self._env.db, UUID(request_id))
+            effect = self._env.registry.effects.get(request.payload["effect"])
+            if effect is None or effect.revise is None or request.state != "changes":
+                return False
+            body = await effect.revise(request.payload["request"], request.asked or "")
+            if problem := effect.problem(body):
+                raise DefinitionError(f"the revision does not fit: {problem}", fix="Correct the effect's revise")
+            return await approvals.revise(self._env.db, request.id, request.revision, body)
 
     @activity.defn(name="submit_decision")
     async def submit_decision(self, submission: Submission) -> bool:
@@ -66,6 +80,14 @@ class Decisions:
         if not verdict.accepted:
             activity.logger.warning("decide signal for %s refused: %s", submission.request_id, verdict.verdict)
         return verdict.accepted
+
+    async def _standing(self, request: UUID) -> Standing:
+        """As a workflow should see it: what is not settled is pending, where nobody but people can do anything."""
+        found = await approvals.close_if_pending(self._env.db, request)
+        if found.settled:
+            self._record(await approvals.get(self._env.db, request), "approval.decided")
+        state = found.state if found.settled or found.state == "changes" else "pending"
+        return Standing(str(request), state, found.seconds_left, revision=found.revision)
 
     async def _shown(self, given: dict[str, Any]) -> str:
         """The hash of what an escalation asks for. Raises InputError naming the field that is wrong."""

@@ -57,6 +57,8 @@ class Effects:
                 ) from error
             finally:
                 self._env.telemetry.flush()
+            if result.status == "refused" and (await approvals.get(self._env.db, request.id)).state == "revoked":
+                return EffectReport("revoked")
         return _report(result)
 
 

@@ -23,11 +23,14 @@ with workflow.unsafe.imports_passed_through():
         RECHECK_LONGEST,
         RETRY_FIRST,
         RETRY_LONGEST,
+        REVISE_ATTEMPTS,
+        REVISE_LIMIT,
     )
     from temporal_worker.messages import EffectReport, Projection, Standing, Start, Submission
 
 T = TypeVar("T")
 _RETRY = RetryPolicy(initial_interval=RETRY_FIRST, maximum_interval=RETRY_LONGEST)
+_REVISE = RetryPolicy(initial_interval=RETRY_FIRST, maximum_interval=RETRY_LONGEST, maximum_attempts=REVISE_ATTEMPTS)
 
 
 @workflow.defn(name="approve_effect")
@@ -50,7 +53,8 @@ class ApproveEffect:
             standing = await self._decision(start)
             result: dict[str, Any] = {"decision": standing.state}
             if standing.state == "approved":
-                result["effect"] = await _to_the_end(self._effect(standing))
+                report = await _to_the_end(self._effect(standing))
+                result = {"decision": "revoked"} if report.status == "revoked" else {**result, "effect": report.outcome}
         except (ActivityError, asyncio.CancelledError) as error:
             await self._end("cancelled" if is_cancelled_exception(error) else "failed", error=_reason(error))
             raise
@@ -83,15 +87,31 @@ class ApproveEffect:
         self._request, self._seq = standing.request_id, max(self._seq, standing.seq)
         if standing.state == "pending":
             await self._project("waiting", waiting_for=f"approval {standing.request_id}")
-        while standing.state == "pending":
-            await self._wait(timedelta(seconds=max(standing.seconds_left, 0.05)), "deadline of the approval")
+        revised = 0
+        while standing.state in ("pending", "changes"):
+            if standing.state == "changes" and standing.revision != revised:
+                revised = standing.revision
+                await self._revise(standing.request_id)
+            else:
+                await self._wait(timedelta(seconds=max(standing.seconds_left, 0.05)), "deadline of the approval")
             standing = await _quick("close_if_pending", standing.request_id, Standing)
         return standing
 
-    async def _effect(self, standing: Standing) -> Any:
+    async def _revise(self, request_id: str) -> None:
+        """Ask for the next revision, once; where none comes, people edit it themselves or the deadline comes."""
+        try:
+            await workflow.execute_activity(
+                "revise_request", request_id, start_to_close_timeout=REVISE_LIMIT, retry_policy=_REVISE
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("no revision of %s: %s", request_id, _reason(error))
+
+    async def _effect(self, standing: Standing) -> EffectReport:
         pause = RECHECK_FIRST
         while True:
-            report = await workflow.execute_activity(
+            report: EffectReport = await workflow.execute_activity(
                 "perform_effect",
                 standing.request_id,
                 result_type=EffectReport,
@@ -99,8 +119,8 @@ class ApproveEffect:
                 heartbeat_timeout=EFFECT_HEARTBEAT,
                 retry_policy=_RETRY,
             )
-            if report.status == "done":
-                return report.outcome
+            if report.status in ("done", "revoked"):
+                return report
             await self._project("waiting", waiting_for=f"the effect's outcome is unknown: {report.detail}")
             await self._wait(pause, "look at the effect again")
             pause = min(pause * 2, RECHECK_LONGEST)

@@ -200,7 +200,7 @@ POLICIES = [
     ('{"groups": [""]}', "not a list of group names"),
     ('{"approvers": ["alice"], "needed": 0}', "not a number"),
     ('{"approvers": ["alice"], "needed": 1.5}', "not a number"),
-    ('{"approvers": ["alice"], "for_eyes": true}', "unknown policy key for_eyes"),
+    ('{"approvers": ["alice"], "for_eyes": true}', "policy: unknown key for_eyes"),
     ('{"approvers": ["alice"], "allow_unsigned_signal": 1}', "not true or false"),
     ('{"approvers": ["alice", "bob"], "needed": 2, "allow_unsigned_signal": true}', "cannot go with a quorum"),
     ('{"approvers": ["alice"]}', ""),
@@ -233,7 +233,7 @@ def test_a_request_shows_what_the_task_escalated_whoever_asks(database: Database
     shown = ("Refund", {"effect": "note", "request": {"a": 1}}, {"approvers": ["carol"]}, timedelta(minutes=1))
     assert database.sql(query, [asked.id]) == [shown]
     arguments = "SELECT pg_get_function_identity_arguments('backbeat.create_approval'::regproc)"
-    assert database.value(arguments) == "p_workflow uuid, p_step text, p_hash text"
+    assert database.value(arguments) == "p_workflow uuid, p_step text, p_hash text, p_editable boolean"
 
 
 def test_what_a_worker_hashes_wrongly_nobody_can_approve(database: Database) -> None:

@@ -62,7 +62,7 @@ def ask(database: Database, *, seconds: float = 3600.0, **changed: Any) -> Asked
     given = escalation(deadline_seconds=seconds, **changed)
     workflow = start(database, **given)
     shown = content_hash(given["title"], given["effect"], given["request"])
-    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', %s)"
+    call = "SELECT id FROM backbeat.create_approval(%s, 'approve', %s, true)"
     (row,) = worker_rows(database, call, [workflow, shown])
     return Asked(row["id"], shown, workflow)
 
@@ -78,20 +78,35 @@ def token(database: Database, user: str, *groups: str, seconds: float | None = N
 def decide(
     database: Database,
     who: str | None,
-    request: UUID,
+    request: UUID | None,
     decision: str,
-    shown: str,
+    shown: str | None = None,
     *,
     comment: str = "",
     decision_id: UUID | None = None,
     via: str = "cli",
     proof: str | None = None,
+    body: Any = None,
+    problem: str | None = None,
 ) -> dict[str, Any]:
     """Submit a decision signed with the token `who`, or with `proof` as it is."""
-    signed = tokens.sign(who, request, decision, shown, comment) if who else proof
-    call = "SELECT * FROM backbeat.decide(%s, %s, %s, %s, %s, %s, %s)"
-    (row,) = worker_rows(database, call, [signed, request, decision, shown, comment, decision_id or uuid4(), via])
+    signed = tokens.sign(who, request, decision, shown, comment, body) if who else proof
+    call = "SELECT * FROM backbeat.decide(%s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s)"
+    given = [signed, request, decision, shown, comment, decision_id or uuid4(), via]
+    (row,) = worker_rows(database, call, [*given, None if body is None else json.dumps(body), problem])
     return row
+
+
+def tick(database: Database, request: UUID) -> dict[str, Any]:
+    """Let time do what is due to a request, as its workflow would; how it stands then."""
+    (row,) = worker_rows(database, "SELECT * FROM backbeat.close_if_pending(%s)", [request])
+    return row
+
+
+def heard(database: Database, request: UUID) -> list[tuple[str, list[str], list[str]]]:
+    """(event, users, groups) of what people were told about a request, oldest first."""
+    query = "SELECT event, users, groups FROM backbeat.notifications WHERE request_id = %s ORDER BY created_at, id"
+    return [(event, users, groups) for event, users, groups in database.sql(query, [request])]
 
 
 def state(database: Database, request: UUID) -> str:

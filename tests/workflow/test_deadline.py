@@ -58,6 +58,7 @@ async def test_a_deadline_that_passes_means_no(database: Database, skipping: Wor
     assert request
     assert [entry[:2] for entry in audit(database, request[0])] == [
         ("(workflow)", "approval.requested"),
+        ("(clock)", "approval.stuck"),
         ("(deadline)", "approval.expired"),
     ]
     late = decide(database, token(database, "alice"), request[0], "approve", request[1])

@@ -22,7 +22,7 @@ UNION ALL
 SELECT f.task_id, f.trace_id, step.kind, backbeat.span_id(step.kind, r.id::text)
 FROM flows f JOIN backbeat.approval_requests r ON r.workflow_id = f.id
 CROSS JOIN (VALUES ('approval.requested'), ('approval.decided')) AS step(kind)
-WHERE step.kind = 'approval.requested' OR r.state NOT IN ('pending', 'cancelled')
+WHERE step.kind = 'approval.requested' OR r.closed_at IS NOT NULL AND r.state <> 'cancelled'
 UNION ALL
 SELECT f.task_id, f.trace_id, 'effect', backbeat.span_id('effect', e.key)
 FROM flows f JOIN backbeat.side_effects e ON e.owner_kind = 'workflow' AND e.owner = f.id
