@@ -38,7 +38,7 @@ class Decisions:
             await self._loaded(row.id, row.input["effect"], seq)
             effect = self._env.registry.effects[row.input["effect"]]
             if problem := effect.problem(row.input["request"]):
-                raise _wrong("request", problem)
+                raise _wrong(problem)
             request = await approvals.create(self._env.db, row.id, STEP, shown, editable=effect.request is not None)
             self._record(request, "approval.requested")
             return replace(await self._standing(request.id), seq=seq - 1)
@@ -93,19 +93,19 @@ class Decisions:
         """The hash of what an escalation asks for. Raises InputError naming the field that is wrong."""
         title, kind, seconds = given.get("title"), given.get("effect"), given.get("deadline_seconds")
         if not isinstance(title, str) or not 1 <= len(title) <= 300:
-            raise _wrong("title", "must be a text of 1 to 300 characters")
+            raise _wrong("title: must be a text of 1 to 300 characters")
         if not isinstance(kind, str):
-            raise _wrong("effect", "must be the name of an effect")
+            raise _wrong("effect: must be the name of an effect")
         if not isinstance(given.get("request"), dict):
-            raise _wrong("request", "must be an object")
+            raise _wrong("request: must be an object")
         if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 1 <= seconds <= LONGEST:
-            raise _wrong("deadline_seconds", f"must be from 1 to {LONGEST:.0f}")
+            raise _wrong(f"deadline_seconds: must be from 1 to {LONGEST:.0f}")
         if problem := await approvals.policy_problem(self._env.db, given.get("policy")):
-            raise _wrong("policy", problem)
+            raise _wrong(problem)
         try:
             return approvals.content_hash(title, {"effect": kind, "request": given["request"]})
         except (ValueError, RecursionError) as error:
-            raise _wrong("request", f"has no canonical form: {error}") from error
+            raise _wrong(f"request: has no canonical form: {error}") from error
 
     async def _loaded(self, workflow: UUID, kind: str, seq: int) -> None:
         """Raises DefinitionError where this worker could not do it: another may, or its next release. People see it."""
@@ -153,5 +153,5 @@ def _text(value: Any) -> str:
     return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
-def _wrong(field: str, what: str) -> InputError:
-    return InputError(f"the escalation's {field}: {what}", fix="Correct the task that escalates")
+def _wrong(what: str) -> InputError:
+    return InputError(f"the escalation's {what}", fix="Correct the task that escalates")

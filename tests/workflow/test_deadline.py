@@ -12,7 +12,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from temporal_worker.messages import Start
 from temporal_worker.worker import Options, activities_of, make_worker
-from tests.support.approvals import audit, decide, start, state, token
+from tests.support.approvals import audit, decide, heard, start, state, token
 from tests.support.databases import Database
 from tests.support.temporal import Clocked, FarSide, environment, request_of, row
 
@@ -63,6 +63,30 @@ async def test_a_deadline_that_passes_means_no(database: Database, skipping: Wor
     ]
     late = decide(database, token(database, "alice"), request[0], "approve", request[1])
     assert (late["verdict"], late["closed_by"]) == ("closed", "(deadline)")
+
+
+async def test_days_of_reminders_and_escalation_pass_by_postgres_word(
+    database: Database, skipping: WorkflowEnvironment
+) -> None:
+    """The workflow knows nothing of them: it waits for the moment that Postgres names next."""
+    far = FarSide()
+    dave = token(database, "dave")
+    policy = {
+        "approvers": ["alice"],
+        "remind_every": DAY,
+        "escalate": [{"after": 2.5 * DAY, "approvers": ["dave"]}],
+        "effect_delay": DAY,
+    }
+    async with waiting(database, skipping, far, deadline_seconds=4 * DAY, policy=policy) as (workflow, handle):
+        request, shown = await until_asked(database, skipping, workflow)
+        await skipping.sleep(timedelta(days=3.2))
+        told = [event for event, *_ in heard(database, request)]
+        assert told == ["asked", "stuck", "reminded", "reminded", "escalated", "reminded"]
+        assert decide(database, dave, request, "approve", shown)["state"] == "approved"
+        assert await handle.result() == {"decision": "approved", "effect": {"id": 1}}
+    waited = "SELECT e.intended_at - r.closed_at FROM backbeat.side_effects e, backbeat.approval_requests r"
+    assert timedelta(days=1) <= database.value(waited) < timedelta(days=1.1)
+    assert heard(database, request)[-1][0] == "decided"
 
 
 async def test_a_decision_whose_poke_never_came_counts_at_the_deadline(
