@@ -1,17 +1,22 @@
 """The one Python path of every decision: sign it, submit it to the rule in Postgres, say what came of it.
 
-The token stays here. Postgres sees a signature over request, decision, hash of what was shown and comment.
+The token stays here. Postgres sees a signature over request, decision, hash of what was shown, body and comment.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
+
 from shared.db import approvals
 from shared.db.approvals import Ballot, Verdict
 from shared.db.pool import Database
-from shared.errors import AuthError, BackbeatError, ConflictError, InputError, NotFoundError
+from shared.db.tokens import as_owner
+from shared.definitions import Effect
+from shared.errors import AuthError, BackbeatError, ConflictError, DefinitionError, InputError, NotFoundError
 from shared.security import tokens
 
 
@@ -19,10 +24,12 @@ from shared.security import tokens
 class DecisionResult:
     """A decision that stands. `state` is the request's after it: pending while a quorum needs more people.
 
+    `request` is None where somebody handed on all her rights.
+
     `repeated`: the same decision id was accepted before, and this is that result.
     """
 
-    request: UUID
+    request: UUID | None
     decision: str
     user: str
     state: str
@@ -32,33 +39,88 @@ class DecisionResult:
 async def decide(
     db: Database,
     token: str,
-    request: UUID,
+    request: UUID | None,
     decision: str,
-    shown_hash: str,
+    shown_hash: str | None = None,
     *,
     comment: str = "",
+    body: dict[str, Any] | None = None,
+    problem: str | None = None,
     decision_id: UUID | None = None,
     via: str = "cli",
 ) -> DecisionResult:
-    """Approve or reject what hashes to `shown_hash`, as the person whose token this is.
+    """Decide about what hashes to `shown_hash`, or do another thing of `backbeat.decide`, as who this token is.
 
-    With a `decision_id` of the caller's, saying it again is safe. Raises AuthError, NotFoundError, InputError, or
-    ConflictError when somebody decided before, the deadline has passed, or the content is another by now.
+    With a `decision_id` of the caller's, saying it again is safe. A `problem` with the body (see `edit_problem`) is
+    refused and put on record. Raises AuthError, NotFoundError, InputError, or ConflictError when somebody decided
+    before, the deadline has passed, or the content is another by now.
     """
-    proof = tokens.sign(token, request, decision, shown_hash, comment)
-    ballot = Ballot(request, decision, shown_hash, comment, proof, decision_id or uuid4(), via)
+    try:
+        proof = tokens.sign(token, request, decision, shown_hash, comment, body)
+    except ValueError as error:
+        raise InputError(f"the content has no canonical form: {error}", fix="Correct it") from error
+    ballot = Ballot(request, decision, shown_hash, comment, proof, decision_id or uuid4(), via, body, problem)
     verdict = await approvals.decide(db, ballot)
     if not verdict.accepted:
         raise await _refusal(db, request, verdict)
     return DecisionResult(request, decision, verdict.user_name, verdict.state or "", verdict.verdict == "repeated")
 
 
+async def reassign(db: Database, leaver: str, heir: str, reason: str) -> int:
+    """Revoke somebody's tokens and hand all her rights on; the number of open requests that touches.
+
+    Raises NotFoundError when `heir` holds no token, AuthError for a login that does not own the schema.
+    """
+    call = "SELECT backbeat.reassign(%(leaver)s, %(heir)s, %(reason)s) AS open"
+    params = {"leaver": leaver, "heir": heir, "reason": reason}
+    with as_owner("rights are reassigned"):
+        found = (await db.row(call, params))["open"]
+    if found is None:
+        raise NotFoundError(f"{heir} holds no token, or is who leaves", fix="`backbeat token list` names people")
+    return int(found)
+
+
+async def set_calendar(db: Database, params: Mapping[str, Any]) -> None:
+    """Write a calendar's hours. Raises InputError for hours or a time zone that cannot be."""
+    call = """SELECT backbeat.set_calendar(
+        %(tenant)s, %(name)s, %(zone)s, %(days)s, %(opens)s::time, %(closes)s::time, %(holidays)s::date[])"""
+    try:
+        await db.rows(call, params)
+    except BackbeatError as error:
+        if isinstance(error.__cause__, psycopg.IntegrityError | psycopg.DataError):
+            raise InputError(f"the calendar cannot be: {error.what}", fix="See `approval calendar --help`") from error
+        raise
+
+
+def edit_problem(effects: Mapping[str, Effect], kind: str, body: Any) -> str | None:
+    """What the effect has against a request. Raises DefinitionError where it is not loaded: nobody could say."""
+    if kind not in effects:
+        fix = "Set BACKBEAT_DEFINITIONS to what the workers load"
+        raise DefinitionError(f"no loaded module defines the effect {kind!r}, so an edit cannot be checked", fix=fix)
+    return effects[kind].problem(body)
+
+
 def eligible(policy: dict[str, Any]) -> str:
     """Who may decide, in words: `2 of alice, bob, group security`."""
-    people = [*policy.get("approvers", ()), *(f"group {name}" for name in policy.get("groups", ()))]
-    if policy.get("allow_unsigned_signal"):
+    said = " and ".join(_people(rule) for rule in policy.get("rules") or [policy])
+    for step in policy.get("escalate", ()):
+        said += f"; after {duration(step['after'])} also {_people(step).partition(' of ')[2]}"
+    return said + ("; not who asked or edited" if policy.get("four_eyes") else "")
+
+
+def _people(rule: dict[str, Any]) -> str:
+    people = [*rule.get("approvers", ()), *(f"group {name}" for name in rule.get("groups", ()))]
+    if rule.get("allow_unsigned_signal"):
         people.append("anybody who may signal the workflow")
-    return f"{policy.get('needed', 1)} of {', '.join(people)}"
+    return f"{rule.get('needed', 1)} of {', '.join(people)}"
+
+
+def duration(seconds: float) -> str:
+    """`2 d`, `90 min`: a length of time in the largest unit that fits it."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds / 60:,.0f} min" if seconds >= 600 else f"{seconds:,.0f} s"
 
 
 def moment(at: datetime | None) -> str:
@@ -66,28 +128,41 @@ def moment(at: datetime | None) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if at else "-"
 
 
-async def _refusal(db: Database, request: UUID, verdict: Verdict) -> BackbeatError:
+async def _refusal(db: Database, request: UUID | None, verdict: Verdict) -> BackbeatError:
     """The error that tells a person why; every refusal is on record already."""
+    look = f"`backbeat approval show {request}`"
     match verdict.verdict:
+        case "malformed":
+            return InputError(
+                verdict.problem or "this decision id was another's", fix="Correct it; nothing has changed"
+            )
         case "unauthenticated":
             return AuthError("this token is unknown, expired or revoked", fix="`backbeat token create` makes a new one")
         case "not_found":
             return NotFoundError(f"there is no approval request {request}", fix="`backbeat approval list`")
-        case "not_eligible":
+        case "not_eligible" if request:
             policy = (await approvals.get(db, request)).policy
             return AuthError(f"{verdict.user_name} may not decide this", fix=f"It takes {eligible(policy)}")
+        case "four_eyes":
+            return AuthError(f"{verdict.user_name} asked for this or edited it", fix="Somebody else must approve it")
         case "closed":
-            return ConflictError(_closed(verdict), fix=f"`backbeat approval show {request}` has the history")
+            return ConflictError(_closed(verdict), fix=f"{look} has the history")
         case "expired":
             return ConflictError(f"the deadline passed at {moment(verdict.deadline)}", fix="That is a no")
-        case "stale":
-            fix = f"Look again: `backbeat approval show {request}`"
-            return ConflictError("this is not what the request shows", fix=fix)
-        case "voted":
-            return ConflictError(f"{verdict.user_name} has approved already", fix="The quorum needs other people")
-        case _:
-            fix = "Approve or reject, with a comment of at most 4000 letters"
-            return InputError("Postgres could not read the decision", fix=fix)
+    what, fix = _CONFLICTS.get(verdict.verdict, (f"refused: {verdict.verdict}", "{look} has the history"))
+    return ConflictError(what.format(user=verdict.user_name), fix=fix.format(look=look))
+
+
+_CONFLICTS = {
+    "stale": ("this is not what the request shows", "Look again: {look}"),
+    "voted": ("{user} has approved already", "The quorum needs other people"),
+    "changes": ("somebody asked for changes", "Wait for the next revision, or make it: `backbeat approval edit`"),
+    "no_rounds": ("no more changes may be requested", "Edit it, approve it or reject it"),
+    "not_editable": ("its effect declares no model, so no edit could be checked", "Reject it, or request changes"),
+    "claimed": ("somebody else is looking at it", "{look} says who and until when; a claim binds no decision"),
+    "not_approved": ("it is not approved", "Reject it instead"),
+    "too_late": ("its effect has begun", "{look} names the workflow; see `backbeat effect`"),
+}
 
 
 def _closed(verdict: Verdict) -> str:
@@ -97,5 +172,7 @@ def _closed(verdict: Verdict) -> str:
             return f"the deadline passed at {moment(verdict.deadline)}, so it counts as rejected"
         case "cancelled":
             return f"its workflow ended at {at} before anybody decided"
+        case "revoked":
+            return f"revoked by {verdict.closed_by} at {at}"
         case state:
             return f"already {state} by {verdict.closed_by} at {at}"

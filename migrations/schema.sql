@@ -3270,6 +3270,7 @@ GRANT ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read
 REVOKE ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.pauses TO backbeat_worker;
@@ -3282,6 +3283,7 @@ GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.fold(p_block backbeat.budget_blocks) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) FROM PUBLIC;
@@ -3348,7 +3350,9 @@ REVOKE ALL ON FUNCTION backbeat.revise_approval(p_request uuid, p_revision integ
 GRANT ALL ON FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.revoke_token(p_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean) FROM PUBLIC;

@@ -23,14 +23,14 @@ async def create(db: Database, key: bytes, user: str, groups: Sequence[str], sec
     for name in (user, *groups):
         if not NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a name", fix="Use letters, digits and . _ @ + - (not first)")
-    with _as_owner():
+    with as_owner():
         row = await db.row(_SQL["create"], {"key": key, "user": user, "groups": list(groups), "seconds": seconds})
     return str(row["id"])
 
 
 async def revoke(db: Database, token_id: str) -> None:
     """Make a token worthless from now on. Raises NotFoundError when there is no such token, or none that is valid."""
-    with _as_owner():
+    with as_owner():
         revoked = (await db.row(_SQL["revoke"], {"id": token_id}))["revoked"]
     if not revoked:
         raise NotFoundError(f"there is no valid token {token_id}", fix="`backbeat token list` names them")
@@ -42,11 +42,12 @@ async def find(db: Database) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _as_owner() -> Iterator[None]:
+def as_owner(what: str = "tokens are made and revoked") -> Iterator[None]:
+    """Say it plainly when the login does not own the schema. Raises AuthError."""
     try:
         yield
     except SchemaError as error:
         if not isinstance(error.__cause__, InsufficientPrivilege):
             raise
         fix = "Set BACKBEAT_DIRECT_URL to it"
-        raise AuthError("tokens are made and revoked with the login that runs the migrations", fix=fix) from error
+        raise AuthError(f"{what} with the login that runs the migrations", fix=fix) from error

@@ -915,4 +915,5 @@ $$;
 GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.set_calendar TO backbeat_operator;
 GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,
     backbeat.settle_outbox, backbeat.project_state, backbeat.workflows_to_check, backbeat.restart_workflow,
-    backbeat.create_approval, backbeat.revise_approval, backbeat.decide, backbeat.close_if_pending TO backbeat_worker;
+    backbeat.create_approval, backbeat.revise_approval, backbeat.decide, backbeat.close_if_pending,
+    backbeat.fits, backbeat.rules_at, backbeat.handed_on, backbeat.rights TO backbeat_worker;

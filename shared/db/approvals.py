@@ -136,16 +136,20 @@ async def create(db: Database, workflow: UUID, step: str, shown_hash: str, *, ed
 
 async def get(db: Database, request: UUID) -> Request:
     """One request. Raises NotFoundError."""
-    rows = await db.rows(_SQL["list"], {"id": request, "states": None, "limit": 1})
+    rows = await db.rows(_SQL["list"], {"id": request, "states": None, "token": None, "limit": 1})
     if not rows:
         raise NotFoundError(f"there is no approval request {request}", fix="`backbeat approval list --state all`")
     return Request(**rows[0])
 
 
-async def find(db: Database, state: str | None, limit: int) -> list[Request]:
-    """Requests of one state (`open`: people can decide), or of all: open ones first, the nearest deadline first."""
+async def find(db: Database, state: str | None, limit: int, token_id: str | None = None) -> list[Request]:
+    """Requests of one state (`open`: people can decide), or of all: open ones first, the nearest deadline first.
+
+    `token_id`: only those its bearer may approve and has not.
+    """
     states = None if state is None else ["pending", "changes"] if state == "open" else [state]
-    return [Request(**row) for row in await db.rows(_SQL["list"], {"id": None, "states": states, "limit": limit})]
+    params = {"id": None, "states": states, "token": token_id, "limit": limit}
+    return [Request(**row) for row in await db.rows(_SQL["list"], params)]
 
 
 async def history(db: Database, request: UUID) -> list[dict[str, Any]]:

@@ -215,6 +215,112 @@ def test_a_quorum_says_that_more_are_needed(run: Run, alice: Path, database: Dat
     assert "already rejected by bob" in run("approval", "reject", request.id, who=alice).refused(5)
 
 
+def test_many_are_decided_each_with_a_line_of_its_own(run: Run, alice: Path, database: Database) -> None:
+    first, second, theirs = ask(database), ask(database), ask(database, policy={"approvers": ["bob"]})
+    named = [f"{first.id}:{first.hash[:12]}", f"{second.id}:{'0' * 12}", f"{theirs.id}:{theirs.hash}"]
+    done = run("approval", "approve", *named, "-o", "json", who=alice)
+    assert done.code == 5
+    assert [(line["verdict"], line["note"][:30]) for line in json.loads(done.out)] == [
+        ("approved", ""),
+        ("refused", "the request shows something els"[:30]),
+        ("refused", "alice may not decide this. It t"[:30]),
+    ]
+    assert [state(database, each.id) for each in (first, second, theirs)] == ["approved", "pending", "pending"]
+    assert "say what you were shown" in run("approval", "approve", first.id, second.id, who=alice).refused(2)
+    assert "--all needs --yes" in run("approval", "reject", "--all", who=alice).refused(2)
+    (mine,) = run("approval", "list", "--mine", "-o", "json", who=alice).fine().json
+    assert mine["id"] == str(second.id)
+    done = run("approval", "reject", "--all", "--yes", "--comment", "enough", who=alice).fine()
+    assert str(second.id) in done.out
+    assert [state(database, each.id) for each in (second, theirs)] == ["rejected", "pending"]
+    assert run("approval", "approve", "--all", "--yes", who=alice).fine().err == "requests: none\n"
+
+
+def test_an_edit_is_checked_by_the_effects_model(run: Run, alice: Path, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "notes.py").write_text(
+        "from backbeat import effect\nfrom pydantic import BaseModel\n"
+        "class Note(BaseModel):\n    repository: str\n    body: str\n"
+        "async def perform(request, mark): return {}\n"
+        "note = effect('note', perform=perform, request=Note)\n"
+    )
+    request = ask(database)
+    words = ("approval", "edit", request.id, "--hash", request.hash[:12])
+    assert "so an edit cannot be checked" in run(*words, "--set", "body=7", who=alice).refused(2)
+    loaded = {"BACKBEAT_DEFINITIONS": "notes", "PYTHONPATH": str(tmp_path)}
+    said = run(*words, "--set", "body=7", who=alice, **loaded).refused(2)
+    assert said.startswith("backbeat: request.body: Input should be a valid string")
+    assert audit(database, request.id)[-1][2]["problem"].startswith("request.body: Input should be")
+    done = run(*words, "--set", 'body="Fine."', "--comment", "kinder", who=alice, **loaded).fine()
+    assert done.err == "alice: edit; the request is pending\n"
+    shown = run("approval", "show", request.id).fine()
+    assert "| body: Fine." in shown.out
+    assert "revision 2" in shown.out
+    assert "this is not" not in run("approval", "approve", request.id, "--hash", request.hash, who=alice).refused(5)
+
+
+def test_everything_around_a_decision(run: Run, alice: Path, database: Database, tmp_path: Path) -> None:
+    run("token", "create", "--user", "bob", "--out", "bob.token").fine()
+    bob = tmp_path / "bob.token"
+    policy = {"approvers": ["alice", "bob"], "max_rounds": 1, "effect_delay": 3600, "four_eyes": True}
+    request = ask(database, policy=policy, requested_by="carol")
+    seen = ("--hash", request.hash)
+    assert run("approval", "claim", request.id, who=alice).fine().err == "alice: claimed for 15 minutes\n"
+    assert "somebody else is looking" in run("approval", "claim", request.id, who=bob).refused(5)
+    assert "alice is looking at it" in run("approval", "show", request.id).fine().out
+    run("approval", "unclaim", request.id, who=alice).fine()
+    assert run("approval", "comment", request.id, "why now?", who=bob).fine().err == "bob: noted\n"
+    assert "comment is empty" in run("approval", "request-changes", request.id, *seen, who=bob).refused(2)
+    run("approval", "request-changes", request.id, *seen, "--comment", "shorter", who=bob).fine()
+    assert "changes requested: shorter" in run("approval", "show", request.id).fine().out
+    assert "somebody asked for changes" in run("approval", "approve", request.id, *seen, who=alice).refused(5)
+    database.sql("SELECT backbeat.revise_approval(%s, 1, %s::jsonb)", [request.id, json.dumps(REVIEW)])
+    run("approval", "approve", request.id, *seen, who=alice).fine()
+    shown = run("approval", "show", request.id).fine().out
+    assert "1 h after the approval, until when it can be revoked" in " ".join(shown.split())
+    assert run("approval", "revoke", request.id, *seen, who=bob).fine().err == "bob: revoke; the request is revoked\n"
+
+
+def test_rights_are_handed_on_and_reassigned(run: Run, alice: Path, database: Database, tmp_path: Path) -> None:
+    run("token", "create", "--user", "bob", "--out", "bob.token").fine()
+    assert "body.to is nobody who holds a token" in run("approval", "delegate", "zoe", who=alice).refused(2)
+    said = run("approval", "delegate", "bob", "--for", "7d", who=alice).fine().err
+    assert said == "alice: bob decides in your place\n"
+    assert "took the right to decide back" in run("approval", "delegate", "alice", who=alice).fine().err
+    ask(database)
+    worker = {"BACKBEAT_DIRECT_URL": database.worker_url}
+    words = ("approval", "reassign", "alice", "bob", "--reason", "left")
+    assert "rights are reassigned with the login that" in run(*words, **worker).refused(4)
+    assert run(*words).fine().err == "bob decides in place of alice, on 1 open requests and all to come\n"
+    assert "zoe holds no token" in run("approval", "reassign", "alice", "zoe", "--reason", "left").refused(3)
+    assert "unknown, expired or revoked" in run("approval", "delegate", "bob", who=alice).refused(4)
+
+
+def test_a_calendar_is_set_by_operators(run: Run, database: Database) -> None:
+    words = ("approval", "calendar", "office", "--time-zone", "Europe/Berlin", "--holiday", "2026-12-25")
+    assert run(*words).fine().err == "calendar office: mon,tue,wed,thu,fri 09:00-17:00 Europe/Berlin, 1 holidays\n"
+    assert "the calendar cannot be" in run(*words, "--hours", "17:00-09:00").refused(2)
+    assert "the calendar cannot be" in run("approval", "calendar", "x", "--time-zone", "Nowhere/At").refused(2)
+    assert run(*words, "--days", "someday").refused(2)
+
+
+def test_the_audit_log_is_verified_and_exported(run: Run, alice: Path, database: Database) -> None:
+    request = ask(database)
+    run("approval", "approve", request.id, "--hash", request.hash, who=alice).fine()
+    first = run("audit", "verify", "-o", "json").fine().json
+    ask(database)
+    assert run("audit", "verify", "--head", first["head"]).fine()
+    lines = [json.loads(line) for line in run("audit", "export").fine().out.splitlines()]
+    assert [line["action"] for line in lines][-3:] == ["approval.requested", "approval.approve", "approval.requested"]
+    assert [line["prev_hash"] for line in lines[1:]] == [line["hash"] for line in lines[:-1]]
+    assert len(run("audit", "export", "--after", lines[-2]["id"]).fine().out.splitlines()) == 1
+    database.sql("ALTER TABLE backbeat.audit_log DISABLE TRIGGER append_only")
+    database.sql("UPDATE backbeat.audit_log SET actor = 'mallory' WHERE id = 2")
+    broken = run("audit", "verify")
+    assert broken.code == 1
+    assert "row 2: it was changed" in broken.out
+    assert run("audit", "verify", "--head", "x").refused(2)
+
+
 async def test_a_signed_signal_needs_no_access_to_postgres(
     run: Run, alice: Path, database: Database, temporal_server: Server
 ) -> None:

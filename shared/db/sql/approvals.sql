@@ -26,6 +26,11 @@ SELECT r.id, r.title, r.payload, r.hash, r.policy, r.state, r.requested_at, r.de
        w.id AS workflow_id, w.workflow, w.temporal_id, w.origin_id, w.parent_task, w.traceparent
 FROM backbeat.approval_requests r JOIN backbeat.orchestrated_workflows w ON w.id = r.workflow_id
 WHERE (%(id)s::uuid IS NULL OR r.id = %(id)s) AND (%(states)s::text[] IS NULL OR r.state = ANY (%(states)s))
+  AND (%(token)s::text IS NULL OR EXISTS (
+      SELECT FROM backbeat.api_tokens t, LATERAL backbeat.rights(r, t.user_name, t.groups, backbeat.clock()) AS g
+      WHERE t.id = %(token)s AND NOT g.barred AND NOT EXISTS (
+          SELECT FROM backbeat.approval_decisions d WHERE (d.request_id, d.revision, d.decision) = (r.id, r.revision, 'approve')
+            AND (d.user_name = t.user_name OR d.for_user = g.name))))
 ORDER BY r.closed_at IS NOT NULL, r.deadline, r.id LIMIT %(limit)s
 
 -- name: history
