@@ -132,9 +132,7 @@ CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_de
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_prev audit_head;
-    v_at timestamptz;
-    v_hash bytea;
+    v_prev audit_head; v_at timestamptz; v_hash bytea;
 BEGIN
     SELECT * INTO v_prev FROM audit_head FOR UPDATE;
     v_at := clock();
@@ -572,10 +570,7 @@ CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE(state te
     AS $$
 #variable_conflict use_column
 DECLARE
-    v_request approval_requests;
-    v_was approval_requests;
-    v_stuck boolean;
-    v_now timestamptz;
+    v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
 BEGIN
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
@@ -592,8 +587,7 @@ BEGIN
                 state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck) = ('pending', 1, false) THEN 'approved' ELSE 'expired' END
             WHERE r.id = p_request RETURNING * INTO v_request;
             PERFORM tell(v_request, 'decided', '{"by": "(deadline)"}', v_now);
-            PERFORM audit('(deadline)', CASE v_request.state WHEN 'approved' THEN 'approval.approve' ELSE 'approval.expired' END, p_request::text,
-                jsonb_build_object('deadline', v_request.deadline));
+            PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));
         ELSE
             PERFORM tell(v_request, e.event, '{}', v_now), audit('(clock)', 'approval.' || e.event, p_request::text, jsonb_build_object('deadline', v_request.deadline))
             FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_request.remind_at > v_was.remind_at),
@@ -610,12 +604,12 @@ $$;
 CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog'
-    RETURN CASE WHEN (jsonb_typeof(p_rule) IS DISTINCT FROM 'object'::text) THEN (p_path || ' is not an object'::text) WHEN ((p_rule - p_keys) <> '{}'::jsonb) THEN ((p_path || ': unknown key '::text) || (SELECT string_agg(k.k, ', '::text ORDER BY k.k) AS string_agg FROM jsonb_object_keys((rule_problem.p_rule - rule_problem.p_keys)) k(k))) WHEN ((jsonb_typeof(COALESCE((p_rule -> 'approvers'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_rule, '$."approvers"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN (p_path || '.approvers is not a list of user names'::text) WHEN ((jsonb_typeof(COALESCE((p_rule -> 'groups'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_rule, '$."groups"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN (p_path || '.groups is not a list of group names'::text) WHEN (COALESCE((p_rule ->> 'needed'::text), '1'::text) !~ '^[1-9][0-9]?$'::text) THEN (p_path || '.needed is not a number from 1 to 99'::text) WHEN (p_nobody_is_fine OR (jsonb_array_length(COALESCE((p_rule -> 'groups'::text), '[]'::jsonb)) > 0)) THEN NULL::text WHEN ((COALESCE((p_rule ->> 'needed'::text), '1'::text))::integer > (SELECT count(DISTINCT a.value) AS count FROM jsonb_array_elements_text(COALESCE((rule_problem.p_rule -> 'approvers'::text), '[]'::jsonb)) a(value))) THEN (p_path || ': nobody can satisfy it: it needs more approvers than it names'::text) ELSE NULL::text END;
+    RETURN CASE WHEN (jsonb_typeof(p_rule) IS DISTINCT FROM 'object'::text) THEN (p_path || ' is not an object'::text) WHEN ((p_rule - p_keys) <> '{}'::jsonb) THEN ((p_path || ': unknown key '::text) || (SELECT string_agg(k.k, ', '::text ORDER BY k.k) AS string_agg FROM jsonb_object_keys((rule_problem.p_rule - rule_problem.p_keys)) k(k))) WHEN ((jsonb_typeof(COALESCE((p_rule -> 'approvers'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_rule, '$."approvers"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN (p_path || '.approvers is not a list of user names'::text) WHEN ((jsonb_typeof(COALESCE((p_rule -> 'groups'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_rule, '$."groups"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN (p_path || '.groups is not a list of group names'::text) WHEN (COALESCE((p_rule ->> 'needed'::text), '1'::text) !~ '^[1-9][0-9]?$'::text) THEN (p_path || '.needed is not a number from 1 to 99'::text) WHEN (('after'::text = ANY (p_keys)) AND (NOT jsonb_path_exists(COALESCE((p_rule -> 'after'::text), 'null'::jsonb), 'strict $?(@ >= 1 && @ <= 31622400)'::jsonpath))) THEN (p_path || '.after is not a number of seconds from 1 to 31622400'::text) WHEN (p_nobody_is_fine OR (jsonb_array_length(COALESCE((p_rule -> 'groups'::text), '[]'::jsonb)) > 0)) THEN NULL::text WHEN ((COALESCE((p_rule ->> 'needed'::text), '1'::text))::integer > (SELECT count(DISTINCT a.value) AS count FROM jsonb_array_elements_text(COALESCE((rule_problem.p_rule -> 'approvers'::text), '[]'::jsonb)) a(value))) THEN (p_path || ': nobody can satisfy it: it needs more approvers than it names'::text) ELSE NULL::text END;
 
 CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'backbeat', 'pg_temp'
-    RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'policy is not an object'::text WHEN ((p_policy ? 'rules'::text) AND (p_policy ?| '{approvers,groups,needed}'::text[])) THEN 'policy.rules stands in place of approvers, groups and needed'::text WHEN ((jsonb_typeof(COALESCE((p_policy -> 'rules'::text), '[]'::jsonb)) <> 'array'::text) OR ((p_policy -> 'rules'::text) = '[]'::jsonb)) THEN 'policy.rules is not a list of rules'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'escalate'::text), '[]'::jsonb)) <> 'array'::text) THEN 'policy.escalate is not a list of steps'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'allow_unsigned_signal'::text), 'false'::jsonb)) <> 'boolean'::text) THEN 'policy.allow_unsigned_signal is not true or false'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'four_eyes'::text), 'false'::jsonb)) <> 'boolean'::text) THEN 'policy.four_eyes is not true or false'::text WHEN (COALESCE((p_policy ->> 'on_expiry'::text), 'reject'::text) <> ALL (ARRAY['reject'::text, 'approve'::text])) THEN 'policy.on_expiry is not reject or approve'::text WHEN (jsonb_typeof(COALESCE((p_policy -> 'calendar'::text), '""'::jsonb)) <> 'string'::text) THEN 'policy.calendar is not the name of a calendar'::text WHEN (COALESCE((p_policy ->> 'max_rounds'::text), '0'::text) !~ '^[0-9][0-9]?$'::text) THEN 'policy.max_rounds is not a number from 0 to 99'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND ((COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text) OR (p_policy ? 'rules'::text) OR (p_policy @> '{"four_eyes": true}'::jsonb))) THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'::text ELSE (SELECT string_agg(f.problem, '; '::text ORDER BY f.n) AS string_agg FROM (SELECT 0 AS n, backbeat.rule_problem((policy_problem.p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[]), 'policy'::text, '{approvers,groups,needed}'::text[], ((policy_problem.p_policy ? 'rules'::text) OR (policy_problem.p_policy @> '{"allow_unsigned_signal": true}'::jsonb))) AS problem UNION ALL SELECT r.n, backbeat.rule_problem(r.rule, format('policy.rules[%s]'::text, (r.n - 1)), '{approvers,groups,needed}'::text[], false) AS rule_problem FROM jsonb_array_elements((policy_problem.p_policy -> 'rules'::text)) WITH ORDINALITY r(rule, n) UNION ALL SELECT (100 + e.n), backbeat.rule_problem(e.step, format('policy.escalate[%s]'::text, (e.n - 1)), '{after,approvers,groups}'::text[], false) AS rule_problem FROM jsonb_array_elements((policy_problem.p_policy -> 'escalate'::text)) WITH ORDINALITY e(step, n) UNION ALL SELECT 200, (t.path || ' is not a number of seconds from 1 to 31622400'::text) FROM (SELECT ('policy.'::text || k.k) AS path, (policy_problem.p_policy -> k.k) AS given FROM unnest('{remind_every,effect_delay}'::text[]) k(k) WHERE (policy_problem.p_policy ? k.k) UNION ALL SELECT format('policy.escalate[%s].after'::text, (e.n - 1)) AS format, COALESCE((e.step -> 'after'::text), 'null'::jsonb) AS "coalesce" FROM jsonb_array_elements((policy_problem.p_policy -> 'escalate'::text)) WITH ORDINALITY e(step, n)) t WHERE (NOT jsonb_path_exists(t.given, '$?(@ >= 1 && @ <= 31622400)'::jsonpath))) f) END;
+    RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'policy is not an object'::text WHEN ((p_policy ? 'rules'::text) AND (p_policy ?| '{approvers,groups,needed}'::text[])) THEN 'policy.rules stands in place of approvers, groups and needed'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND ((COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text) OR (p_policy ? 'rules'::text) OR (p_policy @> '{"four_eyes": true}'::jsonb))) THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'::text ELSE (SELECT string_agg(f.problem, '; '::text ORDER BY f.n) AS string_agg FROM (SELECT 0 AS n, format('policy.%s is not %s'::text, t.field, t.what) AS problem FROM (VALUES ('rules'::text,'(@.type() == "array" && @.size() > 0)'::text,'a list of rules'::text), ('escalate'::text,'(@.type() == "array")'::text,'a list of steps'::text), ('four_eyes'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('allow_unsigned_signal'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('on_expiry'::text,'(@ == "reject" || @ == "approve")'::text,'reject or approve'::text), ('calendar'::text,'(@.type() == "string")'::text,'the name of a calendar'::text), ('max_rounds'::text,'(@ >= 0 && @ <= 99 && @ == @.floor())'::text,'a number from 0 to 99'::text), ('remind_every'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text), ('effect_delay'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text)) t(field, test, what) WHERE ((policy_problem.p_policy ? t.field) AND (NOT jsonb_path_exists((policy_problem.p_policy -> t.field), (('strict $ ? '::text || t.test))::jsonpath))) UNION ALL SELECT 1, backbeat.rule_problem((policy_problem.p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[]), 'policy'::text, '{approvers,groups,needed}'::text[], ((policy_problem.p_policy ? 'rules'::text) OR (policy_problem.p_policy @> '{"allow_unsigned_signal": true}'::jsonb))) AS rule_problem UNION ALL SELECT (1 + r.n), backbeat.rule_problem(r.rule, format('policy.rules[%s]'::text, (r.n - 1)), '{approvers,groups,needed}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."rules"[*]'::jsonpath) WITH ORDINALITY r(rule, n) UNION ALL SELECT (1000 + e.n), backbeat.rule_problem(e.step, format('policy.escalate[%s]'::text, (e.n - 1)), '{after,approvers,groups}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."escalate"[*]'::jsonpath) WITH ORDINALITY e(step, n)) f) END;
 
 CREATE TABLE backbeat.approval_requests (
     id uuid NOT NULL,
@@ -659,10 +653,7 @@ CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash te
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_workflow orchestrated_workflows;
-    v_policy jsonb;
-    v_request approval_requests;
-    v_now timestamptz;
+    v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
@@ -712,26 +703,15 @@ DECLARE
     c_refusals_a_minute CONSTANT integer := 30;
     c_largest CONSTANT integer := 262144;
     v_comment text := coalesce(p_comment, '');
-    v_body text := NULL;
-    v_problem text := p_problem;
-    v_workflow uuid;
-    v_request approval_requests;
-    v_prior approval_decisions;
-    v_token api_tokens;
-    v_unsigned boolean;
-    v_user text;
-    v_right record;
-    v_voted boolean;
-    v_now timestamptz;
-    v_until timestamptz;
-    v_verdict text;
-    v_state text;
+    v_body text; v_problem text; v_user text; v_verdict text; v_state text;
+    v_now timestamptz; v_until timestamptz; v_unsigned boolean; v_workflow uuid; v_right record;
+    v_request approval_requests; v_prior approval_decisions; v_token api_tokens;
 BEGIN
     SELECT r.workflow_id INTO v_workflow FROM approval_requests r WHERE r.id = p_request;
     PERFORM FROM orchestrated_workflows w WHERE w.id = v_workflow FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
-    v_problem := coalesce(v_problem, CASE
+    v_problem := coalesce(p_problem, CASE
         WHEN p_decision_id IS NULL THEN 'decision_id is missing'
         WHEN coalesce(p_via NOT IN ('cli', 'web', 'signal'), true) THEN 'via is not cli, web or signal'
         WHEN coalesce(p_decision NOT IN ('approve', 'reject', 'request_changes', 'edit', 'revoke', 'comment', 'claim', 'unclaim', 'delegate'), true)
@@ -805,15 +785,15 @@ BEGIN
             CASE WHEN p_decision = 'delegate' THEN p_body ->> 'to' END, v_until, v_comment, p_via, v_state, v_now);
         IF v_state <> v_request.state THEN
             PERFORM push_outbox(v_workflow, 'poke');
-            UPDATE approval_requests r SET state = v_state,
-                closed_at = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_now END, closed_by = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_user END,
-                effect_after = CASE WHEN v_state = 'approved' THEN v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0)) END
+            UPDATE approval_requests r SET state = v_state, closed_at = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_now END,
+                closed_by = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_user END,
+                effect_after = v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0))
             WHERE r.id = p_request RETURNING * INTO v_request;
             PERFORM tell(v_request, CASE v_state WHEN 'changes' THEN 'changes' ELSE 'decided' END, jsonb_build_object('by', v_user, 'comment', v_comment), v_now)
             WHERE v_state <> 'pending';
         END IF;
         IF p_decision = 'edit' THEN
-            v_request := revise(p_request, p_body, v_user, v_now);
+            v_request := revise(p_request, v_request.revision, p_body, v_user, v_now);
         ELSIF p_decision IN ('claim', 'unclaim') THEN
             UPDATE approval_requests r SET claimed_by = CASE WHEN p_decision = 'claim' THEN v_user END, claimed_until = v_until WHERE r.id = p_request;
         ELSIF p_decision = 'delegate' THEN
@@ -1006,8 +986,7 @@ DECLARE
 BEGIN
     IF p_request.closed_at IS NULL AND p_at >= p_request.deadline AND v_gone < p_request.deadline - interval '1 minute' AND v_lost > '0' THEN
         UPDATE approval_requests r SET deadline = r.deadline + v_lost, outages_until = v_back WHERE r.id = p_request.id RETURNING * INTO p_request;
-        PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object(
-            'from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
+        PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object('from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
     END IF;
     RETURN p_request;
 END
@@ -1380,11 +1359,8 @@ CREATE FUNCTION backbeat.note_presence() RETURNS trigger
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
-    UPDATE presence SET until = greatest(until, NEW.seen_at)
-    WHERE since = (SELECT max(p.since) FROM presence p) AND until > NEW.seen_at - interval '1 minute';
-    IF NOT FOUND THEN
-        INSERT INTO presence VALUES (NEW.seen_at, NEW.seen_at) ON CONFLICT DO NOTHING;
-    END IF;
+    INSERT INTO presence AS p SELECT coalesce(max(o.since), NEW.seen_at), NEW.seen_at FROM presence o WHERE o.until > NEW.seen_at - interval '1 minute'
+    ON CONFLICT (since) DO UPDATE SET until = greatest(p.until, excluded.until);
     RETURN NULL;
 END
 $$;
@@ -1717,9 +1693,8 @@ CREATE FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) RETURNS
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_now timestamptz := clock();
+    v_now timestamptz := clock(); v_open integer;
     v_groups text[] := ARRAY(SELECT DISTINCT unnest(t.groups) FROM api_tokens t WHERE t.user_name = p_from ORDER BY 1);
-    v_open integer;
 BEGIN
     IF p_from = p_to OR NOT EXISTS (SELECT FROM api_tokens t WHERE t.user_name = p_to AND t.revoked_at IS NULL AND (t.expires_at > v_now) IS NOT FALSE) THEN
         RETURN NULL;
@@ -1928,14 +1903,11 @@ END
 $$;
 
 CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    PERFORM FROM approval_requests
-    WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE;
-    RETURN FOUND;
-END
+    SELECT count(*) > 0 FROM (SELECT FROM approval_requests
+        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r
 $$;
 
 CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
@@ -2045,7 +2017,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.revise(p_request uuid, p_body jsonb, p_by text, p_at timestamp with time zone) RETURNS backbeat.approval_requests
+CREATE FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamp with time zone) RETURNS backbeat.approval_requests
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
@@ -2055,26 +2027,19 @@ BEGIN
     UPDATE approval_requests r
     SET state = 'pending', revision = r.revision + 1, payload = jsonb_set(r.payload, '{request}', p_body), stuck = false,
         hash = encode(sha256(convert_to(canonical(jsonb_build_object('title', r.title) || jsonb_set(r.payload, '{request}', p_body)), 'UTF8')), 'hex')
-    WHERE r.id = p_request RETURNING * INTO v_request;
-    PERFORM tell(v_request, 'asked', jsonb_build_object('by', p_by), p_at);
+    WHERE r.id = p_request AND r.revision = p_revision AND r.closed_at IS NULL AND r.deadline > p_at RETURNING * INTO v_request;
+    PERFORM tell(v_request, 'asked', jsonb_build_object('by', p_by), p_at) WHERE v_request.id IS NOT NULL;
     RETURN v_request;
 END
 $$;
 
 CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_request approval_requests;
-BEGIN
-    PERFORM FROM approval_requests r WHERE r.id = p_request AND r.state = 'changes' AND r.revision = p_revision AND r.deadline > clock() FOR UPDATE;
-    IF FOUND THEN
-        v_request := revise(p_request, p_body, '(workflow)', clock());
-        PERFORM audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', v_request.revision, 'hash', v_request.hash));
-    END IF;
-    RETURN v_request.id IS NOT NULL;
-END
+    SELECT count(audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', n.revision, 'hash', n.hash))) > 0
+    FROM (SELECT FROM approval_requests WHERE id = p_request AND state = 'changes' FOR UPDATE) AS r,
+        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL
 $$;
 
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
@@ -2168,17 +2133,13 @@ END
 $$;
 
 CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    PERFORM now() AT TIME ZONE p_time_zone;
-    INSERT INTO calendars VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays)
-    ON CONFLICT (tenant, name) DO UPDATE SET time_zone = excluded.time_zone, days = excluded.days, opens = excluded.opens,
-        closes = excluded.closes, holidays = excluded.holidays;
-    PERFORM audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c) - '{tenant,name}'::text[])
-    FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
-END
+    SELECT now() AT TIME ZONE p_time_zone;
+    DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
+    INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
+    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
 $$;
 
 CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void
@@ -3345,7 +3306,7 @@ REVOKE ALL ON FUNCTION backbeat.retain(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.retain(p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.return_blocks(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.return_blocks(p_worker text) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.revise(p_request uuid, p_body jsonb, p_by text, p_at timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.revoke_token(p_id text) FROM PUBLIC;

@@ -47,12 +47,9 @@ CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows (che
 
 -- What people say about results, by the piece of work they came from: what false-positive rates are made of.
 CREATE TABLE backbeat.feedback (
-    id uuid PRIMARY KEY DEFAULT backbeat.uuid7(),
-    origin_id uuid NOT NULL,
-    finding text NOT NULL DEFAULT '',
-    label text NOT NULL CHECK (label <> ''),
-    said_by text NOT NULL CHECK (said_by <> ''),
-    said_at timestamptz NOT NULL DEFAULT backbeat.now()
+    id uuid PRIMARY KEY DEFAULT backbeat.uuid7(), origin_id uuid NOT NULL,
+    finding text NOT NULL DEFAULT '', label text NOT NULL CHECK (label <> ''),
+    said_by text NOT NULL CHECK (said_by <> ''), said_at timestamptz NOT NULL DEFAULT backbeat.now()
 );
 CREATE INDEX feedback_origin ON backbeat.feedback (origin_id);
 
@@ -89,6 +86,8 @@ RETURN CASE
     WHEN jsonb_typeof(coalesce(p_rule -> 'groups', '[]')) <> 'array'
         OR jsonb_path_exists(p_rule, '$.groups[*] ? (@.type() != "string" || @ == "")') THEN p_path || '.groups is not a list of group names'
     WHEN coalesce(p_rule ->> 'needed', '1') !~ '^[1-9][0-9]?$' THEN p_path || '.needed is not a number from 1 to 99'
+    WHEN 'after' = ANY (p_keys) AND NOT jsonb_path_exists(coalesce(p_rule -> 'after', 'null'), 'strict $ ? (@ >= 1 && @ <= 31622400)')
+        THEN p_path || '.after is not a number of seconds from 1 to 31622400'
     WHEN p_nobody_is_fine OR jsonb_array_length(coalesce(p_rule -> 'groups', '[]')) > 0 THEN NULL
     WHEN coalesce(p_rule ->> 'needed', '1')::integer > (SELECT count(DISTINCT a) FROM jsonb_array_elements_text(coalesce(p_rule -> 'approvers', '[]')) AS a)
         THEN p_path || ': nobody can satisfy it: it needs more approvers than it names'
@@ -101,40 +100,33 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = backbeat, pg_temp
 RETURN CASE
     WHEN jsonb_typeof(p_policy) IS DISTINCT FROM 'object' THEN 'policy is not an object'
     WHEN p_policy ? 'rules' AND p_policy ?| '{approvers,groups,needed}'::text[] THEN 'policy.rules stands in place of approvers, groups and needed'
-    WHEN jsonb_typeof(coalesce(p_policy -> 'rules', '[]')) <> 'array' OR p_policy -> 'rules' = '[]' THEN 'policy.rules is not a list of rules'
-    WHEN jsonb_typeof(coalesce(p_policy -> 'escalate', '[]')) <> 'array' THEN 'policy.escalate is not a list of steps'
-    WHEN jsonb_typeof(coalesce(p_policy -> 'allow_unsigned_signal', 'false')) <> 'boolean' THEN 'policy.allow_unsigned_signal is not true or false'
-    WHEN jsonb_typeof(coalesce(p_policy -> 'four_eyes', 'false')) <> 'boolean' THEN 'policy.four_eyes is not true or false'
-    WHEN coalesce(p_policy ->> 'on_expiry', 'reject') NOT IN ('reject', 'approve') THEN 'policy.on_expiry is not reject or approve'
-    WHEN jsonb_typeof(coalesce(p_policy -> 'calendar', '""')) <> 'string' THEN 'policy.calendar is not the name of a calendar'
-    WHEN coalesce(p_policy ->> 'max_rounds', '0') !~ '^[0-9][0-9]?$' THEN 'policy.max_rounds is not a number from 0 to 99'
     WHEN p_policy @> '{"allow_unsigned_signal": true}' AND (coalesce(p_policy ->> 'needed', '1') <> '1' OR p_policy ? 'rules' OR p_policy @> '{"four_eyes": true}')
         THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'
     ELSE (SELECT string_agg(f.problem, '; ' ORDER BY f.n) FROM (
-        SELECT 0 AS n, backbeat.rule_problem(
+        SELECT 0 AS n, format('policy.%s is not %s', t.field, t.what) AS problem FROM (VALUES
+            ('rules', '(@.type() == "array" && @.size() > 0)', 'a list of rules'), ('escalate', '(@.type() == "array")', 'a list of steps'),
+            ('four_eyes', '(@.type() == "boolean")', 'true or false'), ('allow_unsigned_signal', '(@.type() == "boolean")', 'true or false'),
+            ('on_expiry', '(@ == "reject" || @ == "approve")', 'reject or approve'), ('calendar', '(@.type() == "string")', 'the name of a calendar'),
+            ('max_rounds', '(@ >= 0 && @ <= 99 && @ == @.floor())', 'a number from 0 to 99'),
+            ('remind_every', '(@ >= 1 && @ <= 31622400)', 'a number of seconds from 1 to 31622400'),
+            ('effect_delay', '(@ >= 1 && @ <= 31622400)', 'a number of seconds from 1 to 31622400')) AS t(field, test, what)
+        WHERE p_policy ? t.field AND NOT jsonb_path_exists(p_policy -> t.field, ('strict $ ? ' || t.test)::jsonpath)
+        UNION ALL SELECT 1, backbeat.rule_problem(
             p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[],
-            'policy', '{approvers,groups,needed}'::text[], p_policy ? 'rules' OR p_policy @> '{"allow_unsigned_signal": true}') AS problem
-        UNION ALL SELECT r.n, backbeat.rule_problem(r.rule, format('policy.rules[%s]', r.n - 1), '{approvers,groups,needed}'::text[], false)
-        FROM jsonb_array_elements(p_policy -> 'rules') WITH ORDINALITY AS r(rule, n)
-        UNION ALL SELECT 100 + e.n, backbeat.rule_problem(e.step, format('policy.escalate[%s]', e.n - 1), '{after,approvers,groups}'::text[], false)
-        FROM jsonb_array_elements(p_policy -> 'escalate') WITH ORDINALITY AS e(step, n)
-        UNION ALL SELECT 200, t.path || ' is not a number of seconds from 1 to 31622400'
-        FROM (SELECT 'policy.' || k AS path, p_policy -> k AS given FROM unnest('{remind_every,effect_delay}'::text[]) AS k WHERE p_policy ? k
-              UNION ALL SELECT format('policy.escalate[%s].after', e.n - 1), coalesce(e.step -> 'after', 'null')
-              FROM jsonb_array_elements(p_policy -> 'escalate') WITH ORDINALITY AS e(step, n)) AS t
-        WHERE NOT jsonb_path_exists(t.given, '$ ? (@ >= 1 && @ <= 31622400)')) AS f)
+            'policy', '{approvers,groups,needed}'::text[], p_policy ? 'rules' OR p_policy @> '{"allow_unsigned_signal": true}')
+        UNION ALL SELECT 1 + r.n, backbeat.rule_problem(r.rule, format('policy.rules[%s]', r.n - 1), '{approvers,groups,needed}'::text[], false)
+        FROM jsonb_path_query(p_policy, '$.rules[*]') WITH ORDINALITY AS r(rule, n)
+        UNION ALL SELECT 1000 + e.n, backbeat.rule_problem(e.step, format('policy.escalate[%s]', e.n - 1), '{after,approvers,groups}'::text[], false)
+        FROM jsonb_path_query(p_policy, '$.escalate[*]') WITH ORDINALITY AS e(step, n)) AS f)
 END;
 
 -- Hours in which deadlines, reminders and escalations of a policy that names the calendar run; a day may end at 24:00.
 CREATE TABLE backbeat.calendars (
-    tenant text NOT NULL,
-    name text NOT NULL CHECK (name <> ''),
+    tenant text NOT NULL, name text NOT NULL CHECK (name <> ''), PRIMARY KEY (tenant, name),
     time_zone text NOT NULL,
     days integer[] NOT NULL CHECK (days <@ '{1,2,3,4,5,6,7}' AND days <> '{}'),
-    opens time NOT NULL,
-    closes time NOT NULL CHECK (closes > opens),
-    holidays date[] NOT NULL,
-    PRIMARY KEY (tenant, name)
+    opens time NOT NULL, closes time NOT NULL CHECK (closes > opens),
+    holidays date[] NOT NULL
 );
 
 -- When Temporal workers were seen without a gap of a minute. Between two periods Backbeat was down.
@@ -142,8 +134,7 @@ CREATE TABLE backbeat.presence (since timestamptz PRIMARY KEY, until timestamptz
 
 CREATE TABLE backbeat.approval_requests (
     id uuid PRIMARY KEY,
-    workflow_id uuid NOT NULL REFERENCES backbeat.orchestrated_workflows,
-    step text NOT NULL CHECK (step <> ''),
+    workflow_id uuid NOT NULL REFERENCES backbeat.orchestrated_workflows, step text NOT NULL CHECK (step <> ''), UNIQUE (workflow_id, step),
     tenant text NOT NULL,
     title text NOT NULL CHECK (length(title) BETWEEN 1 AND 300),
     -- Exactly what will be done, {"effect": kind, "request": ...}; hash is the sha256 of it with the title, in canonical form.
@@ -151,26 +142,15 @@ CREATE TABLE backbeat.approval_requests (
     hash text NOT NULL CHECK (hash ~ '^[0-9a-f]{64}$'),
     policy jsonb NOT NULL CONSTRAINT policy_is_sound CHECK (backbeat.policy_problem(policy) IS NULL),
     state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'changes', 'approved', 'rejected', 'expired', 'cancelled', 'revoked')),
-    requested_at timestamptz NOT NULL,
-    deadline timestamptz NOT NULL,
-    closed_at timestamptz,
-    closed_by text,
-    requested_by text,
-    -- Whether who edits can check the edit: the effect declares what its requests look like.
-    editable boolean NOT NULL,
-    -- Votes count for the revision they were given on.
-    revision integer NOT NULL DEFAULT 1,
-    escalate_at timestamptz[] NOT NULL DEFAULT '{}',
-    escalated integer NOT NULL DEFAULT 0,
-    remind_at timestamptz,
-    -- Nobody who may decide holds a token, and people have been told.
-    stuck boolean NOT NULL DEFAULT false,
-    claimed_by text,
-    claimed_until timestamptz,
-    effect_after timestamptz,
+    requested_at timestamptz NOT NULL, deadline timestamptz NOT NULL,
+    closed_at timestamptz, closed_by text, requested_by text,
+    -- editable: who edits can check the edit, since the effect declares what its requests look like. Votes count for the revision they were given on.
+    editable boolean NOT NULL, revision integer NOT NULL DEFAULT 1,
+    escalate_at timestamptz[] NOT NULL DEFAULT '{}', escalated integer NOT NULL DEFAULT 0, remind_at timestamptz,
+    -- stuck: nobody who may decide holds a token, and people have been told.
+    stuck boolean NOT NULL DEFAULT false, claimed_by text, claimed_until timestamptz, effect_after timestamptz,
     -- Outages up to here are in the deadline.
     outages_until timestamptz,
-    UNIQUE (workflow_id, step),
     CONSTRAINT deadline_lies_ahead CHECK (deadline > requested_at),
     CONSTRAINT closed_says_when_and_by_whom CHECK (
         (state IN ('pending', 'changes')) = (closed_at IS NULL) AND (closed_at IS NULL) = (closed_by IS NULL)),
@@ -183,23 +163,13 @@ CREATE INDEX approval_requests_pending ON backbeat.approval_requests (tenant, de
 -- whose right was used, with its groups; a right that is handed on (to_user, for one request or for all) is the
 -- other's until then, and comes back when its owner hands it to herself. A person and a right vote once a revision.
 CREATE TABLE backbeat.approval_decisions (
-    id uuid PRIMARY KEY,
-    request_id uuid REFERENCES backbeat.approval_requests,
-    revision integer NOT NULL,
-    user_name text NOT NULL,
-    for_user text NOT NULL,
-    groups text[] NOT NULL,
-    token_id text,
+    id uuid PRIMARY KEY, request_id uuid REFERENCES backbeat.approval_requests, revision integer NOT NULL,
+    user_name text NOT NULL, for_user text NOT NULL, groups text[] NOT NULL, token_id text,
     decision text NOT NULL CHECK (decision IN (
         'approve', 'reject', 'request_changes', 'edit', 'revoke', 'comment', 'claim', 'unclaim', 'delegate')),
-    hash text,
-    body jsonb,
-    to_user text,
-    until timestamptz,
-    comment text NOT NULL,
+    hash text, body jsonb, to_user text, until timestamptz, comment text NOT NULL,
     via text NOT NULL CHECK (via IN ('cli', 'web', 'signal', 'owner')),
-    state_after text,
-    decided_at timestamptz NOT NULL,
+    state_after text, decided_at timestamptz NOT NULL,
     CONSTRAINT only_rights_are_of_no_request CHECK (request_id IS NOT NULL OR decision = 'delegate'),
     CONSTRAINT handed_on_to_somebody CHECK ((decision = 'delegate') = (to_user IS NOT NULL) AND (to_user IS NULL OR until IS NOT NULL))
 );
@@ -210,34 +180,19 @@ CREATE INDEX approval_rights ON backbeat.approval_decisions (user_name) WHERE de
 
 -- What people should hear: asked, reminded, escalated, changes, delegated, decided, stuck. Written in the transaction that it is about.
 CREATE TABLE backbeat.notifications (
-    id uuid PRIMARY KEY,
-    event text NOT NULL,
-    request_id uuid REFERENCES backbeat.approval_requests,
-    tenant text,
-    users text[] NOT NULL,
-    groups text[] NOT NULL,
-    facts jsonb NOT NULL,
-    created_at timestamptz NOT NULL
+    id uuid PRIMARY KEY, event text NOT NULL, request_id uuid REFERENCES backbeat.approval_requests,
+    tenant text, users text[] NOT NULL, groups text[] NOT NULL, facts jsonb NOT NULL, created_at timestamptz NOT NULL
 );
 
 CREATE TABLE backbeat.audit_log (
-    id bigint PRIMARY KEY,
-    at timestamptz NOT NULL,
-    actor text NOT NULL,
-    action text NOT NULL,
-    subject text NOT NULL,
-    detail jsonb NOT NULL,
-    prev_hash bytea NOT NULL,
-    hash bytea NOT NULL
+    id bigint PRIMARY KEY, at timestamptz NOT NULL,
+    actor text NOT NULL, action text NOT NULL, subject text NOT NULL, detail jsonb NOT NULL,
+    prev_hash bytea NOT NULL, hash bytea NOT NULL
 );
 CREATE INDEX audit_log_refusals ON backbeat.audit_log (actor, at) WHERE action = 'approval.refused';
 CREATE INDEX audit_log_subject ON backbeat.audit_log (subject, id);
 
-CREATE TABLE backbeat.audit_head (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    id bigint NOT NULL,
-    hash bytea NOT NULL
-) WITH (fillfactor = 50);
+CREATE TABLE backbeat.audit_head (one boolean PRIMARY KEY DEFAULT true CHECK (one), id bigint NOT NULL, hash bytea NOT NULL) WITH (fillfactor = 50);
 INSERT INTO backbeat.audit_head (id, hash) VALUES (0, sha256('backbeat audit log'));
 
 CREATE FUNCTION backbeat.append_only() RETURNS trigger
@@ -254,14 +209,10 @@ ALTER TABLE backbeat.audit_log ENABLE ALWAYS TRIGGER append_only;
 -- key is sha256 of a random token: as good as the token for signing, so workers cannot read it.
 -- No user may be called like the actors that are no people, (deadline) and the like.
 CREATE TABLE backbeat.api_tokens (
-    id text PRIMARY KEY CHECK (id ~ '^[0-9a-f]{16}$'),
-    key bytea NOT NULL UNIQUE CHECK (octet_length(key) = 32),
+    id text PRIMARY KEY CHECK (id ~ '^[0-9a-f]{16}$'), key bytea NOT NULL UNIQUE CHECK (octet_length(key) = 32),
     user_name text NOT NULL CHECK (user_name ~ '^[[:alnum:]][[:alnum:]._@+-]{0,99}$'),
     groups text[] NOT NULL,
-    created_at timestamptz NOT NULL,
-    created_by text NOT NULL,
-    expires_at timestamptz CHECK (expires_at > created_at),
-    revoked_at timestamptz
+    created_at timestamptz NOT NULL, created_by text NOT NULL, expires_at timestamptz CHECK (expires_at > created_at), revoked_at timestamptz
 );
 REVOKE SELECT ON backbeat.api_tokens FROM backbeat_worker, backbeat_operator;
 GRANT SELECT (id, user_name, groups, created_at, created_by, expires_at, revoked_at) ON backbeat.api_tokens TO backbeat_worker, backbeat_operator;
@@ -276,9 +227,7 @@ RETURN sha256(p_prev || convert_to(jsonb_build_array(
 CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bigint
 LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_prev audit_head;
-    v_at timestamptz;
-    v_hash bytea;
+    v_prev audit_head; v_at timestamptz; v_hash bytea;
 BEGIN
     SELECT * INTO v_prev FROM audit_head FOR UPDATE;
     v_at := clock();
@@ -472,30 +421,22 @@ $$;
 
 CREATE FUNCTION backbeat.set_calendar(
     p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time, p_closes time, p_holidays date[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-BEGIN
-    PERFORM now() AT TIME ZONE p_time_zone;
-    INSERT INTO calendars VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays)
-    ON CONFLICT (tenant, name) DO UPDATE SET time_zone = excluded.time_zone, days = excluded.days, opens = excluded.opens,
-        closes = excluded.closes, holidays = excluded.holidays;
-    PERFORM audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c) - '{tenant,name}'::text[])
-    FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
-END
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+    SELECT now() AT TIME ZONE p_time_zone;
+    DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
+    INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
+    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
 $$;
 
 CREATE FUNCTION backbeat.note_presence() RETURNS trigger
 LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
-    UPDATE presence SET until = greatest(until, NEW.seen_at)
-    WHERE since = (SELECT max(p.since) FROM presence p) AND until > NEW.seen_at - interval '1 minute';
-    IF NOT FOUND THEN
-        INSERT INTO presence VALUES (NEW.seen_at, NEW.seen_at) ON CONFLICT DO NOTHING;
-    END IF;
+    INSERT INTO presence AS p SELECT coalesce(max(o.since), NEW.seen_at), NEW.seen_at FROM presence o WHERE o.until > NEW.seen_at - interval '1 minute'
+    ON CONFLICT (since) DO UPDATE SET until = greatest(p.until, excluded.until);
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers
-FOR EACH ROW WHEN (NEW.kind = 'temporal') EXECUTE FUNCTION backbeat.note_presence();
+CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers FOR EACH ROW WHEN (NEW.kind = 'temporal') EXECUTE FUNCTION backbeat.note_presence();
 
 -- A deadline that passed while no Temporal worker was there comes later, by as long as nobody was.
 CREATE FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamptz) RETURNS backbeat.approval_requests
@@ -507,8 +448,7 @@ DECLARE
 BEGIN
     IF p_request.closed_at IS NULL AND p_at >= p_request.deadline AND v_gone < p_request.deadline - interval '1 minute' AND v_lost > '0' THEN
         UPDATE approval_requests r SET deadline = r.deadline + v_lost, outages_until = v_back WHERE r.id = p_request.id RETURNING * INTO p_request;
-        PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object(
-            'from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
+        PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object('from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
     END IF;
     RETURN p_request;
 END
@@ -594,10 +534,7 @@ $$;
 CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean DEFAULT false) RETURNS SETOF backbeat.approval_requests
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_workflow orchestrated_workflows;
-    v_policy jsonb;
-    v_request approval_requests;
-    v_now timestamptz;
+    v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
@@ -624,8 +561,8 @@ BEGIN
 END
 $$;
 
--- The next revision: votes on the last one are void, and everybody is asked again. The caller holds the request.
-CREATE FUNCTION backbeat.revise(p_request uuid, p_body jsonb, p_by text, p_at timestamptz) RETURNS backbeat.approval_requests
+-- The next revision, of this one only: votes on it are void, and everybody is asked again. NULL where something else is shown by now.
+CREATE FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamptz) RETURNS backbeat.approval_requests
 LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 DECLARE
     v_request approval_requests;
@@ -633,25 +570,18 @@ BEGIN
     UPDATE approval_requests r
     SET state = 'pending', revision = r.revision + 1, payload = jsonb_set(r.payload, '{request}', p_body), stuck = false,
         hash = encode(sha256(convert_to(canonical(jsonb_build_object('title', r.title) || jsonb_set(r.payload, '{request}', p_body)), 'UTF8')), 'hex')
-    WHERE r.id = p_request RETURNING * INTO v_request;
-    PERFORM tell(v_request, 'asked', jsonb_build_object('by', p_by), p_at);
+    WHERE r.id = p_request AND r.revision = p_revision AND r.closed_at IS NULL AND r.deadline > p_at RETURNING * INTO v_request;
+    PERFORM tell(v_request, 'asked', jsonb_build_object('by', p_by), p_at) WHERE v_request.id IS NOT NULL;
     RETURN v_request;
 END
 $$;
 
 -- What comes back when changes were requested, of the revision they were requested of; false when that is no longer wanted.
 CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_request approval_requests;
-BEGIN
-    PERFORM FROM approval_requests r WHERE r.id = p_request AND r.state = 'changes' AND r.revision = p_revision AND r.deadline > clock() FOR UPDATE;
-    IF FOUND THEN
-        v_request := revise(p_request, p_body, '(workflow)', clock());
-        PERFORM audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', v_request.revision, 'hash', v_request.hash));
-    END IF;
-    RETURN v_request.id IS NOT NULL;
-END
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+    SELECT count(audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', n.revision, 'hash', n.hash))) > 0
+    FROM (SELECT FROM approval_requests WHERE id = p_request AND state = 'changes' FOR UPDATE) AS r,
+        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL
 $$;
 
 -- Whose token signed p_message: a decision token is bbd_<token id>_<mac>, mac = sha256(key || sha256(message)). Both inputs
@@ -683,26 +613,15 @@ DECLARE
     c_refusals_a_minute CONSTANT integer := 30;
     c_largest CONSTANT integer := 262144;
     v_comment text := coalesce(p_comment, '');
-    v_body text := NULL;
-    v_problem text := p_problem;
-    v_workflow uuid;
-    v_request approval_requests;
-    v_prior approval_decisions;
-    v_token api_tokens;
-    v_unsigned boolean;
-    v_user text;
-    v_right record;
-    v_voted boolean;
-    v_now timestamptz;
-    v_until timestamptz;
-    v_verdict text;
-    v_state text;
+    v_body text; v_problem text; v_user text; v_verdict text; v_state text;
+    v_now timestamptz; v_until timestamptz; v_unsigned boolean; v_workflow uuid; v_right record;
+    v_request approval_requests; v_prior approval_decisions; v_token api_tokens;
 BEGIN
     SELECT r.workflow_id INTO v_workflow FROM approval_requests r WHERE r.id = p_request;
     PERFORM FROM orchestrated_workflows w WHERE w.id = v_workflow FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
-    v_problem := coalesce(v_problem, CASE
+    v_problem := coalesce(p_problem, CASE
         WHEN p_decision_id IS NULL THEN 'decision_id is missing'
         WHEN coalesce(p_via NOT IN ('cli', 'web', 'signal'), true) THEN 'via is not cli, web or signal'
         WHEN coalesce(p_decision NOT IN ('approve', 'reject', 'request_changes', 'edit', 'revoke', 'comment', 'claim', 'unclaim', 'delegate'), true)
@@ -776,15 +695,15 @@ BEGIN
             CASE WHEN p_decision = 'delegate' THEN p_body ->> 'to' END, v_until, v_comment, p_via, v_state, v_now);
         IF v_state <> v_request.state THEN
             PERFORM push_outbox(v_workflow, 'poke');
-            UPDATE approval_requests r SET state = v_state,
-                closed_at = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_now END, closed_by = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_user END,
-                effect_after = CASE WHEN v_state = 'approved' THEN v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0)) END
+            UPDATE approval_requests r SET state = v_state, closed_at = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_now END,
+                closed_by = CASE WHEN v_state NOT IN ('pending', 'changes') THEN v_user END,
+                effect_after = v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0))
             WHERE r.id = p_request RETURNING * INTO v_request;
             PERFORM tell(v_request, CASE v_state WHEN 'changes' THEN 'changes' ELSE 'decided' END, jsonb_build_object('by', v_user, 'comment', v_comment), v_now)
             WHERE v_state <> 'pending';
         END IF;
         IF p_decision = 'edit' THEN
-            v_request := revise(p_request, p_body, v_user, v_now);
+            v_request := revise(p_request, v_request.revision, p_body, v_user, v_now);
         ELSIF p_decision IN ('claim', 'unclaim') THEN
             UPDATE approval_requests r SET claimed_by = CASE WHEN p_decision = 'claim' THEN v_user END, claimed_until = v_until WHERE r.id = p_request;
         ELSIF p_decision = 'delegate' THEN
@@ -811,10 +730,7 @@ CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE (
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    v_request approval_requests;
-    v_was approval_requests;
-    v_stuck boolean;
-    v_now timestamptz;
+    v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
 BEGIN
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
@@ -831,8 +747,7 @@ BEGIN
                 state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck) = ('pending', 1, false) THEN 'approved' ELSE 'expired' END
             WHERE r.id = p_request RETURNING * INTO v_request;
             PERFORM tell(v_request, 'decided', '{"by": "(deadline)"}', v_now);
-            PERFORM audit('(deadline)', CASE v_request.state WHEN 'approved' THEN 'approval.approve' ELSE 'approval.expired' END, p_request::text,
-                jsonb_build_object('deadline', v_request.deadline));
+            PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));
         ELSE
             PERFORM tell(v_request, e.event, '{}', v_now), audit('(clock)', 'approval.' || e.event, p_request::text, jsonb_build_object('deadline', v_request.deadline))
             FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_request.remind_at > v_was.remind_at),
@@ -848,12 +763,9 @@ $$;
 
 -- For begin_effect: true while this approval of exactly this hash stands for this workflow; nothing changes that before it commits.
 CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-BEGIN
-    PERFORM FROM approval_requests
-    WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE;
-    RETURN FOUND;
-END
+LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+    SELECT count(*) > 0 FROM (SELECT FROM approval_requests
+        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r
 $$;
 
 -- Somebody left: her tokens end, and her rights are another's on every request, until she has a token again and takes them back.
@@ -861,9 +773,8 @@ $$;
 CREATE FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) RETURNS integer
 LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_now timestamptz := clock();
+    v_now timestamptz := clock(); v_open integer;
     v_groups text[] := ARRAY(SELECT DISTINCT unnest(t.groups) FROM api_tokens t WHERE t.user_name = p_from ORDER BY 1);
-    v_open integer;
 BEGIN
     IF p_from = p_to OR NOT EXISTS (SELECT FROM api_tokens t WHERE t.user_name = p_to AND t.revoked_at IS NULL AND (t.expires_at > v_now) IS NOT FALSE) THEN
         RETURN NULL;

@@ -87,6 +87,12 @@ class Approvals(RuleBasedStateMachine):
         body = {"edit": {"n": self.model.content + 1}, "claim": {"seconds": 60}}.get(decision)
         self._said(who, decision, max(0, self.model.content - old), body, twice, seconds=60.0)
 
+    @rule(twice=st.booleans())
+    def agree(self, twice: bool) -> None:
+        """Everybody says yes who may."""
+        for who in PEOPLE:
+            self._said(who, "approve", self.model.content, None, twice)
+
     @rule(who=_who, to=_who, seconds=st.sampled_from([100.0, 100_000.0]), twice=st.booleans())
     def delegate(self, who: str, to: str, seconds: float, twice: bool) -> None:
         body = {"to": to, "seconds": int(seconds)}

@@ -1,11 +1,13 @@
 """Who may decide and how many it takes: rules, groups, four eyes, delegation, leavers, escalation, silence."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from shared.domain.policy import Policy, Rule, Step
 from tests.support.approvals import Asked, ask, audit, decide, heard, state, tick, token
 from tests.support.databases import Database
 
@@ -240,8 +242,6 @@ def test_what_silence_means(
     ],
 )
 def test_what_is_wrong_with_a_policy_is_said_by_field(database: Database, policy: Any, problem: str) -> None:
-    import json
-
     said = database.value("SELECT backbeat.policy_problem(%s::jsonb)", [json.dumps(policy)])
     assert problem in (said or "")
 
@@ -269,3 +269,16 @@ def test_state_stays_after_everything_refused(database: Database) -> None:
     assert state(database, asked.id) == "pending"
     assert database.value("SELECT count(*) FROM backbeat.approval_decisions") == 0
     assert len(audit(database, asked.id)) == 1 + len(wrong)
+
+
+def test_what_python_lets_through_postgres_takes(database: Database) -> None:
+    hour = timedelta(hours=1)
+    for policy in (
+        Policy(approvers=["a"]),
+        Policy(groups=["g"], needed=3, four_eyes=True, on_expiry="approve", max_rounds=2),
+        Policy(rules=[Rule(groups=["g"]), Rule(approvers=["a"])], escalate=[Step(after=hour, groups=["b"])]),
+        Policy(approvers=["a"], remind_every=hour, effect_delay=hour, calendar="office"),
+        Policy(allow_unsigned_signal=True),
+    ):
+        said = database.value("SELECT backbeat.policy_problem(%s::jsonb)", [json.dumps(policy.data)])
+        assert said is None, policy
