@@ -34,10 +34,10 @@ def sheet(found: "Request") -> dict[str, Any]:
     }
 
 
-def _note(found: "Request") -> str:
+def _note(found: "Request") -> str | None:
     """What somebody who looks at an open request should know."""
     if found.closed_at is not None:
-        return ""
+        return None
     notes = [
         "nobody who may decide holds a token" if found.stuck else "",
         f"changes requested: {found.asked}" if found.state == "changes" else "",
@@ -45,7 +45,7 @@ def _note(found: "Request") -> str:
         f"{found.approvals} approved" if found.approvals else "",
         f"revision {found.revision}" if found.revision > 1 else "",
     ]
-    return "; ".join(filter(None, notes))
+    return "; ".join(filter(None, notes)) or None
 
 
 def event(entry: dict[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,20 @@ class Approvals(RuleBasedStateMachine):
         for who in PEOPLE:
             self._said(who, "approve", self.model.content, None, twice)
 
+    @rule(who=_who, fired=st.booleans())
+    def take_back(self, who: str, fired: bool) -> None:
+        """An approval is revoked, before its effect or after."""
+        if fired:
+            self.wait(100.0)
+            self.fire(0)
+        self._said(who, "revoke", self.model.content, None, False)
+
+    @rule(who=_who, to=_who)
+    def vote_for_another(self, who: str, to: str) -> None:
+        """A right is handed on and used at once."""
+        self.delegate(who, to, 100.0, False)
+        self._said(to, "approve", self.model.content, None, False)
+
     @rule(who=_who, to=_who, seconds=st.sampled_from([100.0, 100_000.0]), twice=st.booleans())
     def delegate(self, who: str, to: str, seconds: float, twice: bool) -> None:
         body = {"to": to, "seconds": int(seconds)}

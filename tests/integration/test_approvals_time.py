@@ -144,6 +144,8 @@ def test_an_outage_before_the_deadline_takes_no_decision_away_and_extends_nothin
     database.advance(timedelta(minutes=30))
     beat(database, "w2")
     meant = deadline(database, asked)
+    assert tick(database, asked.id)["state"] == "pending"
+    assert deadline(database, asked) == meant
     alive(database, 31)
     assert tick(database, asked.id)["state"] == "expired"
     assert deadline(database, asked) == meant
