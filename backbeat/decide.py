@@ -9,12 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
-
 from shared.db import approvals
 from shared.db.approvals import Ballot, Verdict
 from shared.db.pool import Database
-from shared.db.tokens import as_owner
 from shared.definitions import Effect
 from shared.errors import AuthError, BackbeatError, ConflictError, DefinitionError, InputError, NotFoundError
 from shared.security import tokens
@@ -64,32 +61,6 @@ async def decide(
     if not verdict.accepted:
         raise await _refusal(db, request, verdict)
     return DecisionResult(request, decision, verdict.user_name, verdict.state or "", verdict.verdict == "repeated")
-
-
-async def reassign(db: Database, leaver: str, heir: str, reason: str) -> int:
-    """Revoke somebody's tokens and hand all her rights on; the number of open requests that touches.
-
-    Raises NotFoundError when `heir` holds no token, AuthError for a login that does not own the schema.
-    """
-    call = "SELECT backbeat.reassign(%(leaver)s, %(heir)s, %(reason)s) AS open"
-    params = {"leaver": leaver, "heir": heir, "reason": reason}
-    with as_owner("rights are reassigned"):
-        found = (await db.row(call, params))["open"]
-    if found is None:
-        raise NotFoundError(f"{heir} holds no token, or is who leaves", fix="`backbeat token list` names people")
-    return int(found)
-
-
-async def set_calendar(db: Database, params: Mapping[str, Any]) -> None:
-    """Write a calendar's hours. Raises InputError for hours or a time zone that cannot be."""
-    call = """SELECT backbeat.set_calendar(
-        %(tenant)s, %(name)s, %(zone)s, %(days)s, %(opens)s::time, %(closes)s::time, %(holidays)s::date[])"""
-    try:
-        await db.rows(call, params)
-    except BackbeatError as error:
-        if isinstance(error.__cause__, psycopg.IntegrityError | psycopg.DataError):
-            raise InputError(f"the calendar cannot be: {error.what}", fix="See `approval calendar --help`") from error
-        raise
 
 
 def edit_problem(effects: Mapping[str, Effect], kind: str, body: Any) -> str | None:

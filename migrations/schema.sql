@@ -662,8 +662,7 @@ BEGIN
         IF NOT EXISTS (SELECT FROM calendars c WHERE (c.tenant, c.name) = (v_workflow.tenant, v_policy ->> 'calendar')) AND v_policy ? 'calendar' THEN
             RAISE EXCEPTION 'policy.calendar: there is no calendar %', v_policy ->> 'calendar' USING ERRCODE = 'check_violation';
         END IF;
-        INSERT INTO approval_requests (
-            id, workflow_id, step, tenant, title, payload, hash, policy, requested_at, deadline, requested_by, editable, escalate_at, remind_at)
+        INSERT INTO approval_requests (id, workflow_id, step, tenant, title, payload, hash, policy, requested_at, deadline, requested_by, editable, escalate_at, remind_at)
         SELECT uuid7(), p_workflow, p_step, v_workflow.tenant, i.title, jsonb_build_object('effect', i.effect, 'request', i.request), p_hash, v_policy,
                v_now, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), i.requested_by, p_editable,
                ARRAY(SELECT after_time(v_workflow.tenant, v_policy, v_now, (e.step ->> 'after')::double precision)
@@ -1563,9 +1562,8 @@ CREATE FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status 
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_now timestamptz;
     v_ended boolean := p_status IN ('completed', 'failed', 'cancelled');
-    v_request uuid;
+    v_now timestamptz; v_request uuid;
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow FOR NO KEY UPDATE;
     v_now := clock();

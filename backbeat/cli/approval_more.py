@@ -68,7 +68,7 @@ def reassign(leaver: str, heir: str, reason: str) -> None:
     """
 
     async def main() -> int | None:
-        from backbeat.decide import reassign as hand_over
+        from backbeat.operate.approvals import reassign as hand_over
         from shared.config import load
 
         async with database(load(), owner=True) as db:
@@ -95,7 +95,7 @@ def calendar(name: str, time_zone: str, days: str, hours: str, holidays: tuple[d
         raise click.UsageError("days are mon,tue,… and hours 09:00-17:00")
 
     async def main() -> None:
-        from backbeat.decide import set_calendar
+        from backbeat.operate.approvals import set_calendar
         from shared.config import load
 
         params: dict[str, Any] = {"tenant": tenant, "name": name, "zone": time_zone, "days": numbers}

@@ -9,10 +9,6 @@ from backbeat.cli.output import database, emit, output_option, run_async
 from shared.errors import EXIT_FAILURE
 
 _PAGE = 1000
-_HEAD = "SELECT id, encode(hash, 'hex') AS hash FROM backbeat.audit_head"
-_ROWS = """
-    SELECT id, at, actor, action, subject, detail, encode(prev_hash, 'hex') AS prev_hash, encode(hash, 'hex') AS hash
-    FROM backbeat.audit_log WHERE id > %(after)s ORDER BY id LIMIT %(limit)s"""
 
 
 @click.group()
@@ -34,15 +30,16 @@ def verify(head: str | None, output: str) -> int | None:
         raise click.BadParameter(f"{head!r} is not ID:HASH", param_hint="--head")
 
     async def main() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        from backbeat.operate import approvals
         from shared.config import load
 
         async with database(load()) as db:
-            broken = await db.rows("SELECT id, problem FROM backbeat.verify_audit()")
+            broken = await approvals.audit_problems(db)
             if not broken and head:
-                (row,) = await db.rows(_ROWS, {"after": int(kept) - 1, "limit": 1}) or [{"id": None, "hash": ""}]
+                (row,) = await approvals.audit_rows(db, int(kept) - 1, 1) or [{"id": None, "hash": ""}]
                 if (row["id"], row["hash"]) != (int(kept), wanted.lower()):
                     broken = [{"id": int(kept), "problem": "it is not the row that was kept: the chain was rewritten"}]
-            return await db.row(_HEAD), broken
+            return await approvals.audit_head(db), broken
 
     found, broken = run_async(main())
     sheet: dict[str, Any] = {"head": f"{found['id']}:{found['hash']}", "rows": found["id"], "problem": None}
@@ -58,11 +55,12 @@ def export(after: int) -> None:
     """Print the log as JSON lines, oldest first, with the hashes that chain it."""
 
     async def main() -> None:
+        from backbeat.operate import approvals
         from shared.config import load
 
         async with database(load()) as db:
             last = after
-            while rows := await db.rows(_ROWS, {"after": last, "limit": _PAGE}):
+            while rows := await approvals.audit_rows(db, last, _PAGE):
                 for row in rows:
                     click.echo(json.dumps({**row, "at": row["at"].isoformat()}, ensure_ascii=True))
                 last = rows[-1]["id"]

@@ -123,10 +123,8 @@ END;
 -- Hours in which deadlines, reminders and escalations of a policy that names the calendar run; a day may end at 24:00.
 CREATE TABLE backbeat.calendars (
     tenant text NOT NULL, name text NOT NULL CHECK (name <> ''), PRIMARY KEY (tenant, name),
-    time_zone text NOT NULL,
-    days integer[] NOT NULL CHECK (days <@ '{1,2,3,4,5,6,7}' AND days <> '{}'),
-    opens time NOT NULL, closes time NOT NULL CHECK (closes > opens),
-    holidays date[] NOT NULL
+    time_zone text NOT NULL, days integer[] NOT NULL CHECK (days <@ '{1,2,3,4,5,6,7}' AND days <> '{}'),
+    opens time NOT NULL, closes time NOT NULL CHECK (closes > opens), holidays date[] NOT NULL
 );
 
 -- When Temporal workers were seen without a gap of a minute. Between two periods Backbeat was down.
@@ -135,25 +133,20 @@ CREATE TABLE backbeat.presence (since timestamptz PRIMARY KEY, until timestamptz
 CREATE TABLE backbeat.approval_requests (
     id uuid PRIMARY KEY,
     workflow_id uuid NOT NULL REFERENCES backbeat.orchestrated_workflows, step text NOT NULL CHECK (step <> ''), UNIQUE (workflow_id, step),
-    tenant text NOT NULL,
-    title text NOT NULL CHECK (length(title) BETWEEN 1 AND 300),
+    tenant text NOT NULL, title text NOT NULL CHECK (length(title) BETWEEN 1 AND 300),
     -- Exactly what will be done, {"effect": kind, "request": ...}; hash is the sha256 of it with the title, in canonical form.
     payload jsonb NOT NULL CHECK (payload - '{effect,request}'::text[] = '{}' AND jsonb_typeof(payload -> 'effect') = 'string' AND payload ? 'request'),
     hash text NOT NULL CHECK (hash ~ '^[0-9a-f]{64}$'),
     policy jsonb NOT NULL CONSTRAINT policy_is_sound CHECK (backbeat.policy_problem(policy) IS NULL),
     state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'changes', 'approved', 'rejected', 'expired', 'cancelled', 'revoked')),
-    requested_at timestamptz NOT NULL, deadline timestamptz NOT NULL,
-    closed_at timestamptz, closed_by text, requested_by text,
+    requested_at timestamptz NOT NULL, deadline timestamptz NOT NULL, closed_at timestamptz, closed_by text, requested_by text,
     -- editable: who edits can check the edit, since the effect declares what its requests look like. Votes count for the revision they were given on.
     editable boolean NOT NULL, revision integer NOT NULL DEFAULT 1,
     escalate_at timestamptz[] NOT NULL DEFAULT '{}', escalated integer NOT NULL DEFAULT 0, remind_at timestamptz,
-    -- stuck: nobody who may decide holds a token, and people have been told.
-    stuck boolean NOT NULL DEFAULT false, claimed_by text, claimed_until timestamptz, effect_after timestamptz,
-    -- Outages up to here are in the deadline.
-    outages_until timestamptz,
+    -- stuck: nobody who may decide holds a token, and people have been told. Outages up to outages_until are in the deadline.
+    stuck boolean NOT NULL DEFAULT false, claimed_by text, claimed_until timestamptz, effect_after timestamptz, outages_until timestamptz,
     CONSTRAINT deadline_lies_ahead CHECK (deadline > requested_at),
-    CONSTRAINT closed_says_when_and_by_whom CHECK (
-        (state IN ('pending', 'changes')) = (closed_at IS NULL) AND (closed_at IS NULL) = (closed_by IS NULL)),
+    CONSTRAINT closed_says_when_and_by_whom CHECK ((state IN ('pending', 'changes')) = (closed_at IS NULL) AND (closed_at IS NULL) = (closed_by IS NULL)),
     CONSTRAINT decided_in_time CHECK (state NOT IN ('approved', 'rejected') OR closed_at < deadline OR closed_by = '(deadline)'),
     CONSTRAINT approved_says_from_when CHECK (state <> 'approved' OR effect_after >= closed_at)
 );
@@ -165,8 +158,7 @@ CREATE INDEX approval_requests_pending ON backbeat.approval_requests (tenant, de
 CREATE TABLE backbeat.approval_decisions (
     id uuid PRIMARY KEY, request_id uuid REFERENCES backbeat.approval_requests, revision integer NOT NULL,
     user_name text NOT NULL, for_user text NOT NULL, groups text[] NOT NULL, token_id text,
-    decision text NOT NULL CHECK (decision IN (
-        'approve', 'reject', 'request_changes', 'edit', 'revoke', 'comment', 'claim', 'unclaim', 'delegate')),
+    decision text NOT NULL CHECK (decision IN ('approve', 'reject', 'request_changes', 'edit', 'revoke', 'comment', 'claim', 'unclaim', 'delegate')),
     hash text, body jsonb, to_user text, until timestamptz, comment text NOT NULL,
     via text NOT NULL CHECK (via IN ('cli', 'web', 'signal', 'owner')),
     state_after text, decided_at timestamptz NOT NULL,
@@ -217,8 +209,7 @@ CREATE TABLE backbeat.api_tokens (
 REVOKE SELECT ON backbeat.api_tokens FROM backbeat_worker, backbeat_operator;
 GRANT SELECT (id, user_name, groups, created_at, created_by, expires_at, revoked_at) ON backbeat.api_tokens TO backbeat_worker, backbeat_operator;
 
-CREATE FUNCTION backbeat.audit_hash(
-    p_prev bytea, p_id bigint, p_at timestamptz, p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bytea
+CREATE FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamptz, p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog
 RETURN sha256(p_prev || convert_to(jsonb_build_array(
     p_id, floor(extract(epoch FROM p_at) * 1000000)::bigint, p_actor, p_action, p_subject, p_detail)::text, 'UTF8'));
@@ -343,9 +334,8 @@ CREATE FUNCTION backbeat.project_state(
     p_result jsonb DEFAULT NULL, p_error text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_now timestamptz;
     v_ended boolean := p_status IN ('completed', 'failed', 'cancelled');
-    v_request uuid;
+    v_now timestamptz; v_request uuid;
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow FOR NO KEY UPDATE;
     v_now := clock();
@@ -419,8 +409,7 @@ LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
     WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1)
 $$;
 
-CREATE FUNCTION backbeat.set_calendar(
-    p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time, p_closes time, p_holidays date[]) RETURNS void
+CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time, p_closes time, p_holidays date[]) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
     SELECT now() AT TIME ZONE p_time_zone;
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
@@ -543,8 +532,7 @@ BEGIN
         IF NOT EXISTS (SELECT FROM calendars c WHERE (c.tenant, c.name) = (v_workflow.tenant, v_policy ->> 'calendar')) AND v_policy ? 'calendar' THEN
             RAISE EXCEPTION 'policy.calendar: there is no calendar %', v_policy ->> 'calendar' USING ERRCODE = 'check_violation';
         END IF;
-        INSERT INTO approval_requests (
-            id, workflow_id, step, tenant, title, payload, hash, policy, requested_at, deadline, requested_by, editable, escalate_at, remind_at)
+        INSERT INTO approval_requests (id, workflow_id, step, tenant, title, payload, hash, policy, requested_at, deadline, requested_by, editable, escalate_at, remind_at)
         SELECT uuid7(), p_workflow, p_step, v_workflow.tenant, i.title, jsonb_build_object('effect', i.effect, 'request', i.request), p_hash, v_policy,
                v_now, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), i.requested_by, p_editable,
                ARRAY(SELECT after_time(v_workflow.tenant, v_policy, v_now, (e.step ->> 'after')::double precision)
@@ -825,6 +813,5 @@ $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.set_calendar TO backbeat_operator;
 GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,
-    backbeat.settle_outbox, backbeat.project_state, backbeat.workflows_to_check, backbeat.restart_workflow,
-    backbeat.create_approval, backbeat.revise_approval, backbeat.decide, backbeat.close_if_pending,
-    backbeat.fits, backbeat.rules_at, backbeat.handed_on, backbeat.rights TO backbeat_worker;
+    backbeat.settle_outbox, backbeat.project_state, backbeat.workflows_to_check, backbeat.restart_workflow, backbeat.create_approval,
+    backbeat.revise_approval, backbeat.decide, backbeat.close_if_pending, backbeat.fits, backbeat.rules_at, backbeat.handed_on, backbeat.rights TO backbeat_worker;
