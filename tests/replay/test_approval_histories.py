@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from temporalio import workflow
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.worker import Replayer
 
+from shared.definitions import Registry
 from shared.security import tokens
 from temporal_worker.messages import Start
 from temporal_worker.workflows.approval import ApproveEffect
-from tests.support.approvals import start, token
+from tests.support.approvals import decide, start, token
 from tests.support.databases import Database
 from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, row, working
 
@@ -42,6 +44,15 @@ CROSSES = {
     "expired": {"create_request", "project", "close_if_pending", "TIMER_FIRED", "WORKFLOW_EXECUTION_COMPLETED"},
     "cancelled": {"create_request", "project", "TIMER_CANCELED", "WORKFLOW_EXECUTION_CANCELED"},
     "failed": {"project", "WORKFLOW_EXECUTION_FAILED"},
+    "revised": {
+        "create_request",
+        "close_if_pending",
+        "revise_request",
+        "perform_effect",
+        "signal poke",
+        "TIMER_FIRED",
+        "WORKFLOW_EXECUTION_COMPLETED",
+    },
 }
 
 
@@ -154,6 +165,20 @@ async def _wait(database: Database, client: Client, name: str) -> None:
     """Nothing: the deadline comes."""
 
 
+async def _again(request: dict[str, Any], comment: str) -> dict[str, Any]:
+    return {**request, "body": comment}
+
+
+async def _revise(database: Database, client: Client, name: str) -> None:
+    """Changes are requested and come back; what is approved then waits for its delay."""
+    query = "SELECT id, hash FROM backbeat.approval_requests WHERE revision = {}"
+    ((request, shown),) = database.sql(query.format(1))
+    alice = token(database, "alice")
+    decide(database, alice, request, "request_changes", shown, comment="shorter")
+    ((request, shown),) = await eventually(lambda: database.sql(query.format(2)))
+    decide(database, alice, request, "approve", shown)
+
+
 @pytest.mark.parametrize(
     ("kind", "changed", "play"),
     [
@@ -161,14 +186,16 @@ async def _wait(database: Database, client: Client, name: str) -> None:
         ("expired", {"deadline_seconds": 1}, _wait),
         ("cancelled", {}, _cancel),
         ("failed", {"title": ""}, None),
+        ("revised", {"policy": {"approvers": ["alice"], "max_rounds": 1, "effect_delay": 1}}, _revise),
     ],
 )
 async def test_a_run_of_today_replays(
     database: Database, temporal_server: Server, kind: str, changed: dict[str, Any], play: Play | None
 ) -> None:
-    far = FarSide(troubles=["lose answer"], can_look=False)
+    far = FarSide(troubles=[] if kind == "revised" else ["lose answer"], can_look=False)
     client = await Client.connect(temporal_server.address)
-    async with environment(database, far) as env, working(env, client):
+    able = Registry({}, {"note": replace(far.effect, revise=_again)})
+    async with environment(database, far) as env, working(replace(env, registry=able), client):
         made = start(database, **changed)
         name = row(database, made)["temporal_id"]
         if play:
