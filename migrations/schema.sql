@@ -710,8 +710,7 @@ BEGIN
     PERFORM FROM orchestrated_workflows w WHERE w.id = v_workflow FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
-    v_problem := coalesce(p_problem, CASE
-        WHEN p_decision_id IS NULL THEN 'decision_id is missing'
+    v_problem := coalesce(p_problem, CASE WHEN p_decision_id IS NULL THEN 'decision_id is missing'
         WHEN coalesce(p_via NOT IN ('cli', 'web', 'signal'), true) THEN 'via is not cli, web or signal'
         WHEN coalesce(p_decision NOT IN ('approve', 'reject', 'request_changes', 'edit', 'revoke', 'comment', 'claim', 'unclaim', 'delegate'), true)
             THEN 'decision is none of those there are'
@@ -734,8 +733,7 @@ BEGIN
         v_problem := coalesce(v_problem, 'body: ' || SQLERRM);
     END;
     v_token := signer(p_proof, concat_ws(':', p_request, p_decision, p_hash, v_body, v_comment), v_now);
-    v_unsigned := p_proof IS NULL AND p_via = 'signal' AND p_decision IN ('approve', 'reject')
-        AND coalesce(v_request.policy @> '{"allow_unsigned_signal": true}', false);
+    v_unsigned := p_proof IS NULL AND p_via = 'signal' AND p_decision IN ('approve', 'reject') AND coalesce(v_request.policy @> '{"allow_unsigned_signal": true}', false);
     v_user := CASE WHEN v_unsigned THEN '(unsigned signal)' ELSE coalesce(v_token.user_name, '(unauthenticated)') END;
     SELECT * INTO v_prior FROM approval_decisions d WHERE d.id = p_decision_id;
     v_request := extended(v_request, v_now);
@@ -744,8 +742,7 @@ BEGIN
         AND (d.for_user = g.name OR d.user_name = v_user)) AS voted
     INTO v_right FROM rights(v_request, v_user, v_token.groups, v_now) AS g ORDER BY g.barred, voted, g.name <> v_user, g.name LIMIT 1;
 
-    v_verdict := CASE
-        WHEN v_problem IS NOT NULL THEN 'malformed'
+    v_verdict := CASE WHEN v_problem IS NOT NULL THEN 'malformed'
         WHEN v_token.id IS NULL AND NOT v_unsigned THEN 'unauthenticated'
         WHEN p_request IS NOT NULL AND v_request.id IS NULL THEN 'not_found'
         WHEN v_prior.id IS NOT NULL THEN CASE
@@ -769,8 +766,7 @@ BEGIN
 
     v_state := v_request.state;
     IF v_verdict = 'accepted' THEN
-        v_state := CASE
-            WHEN p_decision = 'reject' THEN 'rejected'
+        v_state := CASE WHEN p_decision = 'reject' THEN 'rejected'
             WHEN p_decision = 'approve' AND (v_unsigned OR enough(v_request, v_right.name, v_right.groups, v_now)) THEN 'approved'
             WHEN p_decision = 'request_changes' THEN 'changes'
             WHEN p_decision = 'edit' THEN 'pending'
@@ -801,8 +797,7 @@ BEGIN
         PERFORM audit(v_user, 'approval.' || p_decision, coalesce(p_request::text, v_user), jsonb_strip_nulls(jsonb_build_object(
             'decision_id', p_decision_id, 'hash', p_hash, 'comment', v_comment, 'via', p_via, 'token', v_token.id, 'state', v_state,
             'body', p_body, 'for', nullif(v_right.name, v_user), 'revision', v_request.revision)));
-    ELSIF (SELECT count(*) FROM audit_log a
-           WHERE a.action = 'approval.refused' AND a.actor = v_user AND a.at > v_now - interval '1 minute') < c_refusals_a_minute THEN
+    ELSIF (SELECT count(*) FROM audit_log a WHERE a.action = 'approval.refused' AND a.actor = v_user AND a.at > v_now - interval '1 minute') < c_refusals_a_minute THEN
         PERFORM audit(v_user, 'approval.refused', coalesce(p_request::text, '(none)'), jsonb_strip_nulls(jsonb_build_object(
             'verdict', v_verdict, 'decision', left(p_decision, 100), 'hash', left(p_hash, 100), 'via', p_via, 'token', v_token.id, 'problem', left(v_problem, 2000))));
     END IF;
@@ -1145,8 +1140,7 @@ CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    SELECT * FROM (
-        SELECT DISTINCT ON (d.user_name) d.user_name, d.to_user, d.groups FROM approval_decisions d
+    SELECT * FROM (SELECT DISTINCT ON (d.user_name) d.user_name, d.to_user, d.groups FROM approval_decisions d
         WHERE d.decision = 'delegate' AND d.until > p_at AND (d.request_id IS NULL OR d.request_id = p_request)
         ORDER BY d.user_name, d.request_id IS NULL, d.decided_at DESC, d.id DESC) AS h
     WHERE h.user_name <> h.to_user
@@ -1575,8 +1569,7 @@ BEGIN
         RETURN false;
     END IF;
     IF v_ended THEN
-        FOR v_request IN
-            UPDATE approval_requests SET state = 'cancelled', closed_at = v_now, closed_by = '(workflow)'
+        FOR v_request IN UPDATE approval_requests SET state = 'cancelled', closed_at = v_now, closed_by = '(workflow)'
             WHERE workflow_id = p_workflow AND (state IN ('pending', 'changes') OR state = 'approved' AND effect_after > v_now) RETURNING id
         LOOP
             PERFORM audit('(workflow)', 'approval.cancelled', v_request::text, jsonb_build_object('workflow', p_status));
@@ -2057,8 +2050,7 @@ CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user tex
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    SELECT m.name, m.groups, p_request.policy @> '{"four_eyes": true}' AND EXISTS (
-        SELECT FROM (SELECT p_request.requested_by UNION ALL
+    SELECT m.name, m.groups, p_request.policy @> '{"four_eyes": true}' AND EXISTS (SELECT FROM (SELECT p_request.requested_by UNION ALL
                      SELECT e.user_name FROM approval_decisions e WHERE (e.request_id, e.decision) = (p_request.id, 'edit')) AS a(name)
         WHERE a.name IN (p_user, m.name))
     FROM (SELECT p_user, p_groups WHERE NOT EXISTS (SELECT FROM handed_on(p_request.id, p_at) AS h WHERE h.user_name = p_user)
@@ -2400,8 +2392,7 @@ CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    INSERT INTO notifications SELECT uuid7(p_at), p_event, p_request.id, p_request.tenant, coalesce(p_users, ARRAY(
-        SELECT DISTINCT coalesce(h.to_user, u.name)
+    INSERT INTO notifications SELECT uuid7(p_at), p_event, p_request.id, p_request.tenant, coalesce(p_users, ARRAY(SELECT DISTINCT coalesce(h.to_user, u.name)
         FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'approvers') AS u(name)
         LEFT JOIN handed_on(p_request.id, p_at) AS h ON h.user_name = u.name
         WHERE p_event <> 'reminded' OR NOT EXISTS (
@@ -2486,8 +2477,7 @@ CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE(id bigint, problem text)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    SELECT * FROM (
-        SELECT a.id, CASE
+    SELECT * FROM (SELECT a.id, CASE
             WHEN a.id <> row_number() OVER chain THEN 'a row before it is missing'
             WHEN a.prev_hash <> lag(a.hash, 1, sha256('backbeat audit log')) OVER chain THEN 'it does not follow the row before it'
             WHEN a.hash <> audit_hash(a.prev_hash, a.id, a.at, a.actor, a.action, a.subject, a.detail) THEN 'it was changed'

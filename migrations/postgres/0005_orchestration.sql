@@ -78,8 +78,7 @@ CREATE INDEX temporal_outbox_order ON backbeat.temporal_outbox (stream, seq) WHE
 -- What is wrong with a rule, a step of escalation, or a policy that is its own only rule; NULL when nothing is.
 CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog
-RETURN CASE
-    WHEN jsonb_typeof(p_rule) IS DISTINCT FROM 'object' THEN p_path || ' is not an object'
+RETURN CASE WHEN jsonb_typeof(p_rule) IS DISTINCT FROM 'object' THEN p_path || ' is not an object'
     WHEN p_rule - p_keys <> '{}' THEN p_path || ': unknown key ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(p_rule - p_keys) AS k)
     WHEN jsonb_typeof(coalesce(p_rule -> 'approvers', '[]')) <> 'array'
         OR jsonb_path_exists(p_rule, '$.approvers[*] ? (@.type() != "string" || @ == "")') THEN p_path || '.approvers is not a list of user names'
@@ -97,13 +96,11 @@ END;
 -- is misspelt and silently dropped would let somebody decide who may not. shared/domain/policy.py is how authors write one.
 CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = backbeat, pg_temp
-RETURN CASE
-    WHEN jsonb_typeof(p_policy) IS DISTINCT FROM 'object' THEN 'policy is not an object'
+RETURN CASE WHEN jsonb_typeof(p_policy) IS DISTINCT FROM 'object' THEN 'policy is not an object'
     WHEN p_policy ? 'rules' AND p_policy ?| '{approvers,groups,needed}'::text[] THEN 'policy.rules stands in place of approvers, groups and needed'
     WHEN p_policy @> '{"allow_unsigned_signal": true}' AND (coalesce(p_policy ->> 'needed', '1') <> '1' OR p_policy ? 'rules' OR p_policy @> '{"four_eyes": true}')
         THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'
-    ELSE (SELECT string_agg(f.problem, '; ' ORDER BY f.n) FROM (
-        SELECT 0 AS n, format('policy.%s is not %s', t.field, t.what) AS problem FROM (VALUES
+    ELSE (SELECT string_agg(f.problem, '; ' ORDER BY f.n) FROM (SELECT 0 AS n, format('policy.%s is not %s', t.field, t.what) AS problem FROM (VALUES
             ('rules', '(@.type() == "array" && @.size() > 0)', 'a list of rules'), ('escalate', '(@.type() == "array")', 'a list of steps'),
             ('four_eyes', '(@.type() == "boolean")', 'true or false'), ('allow_unsigned_signal', '(@.type() == "boolean")', 'true or false'),
             ('on_expiry', '(@ == "reject" || @ == "approve")', 'reject or approve'), ('calendar', '(@.type() == "string")', 'the name of a calendar'),
@@ -211,8 +208,7 @@ GRANT SELECT (id, user_name, groups, created_at, created_by, expires_at, revoked
 
 CREATE FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamptz, p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog
-RETURN sha256(p_prev || convert_to(jsonb_build_array(
-    p_id, floor(extract(epoch FROM p_at) * 1000000)::bigint, p_actor, p_action, p_subject, p_detail)::text, 'UTF8'));
+RETURN sha256(p_prev || convert_to(jsonb_build_array(p_id, floor(extract(epoch FROM p_at) * 1000000)::bigint, p_actor, p_action, p_subject, p_detail)::text, 'UTF8'));
 
 -- Every writer waits here for the one before it to commit, so this comes last in its transaction.
 CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bigint
@@ -233,8 +229,7 @@ $$;
 -- Whoever owns the database can rewrite the whole chain: only a head that was kept elsewhere shows that.
 CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE (id bigint, problem text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-    SELECT * FROM (
-        SELECT a.id, CASE
+    SELECT * FROM (SELECT a.id, CASE
             WHEN a.id <> row_number() OVER chain THEN 'a row before it is missing'
             WHEN a.prev_hash <> lag(a.hash, 1, sha256('backbeat audit log')) OVER chain THEN 'it does not follow the row before it'
             WHEN a.hash <> audit_hash(a.prev_hash, a.id, a.at, a.actor, a.action, a.subject, a.detail) THEN 'it was changed'
@@ -347,8 +342,7 @@ BEGIN
         RETURN false;
     END IF;
     IF v_ended THEN
-        FOR v_request IN
-            UPDATE approval_requests SET state = 'cancelled', closed_at = v_now, closed_by = '(workflow)'
+        FOR v_request IN UPDATE approval_requests SET state = 'cancelled', closed_at = v_now, closed_by = '(workflow)'
             WHERE workflow_id = p_workflow AND (state IN ('pending', 'changes') OR state = 'approved' AND effect_after > v_now) RETURNING id
         LOOP
             PERFORM audit('(workflow)', 'approval.cancelled', v_request::text, jsonb_build_object('workflow', p_status));
@@ -461,8 +455,7 @@ $$;
 -- Rights that are handed on at a moment, for one request or for all; what was said of the one request goes first.
 CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamptz) RETURNS TABLE (user_name text, to_user text, groups text[])
 LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
-    SELECT * FROM (
-        SELECT DISTINCT ON (d.user_name) d.user_name, d.to_user, d.groups FROM approval_decisions d
+    SELECT * FROM (SELECT DISTINCT ON (d.user_name) d.user_name, d.to_user, d.groups FROM approval_decisions d
         WHERE d.decision = 'delegate' AND d.until > p_at AND (d.request_id IS NULL OR d.request_id = p_request)
         ORDER BY d.user_name, d.request_id IS NULL, d.decided_at DESC, d.id DESC) AS h
     WHERE h.user_name <> h.to_user
@@ -473,8 +466,7 @@ $$;
 CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamptz)
 RETURNS TABLE (name text, groups text[], barred boolean)
 LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
-    SELECT m.name, m.groups, p_request.policy @> '{"four_eyes": true}' AND EXISTS (
-        SELECT FROM (SELECT p_request.requested_by UNION ALL
+    SELECT m.name, m.groups, p_request.policy @> '{"four_eyes": true}' AND EXISTS (SELECT FROM (SELECT p_request.requested_by UNION ALL
                      SELECT e.user_name FROM approval_decisions e WHERE (e.request_id, e.decision) = (p_request.id, 'edit')) AS a(name)
         WHERE a.name IN (p_user, m.name))
     FROM (SELECT p_user, p_groups WHERE NOT EXISTS (SELECT FROM handed_on(p_request.id, p_at) AS h WHERE h.user_name = p_user)
@@ -504,8 +496,7 @@ $$;
 -- For whom: p_users, or everybody who is asked now and whoever their rights are handed to; reminders spare who approved.
 CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamptz, p_users text[] DEFAULT NULL) RETURNS void
 LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
-    INSERT INTO notifications SELECT uuid7(p_at), p_event, p_request.id, p_request.tenant, coalesce(p_users, ARRAY(
-        SELECT DISTINCT coalesce(h.to_user, u.name)
+    INSERT INTO notifications SELECT uuid7(p_at), p_event, p_request.id, p_request.tenant, coalesce(p_users, ARRAY(SELECT DISTINCT coalesce(h.to_user, u.name)
         FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'approvers') AS u(name)
         LEFT JOIN handed_on(p_request.id, p_at) AS h ON h.user_name = u.name
         WHERE p_event <> 'reminded' OR NOT EXISTS (
@@ -591,8 +582,7 @@ $$;
 --   malformed (problem says which field) | unauthenticated | not_found | not_eligible | closed | expired | stale (another hash)
 --   four_eyes | voted | changes (asked for: wait for the new revision) | no_rounds | not_editable | claimed | not_approved | too_late
 -- One rejection closes a request; approvals close it when every rule has as many as it needs.
-CREATE FUNCTION backbeat.decide(
-    p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text,
+CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text,
     p_body jsonb DEFAULT NULL, p_problem text DEFAULT NULL
 ) RETURNS TABLE (verdict text, user_name text, state text, closed_by text, closed_at timestamptz, deadline timestamptz, problem text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
@@ -609,8 +599,7 @@ BEGIN
     PERFORM FROM orchestrated_workflows w WHERE w.id = v_workflow FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
-    v_problem := coalesce(p_problem, CASE
-        WHEN p_decision_id IS NULL THEN 'decision_id is missing'
+    v_problem := coalesce(p_problem, CASE WHEN p_decision_id IS NULL THEN 'decision_id is missing'
         WHEN coalesce(p_via NOT IN ('cli', 'web', 'signal'), true) THEN 'via is not cli, web or signal'
         WHEN coalesce(p_decision NOT IN ('approve', 'reject', 'request_changes', 'edit', 'revoke', 'comment', 'claim', 'unclaim', 'delegate'), true)
             THEN 'decision is none of those there are'
@@ -633,8 +622,7 @@ BEGIN
         v_problem := coalesce(v_problem, 'body: ' || SQLERRM);
     END;
     v_token := signer(p_proof, concat_ws(':', p_request, p_decision, p_hash, v_body, v_comment), v_now);
-    v_unsigned := p_proof IS NULL AND p_via = 'signal' AND p_decision IN ('approve', 'reject')
-        AND coalesce(v_request.policy @> '{"allow_unsigned_signal": true}', false);
+    v_unsigned := p_proof IS NULL AND p_via = 'signal' AND p_decision IN ('approve', 'reject') AND coalesce(v_request.policy @> '{"allow_unsigned_signal": true}', false);
     v_user := CASE WHEN v_unsigned THEN '(unsigned signal)' ELSE coalesce(v_token.user_name, '(unauthenticated)') END;
     SELECT * INTO v_prior FROM approval_decisions d WHERE d.id = p_decision_id;
     v_request := extended(v_request, v_now);
@@ -643,8 +631,7 @@ BEGIN
         AND (d.for_user = g.name OR d.user_name = v_user)) AS voted
     INTO v_right FROM rights(v_request, v_user, v_token.groups, v_now) AS g ORDER BY g.barred, voted, g.name <> v_user, g.name LIMIT 1;
 
-    v_verdict := CASE
-        WHEN v_problem IS NOT NULL THEN 'malformed'
+    v_verdict := CASE WHEN v_problem IS NOT NULL THEN 'malformed'
         WHEN v_token.id IS NULL AND NOT v_unsigned THEN 'unauthenticated'
         WHEN p_request IS NOT NULL AND v_request.id IS NULL THEN 'not_found'
         WHEN v_prior.id IS NOT NULL THEN CASE
@@ -668,8 +655,7 @@ BEGIN
 
     v_state := v_request.state;
     IF v_verdict = 'accepted' THEN
-        v_state := CASE
-            WHEN p_decision = 'reject' THEN 'rejected'
+        v_state := CASE WHEN p_decision = 'reject' THEN 'rejected'
             WHEN p_decision = 'approve' AND (v_unsigned OR enough(v_request, v_right.name, v_right.groups, v_now)) THEN 'approved'
             WHEN p_decision = 'request_changes' THEN 'changes'
             WHEN p_decision = 'edit' THEN 'pending'
@@ -700,8 +686,7 @@ BEGIN
         PERFORM audit(v_user, 'approval.' || p_decision, coalesce(p_request::text, v_user), jsonb_strip_nulls(jsonb_build_object(
             'decision_id', p_decision_id, 'hash', p_hash, 'comment', v_comment, 'via', p_via, 'token', v_token.id, 'state', v_state,
             'body', p_body, 'for', nullif(v_right.name, v_user), 'revision', v_request.revision)));
-    ELSIF (SELECT count(*) FROM audit_log a
-           WHERE a.action = 'approval.refused' AND a.actor = v_user AND a.at > v_now - interval '1 minute') < c_refusals_a_minute THEN
+    ELSIF (SELECT count(*) FROM audit_log a WHERE a.action = 'approval.refused' AND a.actor = v_user AND a.at > v_now - interval '1 minute') < c_refusals_a_minute THEN
         PERFORM audit(v_user, 'approval.refused', coalesce(p_request::text, '(none)'), jsonb_strip_nulls(jsonb_build_object(
             'verdict', v_verdict, 'decision', left(p_decision, 100), 'hash', left(p_hash, 100), 'via', p_via, 'token', v_token.id, 'problem', left(v_problem, 2000))));
     END IF;
