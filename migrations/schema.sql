@@ -28,6 +28,63 @@ CREATE TYPE backbeat.ending AS (
 	children jsonb
 );
 
+CREATE FUNCTION backbeat.now() RETURNS timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    RETURN now();
+
+CREATE FUNCTION backbeat.clock() RETURNS timestamp with time zone
+    LANGUAGE sql PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    RETURN (backbeat.now() + (clock_timestamp() - now()));
+
+CREATE FUNCTION backbeat.uuid7(p_at timestamp with time zone DEFAULT backbeat.clock()) RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    RETURN (encode(OVERLAY(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3) FROM 1 FOR 6) PLACING set_byte('\x00'::bytea, 0, ((get_byte(uuid_send(gen_random_uuid()), 0) & 15) | 112)) FROM 7 FOR 1), 'hex'::text))::uuid;
+
+CREATE TABLE backbeat.joins (
+    id uuid DEFAULT backbeat.uuid7() NOT NULL,
+    workflow_id uuid NOT NULL,
+    step text NOT NULL,
+    children uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    children_left integer DEFAULT 0 NOT NULL,
+    failed integer DEFAULT 0 NOT NULL,
+    tolerated integer,
+    sealed boolean DEFAULT false NOT NULL,
+    CONSTRAINT joins_children_left_check CHECK ((children_left >= 0))
+)
+WITH (fillfactor='50');
+
+CREATE FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) RETURNS SETOF backbeat.joins
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    v_workflow orchestrated_workflows;
+    v_join joins;
+    v_keys bytea[] := ARRAY(SELECT sha256(convert_to(concat_ws(':', 'child', p_workflow, n, p_step), 'UTF8')) FROM generate_series(p_from, p_from + cardinality(p_payloads) - 1) n);
+    v_ids uuid[];
+BEGIN
+    SELECT * INTO v_workflow FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001';
+    END IF;
+    PERFORM expect_wake(p_workflow);
+    INSERT INTO joins (workflow_id, step, tolerated) VALUES (p_workflow, p_step, p_tolerated) ON CONFLICT DO NOTHING;
+    SELECT * INTO v_join FROM joins j WHERE (j.workflow_id, j.step) = (p_workflow, p_step);
+    IF cardinality(v_join.children) = p_from AND NOT v_join.sealed THEN
+        UPDATE simple_tasks t SET parent_id = v_join.id FROM idempotency i WHERE i.tenant = v_workflow.tenant AND i.key = ANY (v_keys) AND t.id = i.task_id;
+        SELECT array_agg(e.task_id ORDER BY e.ord) INTO v_ids
+        FROM enqueue(p_name, p_version, p_payloads, v_keys, v_workflow.tenant, p_origin => v_workflow.origin_id, p_traceparent => v_workflow.traceparent, p_parent => v_join.id) e;
+        UPDATE joins j SET sealed = p_seal, children = j.children || v_ids, children_left = j.children_left + (SELECT count(*) FROM simple_tasks t WHERE t.id = ANY (v_ids))
+        WHERE j.id = v_join.id;
+    END IF;
+    RETURN QUERY SELECT * FROM joins j WHERE j.id = v_join.id;
+END
+$$;
+
 CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -99,17 +156,25 @@ CREATE TABLE backbeat.model_calls (
 WITH (autovacuum_vacuum_scale_factor='0.02');
 
 CREATE FUNCTION backbeat.asked(p_calls jsonb) RETURNS TABLE(n bigint, call backbeat.model_calls, payable boolean, seq smallint, response jsonb)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    SELECT e.n, jsonb_populate_record(NULL::model_calls, e.body || jsonb_build_object('owner_kind', 'task', 'tenant', t.tenant, 'workflow', t.workflow,
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT e.n, jsonb_populate_record(NULL::model_calls, e.body || jsonb_build_object('owner_kind', coalesce(t.kind, 'task'), 'tenant', t.tenant, 'workflow', t.workflow,
                'version', t.version, 'day', utc_day(backbeat.now()), 'opened_at', clock())), t.id IS NOT NULL AND m.seq IS NULL, m.seq, m.response
     FROM jsonb_array_elements(p_calls) WITH ORDINALITY AS e(body, n)
-    LEFT JOIN simple_tasks t ON t.id = (e.body ->> 'owner')::uuid AND t.lease = (e.body ->> 'lease')::bigint AND t.status = 'running'
+    LEFT JOIN LATERAL (
+        SELECT 'task' AS kind, s.id, s.tenant, s.workflow, s.version FROM simple_tasks s
+        WHERE s.id = (e.body ->> 'owner')::uuid AND s.lease = (e.body ->> 'lease')::bigint AND s.status = 'running'
+        UNION ALL SELECT 'workflow', w.id, w.tenant, w.workflow, w.version FROM orchestrated_workflows w
+        WHERE w.id = (e.body ->> 'owner')::uuid AND e.body ->> 'lease' IS NULL AND w.finished_at IS NULL) t ON true
     LEFT JOIN LATERAL (
         SELECT c.seq, c.response FROM model_calls c
         WHERE c.owner = t.id AND c.call_key = e.body ->> 'call_key' AND c.status IN ('done', 'memo') AND c.request_hash = e.body ->> 'request_hash' AND c.response IS NOT NULL
-        ORDER BY c.seq DESC LIMIT 1) m ON true
+        ORDER BY c.seq DESC LIMIT 1) m ON true;
+END
 $$;
 
 CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bigint
@@ -158,7 +223,8 @@ BEGIN
         IF FOUND THEN
             RETURN;
         END IF;
-        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) THEN
+        IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) OR p_approval IS NULL AND p_owner_kind = 'workflow' AND NOT EXISTS (
+            SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;
@@ -221,6 +287,26 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer DEFAULT 500) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    v_tasks uuid[];
+BEGIN
+    PERFORM push_outbox(o.id, 'cancel') FROM (
+        SELECT c.id FROM orchestrated_workflows c JOIN orchestrated_workflows w ON w.id = c.parent_workflow
+        WHERE c.finished_at IS NULL AND w.finished_at IS NOT NULL AND c.parent_workflow = coalesce(p_workflow, c.parent_workflow)
+          AND NOT EXISTS (SELECT FROM temporal_outbox o WHERE o.stream = c.id AND o.kind = 'cancel')
+        ORDER BY c.id LIMIT p_limit FOR NO KEY UPDATE OF c SKIP LOCKED) o;
+    v_tasks := ARRAY(
+        SELECT t.id FROM joins j JOIN orchestrated_workflows w ON w.id = j.workflow_id JOIN simple_tasks t ON t.parent_id = j.id
+        WHERE j.children_left > 0 AND j.workflow_id = coalesce(p_workflow, j.workflow_id) AND (w.finished_at IS NOT NULL OR j.failed > j.tolerated) ORDER BY 1 LIMIT p_limit);
+    RETURN (SELECT count(*) FROM finish(v_tasks, 'cancelled', 'cancelled', 'what waited for it ended'));
+END
+$$;
+
 CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -228,6 +314,16 @@ CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
 BEGIN
     PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
     RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
+END
+$$;
+
+CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE;
+    RETURN CASE WHEN FOUND THEN push_outbox(p_workflow, 'cancel') + audit(session_user, 'workflow.cancelled', p_workflow::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
 END
 $$;
 
@@ -287,6 +383,67 @@ BEGIN
         SELECT e.status = 'unknown' INTO v_stands FROM side_effects e WHERE e.key = p_key FOR SHARE;
     END IF;
     RETURN coalesce(v_stands, true);
+END
+$$;
+
+CREATE TABLE backbeat.orchestrated_workflows (
+    id uuid NOT NULL,
+    workflow text NOT NULL,
+    version integer NOT NULL,
+    tenant text NOT NULL,
+    input jsonb NOT NULL,
+    status text DEFAULT 'starting'::text NOT NULL,
+    generation smallint DEFAULT 1 NOT NULL,
+    temporal_id text GENERATED ALWAYS AS ((((workflow || '/'::text) || id) ||
+CASE
+    WHEN (generation = 1) THEN ''::text
+    ELSE ('~r'::text || generation)
+END)) STORED NOT NULL,
+    run_id text,
+    state_seq integer DEFAULT 0 NOT NULL,
+    waiting_for text,
+    deadline timestamp with time zone,
+    result jsonb,
+    error text,
+    parent_task uuid,
+    origin_id uuid NOT NULL,
+    traceparent text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    checked_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    parent_workflow uuid,
+    parent_step text,
+    start_key text,
+    CONSTRAINT ended_says_when CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT failed_says_why CHECK (((status = 'failed'::text) = (error IS NOT NULL))),
+    CONSTRAINT only_completed_has_a_result CHECK (((status = 'completed'::text) = (result IS NOT NULL))),
+    CONSTRAINT orchestrated_workflows_generation_check CHECK ((generation > 0)),
+    CONSTRAINT orchestrated_workflows_input_check CHECK ((jsonb_typeof(input) = 'object'::text)),
+    CONSTRAINT orchestrated_workflows_status_check CHECK ((status = ANY (ARRAY['starting'::text, 'running'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT orchestrated_workflows_tenant_check CHECK ((tenant <> ''::text)),
+    CONSTRAINT orchestrated_workflows_traceparent_check CHECK ((traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'::text)),
+    CONSTRAINT orchestrated_workflows_version_check CHECK ((version > 0)),
+    CONSTRAINT orchestrated_workflows_workflow_check CHECK ((workflow ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
+    CONSTRAINT waiting_says_for_what CHECK (((status = 'waiting'::text) = (waiting_for IS NOT NULL)))
+)
+WITH (fillfactor='70');
+
+CREATE FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) RETURNS SETOF backbeat.orchestrated_workflows
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_parent orchestrated_workflows;
+    v_id uuid;
+BEGIN
+    SELECT * INTO v_parent FROM orchestrated_workflows w WHERE w.id = p_parent AND w.finished_at IS NULL FOR NO KEY UPDATE;
+    IF FOUND AND NOT EXISTS (SELECT FROM orchestrated_workflows c WHERE (c.parent_workflow, c.parent_step) = (p_parent, p_step)) THEN
+        PERFORM expect_wake(p_parent);
+        v_id := start_workflow(p_workflow, 1, v_parent.tenant, p_input, v_parent.origin_id, NULL, v_parent.traceparent);
+        UPDATE orchestrated_workflows SET parent_workflow = p_parent, parent_step = p_step WHERE id = v_id;
+    END IF;
+    RETURN QUERY SELECT * FROM orchestrated_workflows c WHERE (c.parent_workflow, c.parent_step) = (p_parent, p_step);
 END
 $$;
 
@@ -503,16 +660,6 @@ CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE p_class WHEN 'urgent'::text THEN 4 WHEN 'high'::text THEN 4 WHEN 'normal'::text THEN 2 ELSE 1 END;
 
-CREATE FUNCTION backbeat.now() RETURNS timestamp with time zone
-    LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
-    RETURN now();
-
-CREATE FUNCTION backbeat.clock() RETURNS timestamp with time zone
-    LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
-    RETURN (backbeat.now() + (clock_timestamp() - now()));
-
 CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -537,7 +684,8 @@ BEGIN
         UPDATE model_calls c
         SET status = v_call.status, closed_at = clock(), cost_usd = v_call.cost_usd, valid = v_call.valid, stop = v_call.stop, output = v_call.output,
             model_answered = v_call.model_answered, response_id = v_call.response_id, error_class = v_call.error_class, error = left(v_call.error, 2000),
-            response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) THEN v_call.response END, uncached = v_call.uncached,
+            response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) OR EXISTS (
+                SELECT FROM orchestrated_workflows w WHERE w.id = c.owner AND w.finished_at IS NULL) THEN v_call.response END, uncached = v_call.uncached,
             cache_read = v_call.cache_read, cache_write = v_call.cache_write, reasoning = v_call.reasoning
         WHERE (c.owner, c.call_key, c.seq) = (v_call.owner, v_call.call_key, v_call.seq);
         IF v_call.cost_usd > v_call.reserved_usd THEN
@@ -742,6 +890,9 @@ DECLARE
     v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
+    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
+        PERFORM settle_joins(p_departures);
+    END IF;
     WITH bills AS (
         SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
                CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
@@ -862,6 +1013,13 @@ BEGIN
     ORDER BY u.n;
 END
 $$;
+
+CREATE FUNCTION backbeat.expect_wake(p_workflow uuid) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at, delivered_at)
+    SELECT p_workflow, max(o.seq) + 1, 'wake', clock(), clock(), clock() FROM temporal_outbox o WHERE o.stream = p_workflow HAVING NOT bool_or(o.kind = 'wake') $$;
 
 CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
     LANGUAGE plpgsql
@@ -1364,13 +1522,18 @@ CREATE FUNCTION backbeat.payers(p_owner uuid) RETURNS TABLE(scope text, key text
 DECLARE
     v_next uuid := p_owner;
     v_task record;
-    v_workflow text;
+    v_workflow text; v_above text;
     v_tenant text;
 BEGIN
     WHILE v_next IS NOT NULL LOOP
         SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
         IF NOT FOUND THEN
             SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next;
+        END IF;
+        IF NOT FOUND THEN
+            SELECT w.id, NULL::uuid AS parent_id, NULL::uuid AS agent_id, w.workflow, w.version, w.tenant INTO v_task FROM orchestrated_workflows w
+            WHERE w.id = coalesce((SELECT j.workflow_id FROM joins j WHERE j.id = v_next), v_next);
+            v_above := nullif(v_task.workflow, v_workflow);
         END IF;
         v_workflow := coalesce(v_workflow, v_task.workflow); v_tenant := coalesce(v_tenant, v_task.tenant);
         v_next := v_task.parent_id;
@@ -1385,8 +1548,21 @@ BEGIN
     END LOOP;
     RETURN QUERY
     SELECT s.scope, s.key, utc_day(backbeat.now()), c.usd, c.tokens, coalesce(c.soft, false), b.id
-    FROM (VALUES ('workflow', v_workflow), ('tenant', v_tenant)) AS s(scope, key) LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key)
-    LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, utc_day(backbeat.now()));
+    FROM (VALUES ('workflow', v_workflow), ('workflow', nullif(v_above, v_workflow)), ('tenant', v_tenant)) AS s(scope, key)
+    LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key) LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, utc_day(backbeat.now())) WHERE s.key IS NOT NULL;
+END
+$$;
+
+CREATE FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_news boolean := project_state(p_workflow, p_seq, p_status, p_run_id, p_waiting_for, p_result, p_error);
+BEGIN
+    INSERT INTO orchestrated_workflows_steps SELECT s.* FROM jsonb_populate_recordset(NULL::orchestrated_workflows_steps, p_steps) s WHERE v_news
+    ON CONFLICT (workflow_id, seq) DO UPDATE SET status = excluded.status, waits_for = excluded.waits_for, ended_at = excluded.ended_at, detail = excluded.detail;
+    RETURN v_news;
 END
 $$;
 
@@ -1519,6 +1695,12 @@ BEGIN
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
 END
 $$;
+
+CREATE FUNCTION backbeat.recheck_workflow(p_workflow uuid) RETURNS SETOF uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    UPDATE orchestrated_workflows SET checked_at = '-infinity' WHERE id = p_workflow AND finished_at IS NULL RETURNING id $$;
 
 CREATE FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1816,6 +1998,26 @@ EXCEPTION
 END
 $_$;
 
+CREATE FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_was text;
+BEGIN
+    SELECT CASE WHEN EXISTS (SELECT FROM side_effects e WHERE e.owner = w.id AND e.key LIKE '%:undo:%') THEN 'undone' ELSE w.status END INTO v_was
+    FROM orchestrated_workflows w WHERE w.id = p_workflow FOR NO KEY UPDATE;
+    IF v_was IN ('failed', 'cancelled') THEN
+        DELETE FROM joins j WHERE j.workflow_id = p_workflow AND (j.failed > 0 OR j.children_left > 0);
+        UPDATE orchestrated_workflows c SET parent_workflow = NULL, parent_step = NULL WHERE c.parent_workflow = p_workflow AND c.status <> 'completed';
+        UPDATE orchestrated_workflows SET status = 'starting', generation = generation + 1, run_id = NULL, error = NULL, finished_at = NULL, checked_at = clock() WHERE id = p_workflow;
+        PERFORM push_outbox(p_workflow, 'start'), audit(session_user, 'workflow.retried', p_workflow::text, jsonb_build_object('by', p_by));
+        RETURN NULL;
+    END IF;
+    RETURN v_was;
+END
+$$;
+
 CREATE FUNCTION backbeat.return_blocks(p_worker text DEFAULT NULL::text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1987,6 +2189,27 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    v_workflow uuid;
+BEGIN
+    PERFORM FROM joins j WHERE j.id IN (SELECT t.parent_id FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id) ORDER BY j.id FOR NO KEY UPDATE;
+    FOR v_workflow IN
+        UPDATE joins j SET children_left = j.children_left - e.n, failed = j.failed + e.failed
+        FROM (SELECT t.parent_id, count(*) AS n, count(*) FILTER (WHERE d.status NOT IN ('succeeded', 'escalated')) AS failed
+              FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id GROUP BY 1) e
+        WHERE j.id = e.parent_id
+        RETURNING CASE WHEN j.sealed AND j.children_left = 0 OR j.failed > j.tolerated AND j.failed - e.failed <= j.tolerated THEN j.workflow_id END
+    LOOP
+        PERFORM wake(v_workflow);
+    END LOOP;
+END
+$$;
+
 CREATE FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text DEFAULT NULL::text, p_delay double precision DEFAULT 0, p_run_id text DEFAULT NULL::text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2044,6 +2267,29 @@ CREATE FUNCTION backbeat.span_id(VARIADIC p_parts text[]) RETURNS text
     SET search_path TO 'pg_catalog'
     RETURN "left"(encode(sha256(convert_to(array_to_string(p_parts, ':'::text), 'UTF8'::name)), 'hex'::text), 16);
 
+CREATE FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) RETURNS TABLE(id uuid, created boolean, same boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_id uuid;
+BEGIN
+    IF NOT EXISTS (SELECT FROM workflows w WHERE (w.name, w.version, w.runtime) = (p_workflow, p_version, 'temporal')) THEN
+        RAISE EXCEPTION 'no orchestration % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
+    ELSIF octet_length(p_input::text) > 1048576 THEN
+        RAISE EXCEPTION 'the input of % is larger than 1048576 bytes', p_workflow USING ERRCODE = 'BB002';
+    END IF;
+    PERFORM need_tenant(p_tenant), pg_advisory_xact_lock(hashtextextended(concat_ws(':', p_tenant, p_workflow, coalesce(p_key, uuid7()::text)), 0));
+    RETURN QUERY SELECT w.id, false, w.input = p_input FROM orchestrated_workflows w WHERE (w.tenant, w.workflow, w.start_key) = (p_tenant, p_workflow, p_key);
+    IF NOT FOUND THEN
+        v_id := start_workflow(p_workflow, p_version, p_tenant, p_input, NULL, NULL, p_traceparent);
+        UPDATE orchestrated_workflows w SET version = p_version, start_key = p_key WHERE w.id = v_id;
+        RETURN QUERY SELECT v_id, true, true;
+    END IF;
+END
+$$;
+
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2059,7 +2305,7 @@ DECLARE
 BEGIN
     INSERT INTO orchestrated_workflows (
         id, workflow, version, tenant, input, parent_task, origin_id, traceparent, created_at, updated_at, checked_at)
-    VALUES (v_id, p_workflow, p_version, p_tenant, p_input, p_parent_task, coalesce(p_origin, v_id), format('00-%s-%s-01',
+    VALUES (v_id, p_workflow, greatest(p_version, (SELECT max(w.version) FROM workflows w WHERE w.name = p_workflow AND w.runtime = 'temporal')), p_tenant, p_input, p_parent_task, coalesce(p_origin, v_id), format('00-%s-%s-01',
         coalesce(substring(p_traceparent FROM '^00-([0-9a-f]{32})-'), trace_id('workflow', v_id::text)),
         span_id('escalate', v_id::text)), v_now, v_now, v_now);
     PERFORM push_outbox(v_id, 'start');
@@ -2209,11 +2455,6 @@ CREATE FUNCTION backbeat.utc_day(p_at timestamp with time zone) RETURNS date
     SET search_path TO 'pg_catalog'
     RETURN ((p_at AT TIME ZONE 'UTC'::text))::date;
 
-CREATE FUNCTION backbeat.uuid7(p_at timestamp with time zone DEFAULT backbeat.clock()) RETURNS uuid
-    LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
-    RETURN (encode(OVERLAY(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3) FROM 1 FOR 6) PLACING set_byte('\x00'::bytea, 0, ((get_byte(uuid_send(gen_random_uuid()), 0) & 15) | 112)) FROM 7 FOR 1), 'hex'::text))::uuid;
-
 CREATE FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog'
@@ -2234,6 +2475,28 @@ CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE(id bigint, problem text)
         SELECT h.id, 'the newest rows are missing' FROM audit_head h
         WHERE h.id > 0 AND NOT EXISTS (SELECT FROM audit_log a WHERE (a.id, a.hash) = (h.id, h.hash))
     ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1
+$$;
+
+CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
+
+CREATE FUNCTION backbeat.workflow_moved() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    IF NEW.generation <> OLD.generation THEN
+        DELETE FROM orchestrated_workflows_steps s WHERE s.workflow_id = NEW.id;
+        RETURN NULL;
+    END IF;
+    PERFORM lose_calls(ARRAY[NEW.id]);
+    UPDATE model_calls c SET response = NULL WHERE c.owner = NEW.id AND c.response IS NOT NULL AND NEW.status <> 'failed';
+    PERFORM wake(NEW.parent_workflow);
+    RETURN NULL;
+END
 $$;
 
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE(id uuid, temporal_id text, status text, state_seq integer)
@@ -2411,45 +2674,20 @@ CREATE SEQUENCE backbeat.leases
     NO MAXVALUE
     CACHE 1;
 
-CREATE TABLE backbeat.orchestrated_workflows (
-    id uuid NOT NULL,
-    workflow text NOT NULL,
-    version integer NOT NULL,
-    tenant text NOT NULL,
-    input jsonb NOT NULL,
-    status text DEFAULT 'starting'::text NOT NULL,
-    generation smallint DEFAULT 1 NOT NULL,
-    temporal_id text GENERATED ALWAYS AS ((((workflow || '/'::text) || id) ||
-CASE
-    WHEN (generation = 1) THEN ''::text
-    ELSE ('~r'::text || generation)
-END)) STORED NOT NULL,
-    run_id text,
-    state_seq integer DEFAULT 0 NOT NULL,
-    waiting_for text,
-    deadline timestamp with time zone,
-    result jsonb,
-    error text,
-    parent_task uuid,
-    origin_id uuid NOT NULL,
-    traceparent text NOT NULL,
-    created_at timestamp with time zone NOT NULL,
-    updated_at timestamp with time zone NOT NULL,
-    checked_at timestamp with time zone NOT NULL,
-    finished_at timestamp with time zone,
-    CONSTRAINT ended_says_when CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
-    CONSTRAINT failed_says_why CHECK (((status = 'failed'::text) = (error IS NOT NULL))),
-    CONSTRAINT only_completed_has_a_result CHECK (((status = 'completed'::text) = (result IS NOT NULL))),
-    CONSTRAINT orchestrated_workflows_generation_check CHECK ((generation > 0)),
-    CONSTRAINT orchestrated_workflows_input_check CHECK ((jsonb_typeof(input) = 'object'::text)),
-    CONSTRAINT orchestrated_workflows_status_check CHECK ((status = ANY (ARRAY['starting'::text, 'running'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
-    CONSTRAINT orchestrated_workflows_tenant_check CHECK ((tenant <> ''::text)),
-    CONSTRAINT orchestrated_workflows_traceparent_check CHECK ((traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'::text)),
-    CONSTRAINT orchestrated_workflows_version_check CHECK ((version > 0)),
-    CONSTRAINT orchestrated_workflows_workflow_check CHECK ((workflow ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
-    CONSTRAINT waiting_says_for_what CHECK (((status = 'waiting'::text) = (waiting_for IS NOT NULL)))
-)
-WITH (fillfactor='70');
+CREATE TABLE backbeat.orchestrated_workflows_steps (
+    workflow_id uuid NOT NULL,
+    seq integer NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    status text NOT NULL,
+    waits_for text,
+    started_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    detail jsonb,
+    CONSTRAINT ended_says_when CHECK (((status = ANY (ARRAY['done'::text, 'failed'::text, 'cancelled'::text])) = (ended_at IS NOT NULL))),
+    CONSTRAINT orchestrated_workflows_steps_seq_check CHECK ((seq > 0)),
+    CONSTRAINT orchestrated_workflows_steps_status_check CHECK ((status = ANY (ARRAY['running'::text, 'waiting'::text, 'done'::text, 'failed'::text, 'cancelled'::text])))
+);
 
 CREATE TABLE backbeat.retention (
     policy text NOT NULL,
@@ -2726,6 +2964,12 @@ ALTER TABLE ONLY backbeat.flows
 ALTER TABLE ONLY backbeat.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (tenant, key);
 
+ALTER TABLE ONLY backbeat.joins
+    ADD CONSTRAINT joins_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY backbeat.joins
+    ADD CONSTRAINT joins_workflow_id_step_key UNIQUE (workflow_id, step);
+
 ALTER TABLE ONLY backbeat.model_calls
     ADD CONSTRAINT model_calls_pkey PRIMARY KEY (owner, call_key, seq);
 
@@ -2734,6 +2978,9 @@ ALTER TABLE ONLY backbeat.orchestrated_workflows
 
 ALTER TABLE ONLY backbeat.orchestrated_workflows
     ADD CONSTRAINT orchestrated_workflows_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY backbeat.orchestrated_workflows_steps
+    ADD CONSTRAINT orchestrated_workflows_steps_pkey PRIMARY KEY (workflow_id, seq);
 
 ALTER TABLE ONLY backbeat.orchestrated_workflows
     ADD CONSTRAINT orchestrated_workflows_temporal_id_key UNIQUE (temporal_id);
@@ -2787,6 +3034,8 @@ CREATE INDEX dead_letters_open ON backbeat.dead_letters USING btree (id) WHERE (
 
 CREATE INDEX feedback_origin ON backbeat.feedback USING btree (origin_id);
 
+CREATE INDEX joins_open ON backbeat.joins USING btree (workflow_id) WHERE (children_left > 0);
+
 CREATE INDEX model_calls_block ON backbeat.model_calls USING btree (block) WHERE (block IS NOT NULL);
 
 CREATE INDEX model_calls_lost ON backbeat.model_calls USING btree (day) WHERE (status = 'lost'::text);
@@ -2797,11 +3046,17 @@ CREATE INDEX model_calls_recent ON backbeat.model_calls USING btree (closed_at) 
 
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows USING btree (checked_at) WHERE (finished_at IS NULL);
 
+CREATE UNIQUE INDEX orchestrated_workflows_start ON backbeat.orchestrated_workflows USING btree (tenant, workflow, start_key) WHERE (start_key IS NOT NULL);
+
+CREATE UNIQUE INDEX orchestrated_workflows_step ON backbeat.orchestrated_workflows USING btree (parent_workflow, parent_step) WHERE (parent_workflow IS NOT NULL);
+
 CREATE INDEX side_effects_open ON backbeat.side_effects USING btree (intended_at) WHERE (status <> 'done'::text);
 
 CREATE INDEX side_effects_origin ON backbeat.side_effects USING btree (origin_id);
 
 CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks USING btree (tier, id) WHERE (alone AND (status = ANY (ARRAY['pending'::text, 'ready'::text])));
+
+CREATE INDEX simple_tasks_children ON backbeat.simple_tasks USING btree (parent_id) WHERE (parent_id IS NOT NULL);
 
 CREATE INDEX simple_tasks_delayed ON backbeat.simple_tasks USING btree (run_after) WHERE (status = ANY (ARRAY['delayed'::text, 'held'::text]));
 
@@ -2829,11 +3084,19 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON backbeat.audit
 
 ALTER TABLE backbeat.audit_log ENABLE ALWAYS TRIGGER append_only;
 
+CREATE TRIGGER workflow_moved AFTER UPDATE ON backbeat.orchestrated_workflows FOR EACH ROW WHEN (((new.generation <> old.generation) OR ((new.finished_at IS NOT NULL) AND (old.finished_at IS NULL)))) EXECUTE FUNCTION backbeat.workflow_moved();
+
 ALTER TABLE ONLY backbeat.approval_decisions
     ADD CONSTRAINT approval_decisions_request_id_fkey FOREIGN KEY (request_id) REFERENCES backbeat.approval_requests(id);
 
 ALTER TABLE ONLY backbeat.approval_requests
     ADD CONSTRAINT approval_requests_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+
+ALTER TABLE ONLY backbeat.joins
+    ADD CONSTRAINT joins_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+
+ALTER TABLE ONLY backbeat.orchestrated_workflows_steps
+    ADD CONSTRAINT orchestrated_workflows_steps_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
 
 ALTER TABLE ONLY backbeat.schedules
     ADD CONSTRAINT schedules_workflow_version_fkey FOREIGN KEY (workflow, version) REFERENCES backbeat.workflows(name, version);
@@ -2844,6 +3107,20 @@ GRANT USAGE ON SCHEMA backbeat TO backbeat_worker;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_operator;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_selector;
+REVOKE ALL ON FUNCTION backbeat.now() FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.now() TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.now() TO backbeat_operator;
+GRANT ALL ON FUNCTION backbeat.now() TO backbeat_selector;
+REVOKE ALL ON FUNCTION backbeat.clock() FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.joins TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.joins TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.add_schedule(p_schedule jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.append_only() FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_worker;
@@ -2854,12 +3131,20 @@ REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at times
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamp with time zone) FROM PUBLIC;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) FROM PUBLIC;
@@ -2867,13 +3152,6 @@ GRANT ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit int
 REVOKE ALL ON FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean, p_patient boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean, p_patient boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.class_weight(p_class text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION backbeat.now() FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.now() TO backbeat_worker;
-GRANT ALL ON FUNCTION backbeat.now() TO backbeat_operator;
-GRANT ALL ON FUNCTION backbeat.now() TO backbeat_selector;
-REVOKE ALL ON FUNCTION backbeat.clock() FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_worker;
-GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.close_calls(p_ends jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.close_calls(p_ends jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.close_if_pending(p_request uuid) FROM PUBLIC;
@@ -2896,6 +3174,7 @@ GRANT ALL ON FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled 
 REVOKE ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.expect_wake(p_workflow uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.fan_out(p_end backbeat.ending) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean) FROM PUBLIC;
@@ -2939,12 +3218,16 @@ GRANT ALL ON FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) TO backb
 REVOKE ALL ON FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.payers(p_owner uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.promote(p_flows backbeat.flows[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.recheck_workflow(p_workflow uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.recheck_workflow(p_workflow uuid) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) FROM PUBLIC;
@@ -2969,6 +3252,8 @@ REVOKE ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id 
 GRANT ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.retain(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.retain(p_limit integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.return_blocks(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.return_blocks(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.revoke_token(p_id text) FROM PUBLIC;
@@ -2982,6 +3267,7 @@ REVOKE ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision,
 GRANT ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.settle(p_rows jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle(p_rows jsonb) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) TO backbeat_worker;
 GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_worker;
@@ -3002,6 +3288,9 @@ REVOKE ALL ON FUNCTION backbeat.signer(p_proof text, p_message text, p_at timest
 REVOKE ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) TO backbeat_producer;
 REVOKE ALL ON FUNCTION backbeat.start_tick(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_tick(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) FROM PUBLIC;
@@ -3023,15 +3312,14 @@ REVOKE ALL ON FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) FRO
 REVOKE ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_worker;
-GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.verify_audit() FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_operator;
 GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.wake(p_workflow uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.workflow_moved() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.approval_decisions TO backbeat_worker;
@@ -3052,8 +3340,8 @@ GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_operator;
-GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows_steps TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows_steps TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.retention TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.retention TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.schedules TO backbeat_worker;

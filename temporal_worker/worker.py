@@ -6,12 +6,13 @@ import functools
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
@@ -24,8 +25,11 @@ from shared.errors import ConfigError
 from shared.execution.environment import Environment
 from shared.llm.routes import load_routes
 from shared.telemetry import open_telemetry
+from temporal_worker import orchestrations
+from temporal_worker.activities.calls import Calls
 from temporal_worker.activities.decisions import Decisions
 from temporal_worker.activities.effects import Effects
+from temporal_worker.activities.joins import Joins
 from temporal_worker.activities.project import Projector
 from temporal_worker.constants import (
     GRACE,
@@ -40,6 +44,7 @@ from temporal_worker.constants import (
 )
 from temporal_worker.delivery import away
 from temporal_worker.dispatcher import Dispatcher
+from temporal_worker.interceptor import Ends
 from temporal_worker.loops import describe, forever, log, nap, pause
 from temporal_worker.reconciler import Reconciler
 from temporal_worker.relay import Relay
@@ -74,6 +79,7 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
 @contextlib.asynccontextmanager
 async def _environment(config: Config) -> AsyncIterator[Environment]:
     registry = load_definitions(config.definitions)
+    orchestrations.load(registry.orchestrations.values())
     if not registry.effects:
         log.warning("no effects are loaded, so escalations wait: set BACKBEAT_DEFINITIONS to what the ticks load")
     routes = load_routes(config.routes_file)
@@ -102,7 +108,12 @@ async def connect(config: Config, stop: asyncio.Event) -> Client | None:
 
 
 async def _connected(config: Config) -> Client:
-    client = await Client.connect(config.temporal_address, namespace=config.temporal_namespace, runtime=_quiet())
+    client = await Client.connect(
+        config.temporal_address,
+        namespace=config.temporal_namespace,
+        data_converter=pydantic_data_converter,
+        runtime=_quiet(),
+    )
     await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     return client
 
@@ -116,11 +127,14 @@ def _quiet() -> Runtime:
 async def serve(env: Environment, client: Client, options: Options, stop: asyncio.Event) -> None:
     """Run activities, workflows and loops until `stop`; then let activities end for some seconds."""
     impatient = Database(env.db.pool, patience=0.0)
-    dispatcher = Dispatcher(impatient, client, options.task_queue)
+    dispatcher = Dispatcher(impatient, client, options.task_queue, env)
     relay, reconciler = Relay(impatient, client), Reconciler(impatient, client)
     identity = f"{socket.gethostname()}:{os.getpid()}"
 
+    declared = env.registry.orchestrations
+    workflows, activities = orchestrations.load(declared.values())
     loaded = [{"name": n, "version": v, "tier": "-", "max_attempts": 1} for n, v in KNOWN_WORKFLOWS.items()]
+    loaded += [made.row for made in declared.values()]
 
     async def present() -> bool:
         await queue.register(impatient, identity, "temporal", loaded)
@@ -130,8 +144,8 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
             raise away(error) from error
         return False
 
-    async with make_worker(client, activities_of(env), options, identity):
-        log.info("running %s on task queue %s", ", ".join(KNOWN_WORKFLOWS), options.task_queue)
+    async with make_worker(client, [*activities_of(env), *activities], options, identity, workflows):
+        log.info("running %s on task queue %s", ", ".join([*KNOWN_WORKFLOWS, *declared]), options.task_queue)
         await asyncio.gather(
             forever("dispatcher", dispatcher.beat, POLL, stop),
             forever("relay", relay.beat, POLL, stop),
@@ -143,18 +157,30 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
 
 def activities_of(env: Environment) -> list[Callable[..., Any]]:
     """Every activity, bound to its surroundings."""
-    decisions = Decisions(env)
+    env = replace(env, registry=orchestrations.with_proceed(env.registry))
+    decisions, calls, joins = Decisions(env), Calls(env), Joins(env)
     return [
         decisions.create_request,
         decisions.close_if_pending,
         decisions.submit_decision,
         Effects(env).perform_effect,
         Projector(env).project,
+        calls.model_call,
+        calls.write,
+        joins.project_run,
+        joins.subworkflow,
+        joins.fan_out,
+        joins.join,
+        joins.results,
     ]
 
 
 def make_worker(
-    client: Client, activities: Sequence[Callable[..., Any]], options: Options, identity: str | None = None
+    client: Client,
+    activities: Sequence[Callable[..., Any]],
+    options: Options,
+    identity: str | None = None,
+    workflows: Sequence[type] = (),
 ) -> Worker:
     """A Temporal worker with this program's settings; tests hand in activities of their own."""
     deployment = None
@@ -164,8 +190,10 @@ def make_worker(
     return Worker(
         client,
         task_queue=options.task_queue,
-        workflows=[ApproveEffect],
+        workflows=[ApproveEffect, *workflows],
         activities=activities,
+        interceptors=[Ends()],
+        workflow_runner=orchestrations.runner(),
         identity=identity,
         sticky_queue_schedule_to_start_timeout=STICKY,
         graceful_shutdown_timeout=GRACE,

@@ -744,6 +744,9 @@ DECLARE
     v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
+    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
+        PERFORM settle_joins(p_departures);
+    END IF;
     WITH bills AS (
         SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
                CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd

@@ -104,21 +104,26 @@ CREATE INDEX model_calls_recent ON backbeat.model_calls (closed_at) WHERE status
 CREATE INDEX model_calls_block ON backbeat.model_calls (block) WHERE block IS NOT NULL;
 CREATE INDEX model_calls_lost ON backbeat.model_calls (day) WHERE status = 'lost';
 
--- Whom calls of a task are charged to: it, or the agent whose step it is, and those above it, as far as they have a cap; its
--- workflow; its tenant. `budget` is the row, NULL while there is none.
+-- Whom calls of a task or an orchestration are charged to: it, or the agent whose step it is, and those above it, as far as they
+-- have a cap; its workflow; the orchestration whose child it is; its tenant. `budget` is the row, NULL while there is none.
 CREATE FUNCTION backbeat.payers(p_owner uuid) RETURNS TABLE (scope text, key text, day date, usd numeric, tokens bigint, soft boolean, budget bigint)
 LANGUAGE plpgsql STABLE SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_next uuid := p_owner;
     v_task record;
-    v_workflow text;
+    v_workflow text; v_above text;
     v_tenant text;
 BEGIN
     WHILE v_next IS NOT NULL LOOP
         SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
         IF NOT FOUND THEN
             SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next;
+        END IF;
+        IF NOT FOUND THEN
+            SELECT w.id, NULL::uuid AS parent_id, NULL::uuid AS agent_id, w.workflow, w.version, w.tenant INTO v_task FROM orchestrated_workflows w
+            WHERE w.id = coalesce((SELECT j.workflow_id FROM joins j WHERE j.id = v_next), v_next);
+            v_above := nullif(v_task.workflow, v_workflow);
         END IF;
         v_workflow := coalesce(v_workflow, v_task.workflow); v_tenant := coalesce(v_tenant, v_task.tenant);
         v_next := v_task.parent_id;
@@ -133,8 +138,8 @@ BEGIN
     END LOOP;
     RETURN QUERY
     SELECT s.scope, s.key, utc_day(backbeat.now()), c.usd, c.tokens, coalesce(c.soft, false), b.id
-    FROM (VALUES ('workflow', v_workflow), ('tenant', v_tenant)) AS s(scope, key) LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key)
-    LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, utc_day(backbeat.now()));
+    FROM (VALUES ('workflow', v_workflow), ('workflow', nullif(v_above, v_workflow)), ('tenant', v_tenant)) AS s(scope, key)
+    LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key) LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, utc_day(backbeat.now())) WHERE s.key IS NOT NULL;
 END
 $$;
 
@@ -223,17 +228,25 @@ BEGIN
 END
 $$;
 
--- What is asked, as a row to be. Its tenant is NULL when its task is not the caller's; seq and response are those of a recorded answer.
+-- What is asked, as a row to be. Its tenant is NULL when its task is not the caller's, or its orchestration (asked for without a lease) has ended; seq and response are those of a recorded answer.
 CREATE FUNCTION backbeat.asked(p_calls jsonb) RETURNS TABLE (n bigint, call backbeat.model_calls, payable boolean, seq smallint, response jsonb)
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
-    SELECT e.n, jsonb_populate_record(NULL::model_calls, e.body || jsonb_build_object('owner_kind', 'task', 'tenant', t.tenant, 'workflow', t.workflow,
+LANGUAGE plpgsql STABLE SET search_path = backbeat, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT e.n, jsonb_populate_record(NULL::model_calls, e.body || jsonb_build_object('owner_kind', coalesce(t.kind, 'task'), 'tenant', t.tenant, 'workflow', t.workflow,
                'version', t.version, 'day', utc_day(backbeat.now()), 'opened_at', clock())), t.id IS NOT NULL AND m.seq IS NULL, m.seq, m.response
     FROM jsonb_array_elements(p_calls) WITH ORDINALITY AS e(body, n)
-    LEFT JOIN simple_tasks t ON t.id = (e.body ->> 'owner')::uuid AND t.lease = (e.body ->> 'lease')::bigint AND t.status = 'running'
+    LEFT JOIN LATERAL (
+        SELECT 'task' AS kind, s.id, s.tenant, s.workflow, s.version FROM simple_tasks s
+        WHERE s.id = (e.body ->> 'owner')::uuid AND s.lease = (e.body ->> 'lease')::bigint AND s.status = 'running'
+        UNION ALL SELECT 'workflow', w.id, w.tenant, w.workflow, w.version FROM orchestrated_workflows w
+        WHERE w.id = (e.body ->> 'owner')::uuid AND e.body ->> 'lease' IS NULL AND w.finished_at IS NULL) t ON true
     LEFT JOIN LATERAL (
         SELECT c.seq, c.response FROM model_calls c
         WHERE c.owner = t.id AND c.call_key = e.body ->> 'call_key' AND c.status IN ('done', 'memo') AND c.request_hash = e.body ->> 'request_hash' AND c.response IS NOT NULL
-        ORDER BY c.seq DESC LIMIT 1) m ON true
+        ORDER BY c.seq DESC LIMIT 1) m ON true;
+END
 $$;
 
 -- Asks leave to send calls: [{owner, lease, call_key, request_hash, route, tier, provider, model, reserved_usd, reserved_tokens, likely_usd,
@@ -369,7 +382,8 @@ BEGIN
         UPDATE model_calls c
         SET status = v_call.status, closed_at = clock(), cost_usd = v_call.cost_usd, valid = v_call.valid, stop = v_call.stop, output = v_call.output,
             model_answered = v_call.model_answered, response_id = v_call.response_id, error_class = v_call.error_class, error = left(v_call.error, 2000),
-            response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) THEN v_call.response END, uncached = v_call.uncached,
+            response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) OR EXISTS (
+                SELECT FROM orchestrated_workflows w WHERE w.id = c.owner AND w.finished_at IS NULL) THEN v_call.response END, uncached = v_call.uncached,
             cache_read = v_call.cache_read, cache_write = v_call.cache_write, reasoning = v_call.reasoning
         WHERE (c.owner, c.call_key, c.seq) = (v_call.owner, v_call.call_key, v_call.seq);
         IF v_call.cost_usd > v_call.reserved_usd THEN

@@ -44,7 +44,7 @@ CREATE INDEX side_effects_origin ON backbeat.side_effects (origin_id);
 --   look      its writer did not come back: look for the mark (detail), then finish_effect or refire_effect with token
 --   noted     p_fire_seconds is NULL, the caller cannot write: the intent is on record, somebody else may begin it
 --   conflict  the key stands for another request
---   refused   no approval of exactly this request of this owner stands
+--   refused   no approval of exactly this request of this owner stands, or its orchestration has ended
 --   stopped   the kill switch is thrown (detail: its reason)
 --   fenced    the task is no longer the caller's
 CREATE FUNCTION backbeat.begin_effect(
@@ -71,7 +71,8 @@ BEGIN
         IF FOUND THEN
             RETURN;
         END IF;
-        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) THEN
+        IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) OR p_approval IS NULL AND p_owner_kind = 'workflow' AND NOT EXISTS (
+            SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;

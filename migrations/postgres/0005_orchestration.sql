@@ -232,7 +232,8 @@ LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
     RETURNING seq
 $$;
 
--- Makes a workflow's row and the message that starts it, in the caller's transaction. p_traceparent names the span that
+-- Makes a workflow's row and the message that starts it, in the caller's transaction; of the newest version that a worker has
+-- registered, p_version at least. p_traceparent names the span that
 -- escalates; the row's own names the span `escalate`, in the same trace.
 CREATE FUNCTION backbeat.start_workflow(
     p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text
@@ -244,7 +245,7 @@ DECLARE
 BEGIN
     INSERT INTO orchestrated_workflows (
         id, workflow, version, tenant, input, parent_task, origin_id, traceparent, created_at, updated_at, checked_at)
-    VALUES (v_id, p_workflow, p_version, p_tenant, p_input, p_parent_task, coalesce(p_origin, v_id), format('00-%s-%s-01',
+    VALUES (v_id, p_workflow, greatest(p_version, (SELECT max(w.version) FROM workflows w WHERE w.name = p_workflow AND w.runtime = 'temporal')), p_tenant, p_input, p_parent_task, coalesce(p_origin, v_id), format('00-%s-%s-01',
         coalesce(substring(p_traceparent FROM '^00-([0-9a-f]{32})-'), trace_id('workflow', v_id::text)),
         span_id('escalate', v_id::text)), v_now, v_now, v_now);
     PERFORM push_outbox(v_id, 'start');
