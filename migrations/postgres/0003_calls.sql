@@ -448,7 +448,8 @@ BEGIN
     v_rows := ARRAY(
         SELECT b.id FROM budgets b
         WHERE (b.scope, b.key, b.day) = (p_scope, p_key, utc_day(backbeat.now())) OR b.scope = p_scope AND b.day = '-infinity' AND b.key IN (
-            SELECT coalesce(t.agent_id, t.id)::text FROM simple_tasks t WHERE t.workflow = p_key)
+            SELECT coalesce(t.agent_id, t.id)::text FROM simple_tasks t WHERE t.workflow = p_key
+            UNION ALL SELECT w.id::text FROM orchestrated_workflows w WHERE w.workflow = p_key AND w.status <> 'completed')
         ORDER BY b.level, b.id FOR UPDATE);
     UPDATE budgets b
     SET cap_usd = coalesce(p_usd, (SELECT max(w.max_usd) FROM workflows w WHERE b.level < 3 AND w.name = p_key)),
