@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "schedule": Lazy("backbeat.cli.schedule:schedule", "Let tasks come with the clock."),
         "tenant": Lazy("backbeat.cli.tenant:tenant", "See, weigh, cap and pause tenants."),
         "route": Lazy("backbeat.cli.route:route", "See the tiers' routes and hold one."),
-        "workflow": Lazy("backbeat.cli.workflow:workflow", "See and pause definitions."),
+        "workflow": Lazy("backbeat.cli.workflow:workflow", "Run orchestrations; see and pause definitions."),
         "dead": Lazy("backbeat.cli.dead:dead", "See, requeue and discard tasks that ended in vain."),
         "approval": Lazy("backbeat.cli.approval:approval", "See what waits for a person, and decide."),
         "effect": Lazy("backbeat.cli.effect:effect", "Inspect and resolve writes to the outside."),
