@@ -101,18 +101,16 @@ def test_what_stands_against_it_is_said_and_nothing_changes(database: Database, 
     assert "is starting, not failed or cancelled" in run("retry", workflow).refused(5)
     ended = "SET status = 'completed', result = '{}', finished_at = now()"
     database.sql(f"UPDATE backbeat.orchestrated_workflows {ended}")
-    before = (
-        database.sql("SELECT * FROM backbeat.orchestrated_workflows"),
-        database.sql("TABLE backbeat.temporal_outbox"),
-    )
+    tables = "TABLE backbeat.orchestrated_workflows", "TABLE backbeat.temporal_outbox"
+    before = [database.sql(table) for table in tables]
     assert "has already ended: completed" in run("cancel", workflow, "--reason", "x").refused(5)
     assert "is completed, not failed or cancelled" in run("retry", workflow).refused(5)
     assert "has ended: completed" in run("reconcile", workflow).refused(5)
     assert before == [database.sql(table) for table in tables]
     database.sql("UPDATE backbeat.orchestrated_workflows SET status = 'failed', result = NULL, error = 'x'")
     undone = (
-        "INSERT INTO backbeat.side_effects (key, kind, status, owner_kind, owner, origin_id, request, request_hash, token,"
-        " fires, fire_until, traceparent, intended_at) SELECT id || ':undo:a', 'note', 'intended', 'workflow', id, id,"
+        "INSERT INTO backbeat.side_effects (key, kind, status, owner_kind, owner, origin_id, request, request_hash,"
+        " token, fires, fire_until, traceparent, intended_at) SELECT id || ':undo:a', 'note', 'intended', 'workflow', id, id,"
         " '{}', 'h', 1, 1, now(), traceparent, now() FROM backbeat.orchestrated_workflows"
     )
     database.sql(undone)
