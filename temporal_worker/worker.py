@@ -55,10 +55,16 @@ CONNECTIONS = 10
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How this process works. With a `build_id`, workflows stay pinned to the release that started them."""
+    """How this process works. With a `build_id`, workflows stay pinned to the release that started them.
+
+    With a `region` it runs calls, writes and authors' activities of that region, and no workflow. `cached` is how many
+    workflows it keeps in memory; 0 replays each at every step, which tests like.
+    """
 
     task_queue: str = TASK_QUEUE
     build_id: str | None = None
+    region: str | None = None
+    cached: int = 1000
 
 
 async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
@@ -145,6 +151,10 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
         return False
 
     async with make_worker(client, [*activities_of(env), *activities], options, identity, workflows):
+        if options.region:
+            log.info("running activities of region %s", options.region)
+            await stop.wait()
+            return
         log.info("running %s on task queue %s", ", ".join([*KNOWN_WORKFLOWS, *declared]), options.task_queue)
         await asyncio.gather(
             forever("dispatcher", dispatcher.beat, POLL, stop),
@@ -189,8 +199,9 @@ def make_worker(
         deployment = WorkerDeploymentConfig(version, True, VersioningBehavior.PINNED)
     return Worker(
         client,
-        task_queue=options.task_queue,
-        workflows=[ApproveEffect, *workflows],
+        task_queue=f"{options.task_queue}-{options.region}" if options.region else options.task_queue,
+        max_cached_workflows=options.cached,
+        workflows=[] if options.region else [ApproveEffect, *workflows],
         activities=activities,
         interceptors=[Ends()],
         workflow_runner=orchestrations.runner(),

@@ -5,6 +5,7 @@ from uuid import UUID
 from temporalio import activity
 
 from shared.db import orchestrations
+from shared.db.producers import register_definitions
 from shared.errors import DefinitionError
 from shared.execution.environment import Environment
 from shared.execution.producer import checked
@@ -46,6 +47,9 @@ class Joins:
                 made = named
             elif chunk.version:
                 raise DefinitionError(f"no loaded module defines {chunk.name}@{chunk.version}")
+            if not chunk.start:
+                # No tick may have come yet that has it loaded.
+                await register_definitions(self._env.db, "cron", [made.row])
             payloads = [checked(made, payload) for payload in chunk.payloads]
             given = UUID(chunk.run), chunk.step, chunk.start, (made.name, made.version), payloads, chunk.tolerated
             return Join(**await orchestrations.add_children(self._env.db, *given, seal=chunk.seal))
