@@ -49,7 +49,7 @@ def load(declared: Iterable[Orchestration]) -> tuple[list[type], list[Callable[.
         workflow, own = made.load()
         name = type_name(made)
         if name in KNOWN_WORKFLOWS or made.name in KNOWN_WORKFLOWS:
-            raise DefinitionError(f"{made.full_name}: {name!r} is a workflow of Backbeat's", fix="Give it another name")
+            raise DefinitionError(f"{made.full_name}: its name is a workflow of Backbeat's", fix="Give it another")
         if classes.setdefault(name, (made.full_name, workflow))[1] is not workflow:
             fix = "Name each version's class in @workflow.defn(name=…)"
             raise DefinitionError(f"{made.full_name} and {classes[name][0]}: both are the type {name!r}", fix=fix)

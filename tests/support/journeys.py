@@ -94,3 +94,31 @@ class Catch:
             refused = getattr(error.cause, "type", "")
         both = await bb.barrier("both", *(bb.effect(f"side {n}", "note", {"n": n}) for n in range(3)))
         return {"refused": refused, "both": len(both)}
+
+
+@workflow.defn(name="twice")
+class Twice:
+    """Reserved in one region before the other, confirmed in both or in none."""
+
+    @workflow.run
+    async def run(self, order: Order) -> str:
+        async with bb.saga() as steps:
+            for region in ("eu", "us"):
+                with bb.in_region(region):
+                    await steps.step(f"reserve {region}", "note", {"reserve": region}, undo=("note", {"free": region}))
+            for region in ("eu", "us"):
+                with bb.in_region(region):
+                    kind = "strict" if order.weight > 10 else "note"
+                    await steps.step(f"confirm {region}", kind, {"confirm": region})
+        return "confirmed"
+
+
+@workflow.defn(name="rest")
+class Rest:
+    """A month of nothing, then a write."""
+
+    @workflow.run
+    async def run(self, order: Order) -> str:
+        await bb.wait_until("month", workflow.now() + timedelta(days=30))
+        await bb.effect("after", "note", {"customer": order.customer})
+        return "rested"

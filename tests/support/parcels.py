@@ -29,6 +29,8 @@ _JOURNEYS = (
     ("spread", "Spread"),
     ("undo", "Undo"),
     ("catch", "Catch"),
+    ("twice", "Twice"),
+    ("rest", "Rest"),
 )
 globals().update(
     {
