@@ -24,8 +24,9 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
-from backbeat import bounded_loop, effect, orchestration, runs
+from backbeat import bounded_loop, effect, orchestration
 from backbeat.embedded import stack
+from backbeat.operate import runs
 from benchmarks.journeys import Backbeat, Bare, Job, Part, Spread, begun, step
 from shared.config import Config, load
 from shared.db import outbox, queue

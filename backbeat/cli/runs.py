@@ -1,6 +1,5 @@
 """`backbeat workflow start|list|show|cancel|retry|reconcile|graph`: one run of an orchestration."""
 
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -10,6 +9,7 @@ import click
 
 from backbeat.cli.arguments import Id, duration, json_value
 from backbeat.cli.output import database, emit, os_user, output_option, run_async, say_what_is_simulated, talk
+from backbeat.cli.pausing import with_database
 
 if TYPE_CHECKING:
     from shared.db.pool import Database
@@ -46,7 +46,7 @@ def start(
     body = payload if file is None else json_value(file.read())
 
     async def main() -> tuple[UUID, bool]:
-        from backbeat import runs
+        from backbeat.operate import runs
         from shared.config import load
         from shared.definitions import load_definitions
         from shared.errors import DefinitionError
@@ -74,9 +74,9 @@ def start(
 @output_option
 def list_(statuses: tuple[str, ...], since: timedelta, output: str, **which: Any) -> None:
     """List runs of orchestrations and approvals, the newest first."""
-    from backbeat import runs
+    from backbeat.operate import runs
 
-    found = _with_database(lambda db: runs.runs(db, since, statuses=statuses, **which), operator=False)
+    found = with_database(lambda db: runs.runs(db, since, statuses=statuses, **which), operator=False)
     emit(found, columns=_LIST, output=output)
 
 
@@ -85,12 +85,12 @@ def list_(statuses: tuple[str, ...], since: timedelta, output: str, **which: Any
 @output_option
 def show(workflow_id: UUID, output: str) -> None:
     """Show one run: its row, where Temporal says it is, what it waits for and since when, and its steps."""
-    from backbeat import runs
+    from backbeat.operate import runs
     from shared.config import load
     from shared.errors import NotFoundError, UnavailableError
 
     say_what_is_simulated(config := load())
-    story = _with_database(lambda db: runs.story(db, workflow_id), operator=False)
+    story = with_database(lambda db: runs.story(db, workflow_id), operator=False)
     temporal: dict[str, Any] | None = None
     try:
         temporal = run_async(runs.position(config, story.workflow["temporal_id"]))
@@ -127,9 +127,9 @@ def show(workflow_id: UUID, output: str) -> None:
 @click.option("--reason", required=True, metavar="TEXT", help="Stands in the audit log.")
 def cancel(workflow_id: UUID, reason: str) -> None:
     """Ask a run to end: its sagas compensate, its children end. Takes an operator's login (BACKBEAT_OPERATOR_URL)."""
-    from backbeat import runs
+    from backbeat.operate import runs
 
-    _with_database(lambda db: runs.cancel(db, workflow_id, f"{reason} (by {os_user()})"))
+    with_database(lambda db: runs.cancel(db, workflow_id, f"{reason} (by {os_user()})"))
     talk(f"workflow {workflow_id}: asked to end")
 
 
@@ -141,9 +141,9 @@ def retry(workflow_id: UUID) -> None:
     What is on record is not done again: model calls are answered from it, effects keep their outcome, children that
     succeeded their result. Takes an operator's login (BACKBEAT_OPERATOR_URL).
     """
-    from backbeat import runs
+    from backbeat.operate import runs
 
-    _with_database(lambda db: runs.retry(db, workflow_id, os_user()))
+    with_database(lambda db: runs.retry(db, workflow_id, os_user()))
     talk(f"workflow {workflow_id}: starts again")
 
 
@@ -154,9 +154,9 @@ def reconcile(workflow_id: UUID) -> None:
 
     One that Temporal does not know is started again. Takes an operator's login (BACKBEAT_OPERATOR_URL).
     """
-    from backbeat import runs
+    from backbeat.operate import runs
 
-    _with_database(lambda db: runs.reconcile(db, workflow_id))
+    with_database(lambda db: runs.reconcile(db, workflow_id))
     talk(f"workflow {workflow_id}: a worker compares it at its next beat, within 15 s")
 
 
@@ -166,12 +166,12 @@ def reconcile(workflow_id: UUID) -> None:
 def graph(workflow_id: UUID, svg: Path | None) -> None:
     """Draw a run from its steps, side by side where they ran at the same time; as text, or as SVG."""
     from backbeat import graph as drawing
-    from backbeat import runs
+    from backbeat.operate import runs
 
     async def both(db: "Database") -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return await runs.run(db, workflow_id), await runs.steps(db, workflow_id)
 
-    row, steps = _with_database(both, operator=False)
+    row, steps = with_database(both, operator=False)
     if svg is None:
         click.echo(drawing.as_text(row, steps))
     elif str(svg) == "-":
@@ -190,13 +190,3 @@ def _fields(story: Any) -> dict[str, Any]:
 
 def _seconds(step: dict[str, Any]) -> float | None:
     return (step["ended_at"] - step["started_at"]).total_seconds() if step["ended_at"] else None
-
-
-def _with_database(ask: "Callable[[Database], Coroutine[Any, Any, T]]", *, operator: bool = True) -> T:
-    async def main() -> T:
-        from shared.config import load
-
-        async with database(load(), operator=operator) as db:
-            return await ask(db)
-
-    return run_async(main())

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from shared import clock
 from shared.db import calls
+from shared.db.queue import Task
 from shared.db.text import clean
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
 from shared.execution.environment import Environment
@@ -117,7 +118,7 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
 
 async def _tell_of_lost(env: Environment, task: Payer, ask: Ask) -> None:
     """The spans of calls opened by an asking whose answer never came: nobody else knows of them."""
-    run = task._asdict()
+    run = task._asdict() if isinstance(task, Task) else asdict(task)
     for call in await calls.calls_of_lease(env.db, task.id, task.lease):
         if call["call_key"] == ask.key and call["status"] == "lost":
             env.telemetry.record(recovered_call_span(env, run, call))

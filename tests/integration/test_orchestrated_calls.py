@@ -5,8 +5,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from backbeat.operate import actions as operate
 from shared.config import Config, ProviderConfig
-from shared.db import operate
 from shared.execution.environment import Environment
 from shared.llm.protocol import Reply, Request
 from shared.llm.routes import Routes

@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from backbeat.operate import inspect
+from backbeat.operate.actions import do
 from shared.config import Config
-from shared.db import inspect
-from shared.db.operate import do
 from shared.db.pool import Database
 from shared.db.producers import register_definitions
 from shared.db.queries import load
@@ -18,7 +18,7 @@ from shared.definitions import Orchestration
 from shared.errors import ConflictError, NotFoundError, UnavailableError
 from shared.execution.producer import checked
 
-_SQL = load("orchestrations")
+_SQL = load("runs", "backbeat.operate")
 Row = dict[str, Any]
 ANSWER_WITHIN = 5.0  # seconds for Temporal
 
