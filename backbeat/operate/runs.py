@@ -1,6 +1,7 @@
 """What people ask of orchestrations' runs, and do to them."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,8 +16,8 @@ from shared.db.producers import register_definitions
 from shared.db.queries import load
 from shared.db.text import storable
 from shared.definitions import Orchestration
-from shared.errors import ConflictError, NotFoundError, UnavailableError
-from shared.execution.producer import checked
+from shared.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from shared.execution.producer import PAYLOAD_CAP, checked
 
 _SQL = load("runs", "backbeat.operate")
 Row = dict[str, Any]
@@ -42,6 +43,8 @@ async def start(
     Raises InputError naming the field that is wrong, ConflictError when the key stands for another input.
     """
     value = checked(made, payload)
+    if (size := len(json.dumps(value).encode())) > PAYLOAD_CAP:
+        raise InputError(f"{made.full_name}: its input has {size} bytes, more than {PAYLOAD_CAP}")
     await register_definitions(db, "temporal", [made.row])
     params = {"workflow": made.name, "version": made.version, "tenant": tenant, "key": key}
     row = await db.row(_SQL["start"], {**params, "input": storable(value), "traceparent": traceparent})

@@ -173,8 +173,6 @@ DECLARE
 BEGIN
     IF NOT EXISTS (SELECT FROM workflows w WHERE (w.name, w.version, w.runtime) = (p_workflow, p_version, 'temporal')) THEN
         RAISE EXCEPTION 'no orchestration % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
-    ELSIF octet_length(p_input::text) > 1048576 THEN
-        RAISE EXCEPTION 'the input of % is larger than 1048576 bytes', p_workflow USING ERRCODE = 'BB002';
     END IF;
     PERFORM need_tenant(p_tenant), pg_advisory_xact_lock(hashtextextended(concat_ws(':', p_tenant, p_workflow, coalesce(p_key, uuid7()::text)), 0));
     RETURN QUERY SELECT w.id, false, w.input = p_input FROM orchestrated_workflows w WHERE (w.tenant, w.workflow, w.start_key) = (p_tenant, p_workflow, p_key);
@@ -186,13 +184,10 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-BEGIN
-    PERFORM FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE;
-    RETURN CASE WHEN FOUND THEN push_outbox(p_workflow, 'cancel') + audit(session_user, 'workflow.cancelled', p_workflow::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
-END
-$$;
+CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS SETOF bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+    WITH open AS (SELECT w.id FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE)
+    SELECT push_outbox(o.id, 'cancel') + audit(session_user, 'workflow.cancelled', o.id::text, jsonb_build_object('reason', p_reason)) FROM open o $$;
 
 -- Runs a failed or cancelled workflow again, from the top: what is on record (answers, effects, children that succeeded) is not done
 -- again. Answers what it was, where that says no: its status, or that a saga was undone, whose effects would count as done.

@@ -18,11 +18,12 @@ from tests.support.temporal import FarSide, Server, environment, eventually, fin
 
 
 class Shelves(Vendor):
-    """Answers shelf 1, shelf 2, …"""
+    """Answers shelf 1, shelf 2, …, at nearly all the tokens it may."""
 
     async def send(self, request: Request) -> Reply:
         reply = await super().send(request)
-        return replace(reply, text=json.dumps({"shelf": f"shelf {self.sent}"}))
+        usage = replace(reply.usage, output=1000)
+        return replace(reply, text=json.dumps({"shelf": f"shelf {self.sent}"}), usage=usage)
 
 
 async def asking(env: Environment, vendor: Vendor) -> Environment:
@@ -54,11 +55,11 @@ async def test_a_retried_run_answers_from_the_record(database: Database, tempora
     async with environment(database, FarSide()) as env, working(await asking(env, vendor), client):
         run = begin(database, "judge")
         async with operator(database) as people:
-            await operate.set_budget(people, "task", "judge", None, 50_500, "me")
+            await operate.set_budget(people, "task", "judge", None, 1_900, "me")
             failed = await finished(database, run)
             assert failed["status"] == "failed"
             assert f"task/{run} may use" in failed["error"]
-            await operate.set_budget(people, "task", "judge", None, 500_000, "me")
+            await operate.set_budget(people, "task", "judge", None, 10_000, "me")
         assert database.value("SELECT backbeat.retry_workflow(%s, 'me')", [run]) is None
         done = await finished(database, run)
     assert (done["status"], done["generation"]) == ("completed", 2)

@@ -22,7 +22,7 @@ SELECT seq, name AS step, kind, status, waits_for, started_at, ended_at, detail 
 SELECT seq, kind, attempts, created_at, last_error, dead_at FROM backbeat.temporal_outbox WHERE stream = %(id)s AND delivered_at IS NULL ORDER BY seq
 
 -- name: cancel
-SELECT backbeat.cancel_workflow(%(id)s, %(reason)s) AS answer
+SELECT EXISTS (SELECT FROM backbeat.cancel_workflow(%(id)s, %(reason)s)) AS answer
 
 -- name: retry
 SELECT backbeat.retry_workflow(%(id)s, %(by)s) AS answer
