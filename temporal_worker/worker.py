@@ -12,7 +12,6 @@ from typing import Any
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
@@ -24,6 +23,7 @@ from shared.definitions import load_definitions
 from shared.errors import ConfigError
 from shared.execution.environment import Environment
 from shared.llm.routes import load_routes
+from shared.security.codec import data_converter
 from shared.telemetry import open_telemetry
 from temporal_worker import orchestrations
 from temporal_worker.activities.calls import Calls
@@ -86,6 +86,7 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
 async def _environment(config: Config) -> AsyncIterator[Environment]:
     registry = load_definitions(config.definitions)
     orchestrations.load(registry.orchestrations.values())
+    data_converter(config.payload_keys_file)
     if not registry.effects:
         log.warning("no effects are loaded, so escalations wait: set BACKBEAT_DEFINITIONS to what the ticks load")
     routes = load_routes(config.routes_file)
@@ -117,7 +118,7 @@ async def _connected(config: Config) -> Client:
     client = await Client.connect(
         config.temporal_address,
         namespace=config.temporal_namespace,
-        data_converter=pydantic_data_converter,
+        data_converter=data_converter(config.payload_keys_file),
         runtime=_quiet(),
     )
     await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
