@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "report": Lazy("backbeat.cli.report:report", "Ask ClickHouse what work cost and how fast it was."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),
         "telemetry": Lazy("backbeat.cli.telemetry:telemetry", "Ship spooled spans to ClickHouse."),
+        "codec": Lazy("backbeat.cli.codec:codec", "Show encrypted payloads in Temporal's own pages."),
         "token": Lazy("backbeat.cli.token:token", "Make and revoke the tokens of approvers."),
         "version": Lazy("backbeat.cli.version:version", "Print the version."),
     }

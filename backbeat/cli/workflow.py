@@ -10,7 +10,7 @@ _COLUMNS = ("workflow", "version", "runtime", "tier", "live", "seen_at", "paused
 
 @click.group()
 def workflow() -> None:
-    """Start, see, end and retry runs of orchestrations; see and pause definitions."""
+    """Run orchestrations; see and pause definitions."""
 
 
 for command in (runs.start, runs.list_, runs.show, runs.cancel, runs.retry, runs.reconcile, runs.graph):
