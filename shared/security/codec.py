@@ -11,8 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
@@ -27,6 +25,9 @@ class Codec(PayloadCodec):
     """Encrypts each payload whole, its metadata too; the key's name is bound to the text."""
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
+        # Here and not above: it cannot be imported twice, as a sandbox does that comes by this module.
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         self._keys = {name: AESGCM(key) for name, key in keys.items()}
         self._first = next(iter(keys))
 
@@ -44,6 +45,8 @@ class Codec(PayloadCodec):
         return Payload(metadata={"encoding": ENCODING, "key": name}, data=data)
 
     def _opened(self, payload: Payload) -> Payload:
+        from cryptography.exceptions import InvalidTag
+
         name = payload.metadata["key"]
         key = self._keys.get(name.decode(errors="replace"))
         if key is None:
