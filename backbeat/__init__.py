@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backbeat.authoring import bounded_loop, bulk, effect, single_shot
+    from backbeat.authoring import bounded_loop, bulk, effect, orchestration, single_shot
     from shared.domain.outcome import Dead, Escalate, FanOut, Outcome, Retry, Snooze, Succeed
     from shared.errors import BackbeatError, InputError
     from shared.execution.batch import BatchContext
@@ -27,11 +27,12 @@ __all__ = [
     "bounded_loop",
     "bulk",
     "effect",
+    "orchestration",
     "single_shot",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("single_shot", "bounded_loop", "bulk", "effect"), "backbeat.authoring"),
+    **dict.fromkeys(("single_shot", "bounded_loop", "bulk", "effect", "orchestration"), "backbeat.authoring"),
     **dict.fromkeys(("Dead", "Escalate", "FanOut", "Outcome", "Retry", "Snooze", "Succeed"), "shared.domain.outcome"),
     **dict.fromkeys(("BackbeatError", "InputError"), "shared.errors"),
     "BatchContext": "shared.execution.batch",

@@ -1,4 +1,4 @@
-"""How a task author declares work: `single_shot`, `bounded_loop`, `bulk`, `effect`.
+"""How an author declares work: `single_shot`, `bounded_loop`, `bulk`, `effect`, `orchestration`.
 
 A mistake in a declaration is a DefinitionError that names the file and line it stands on.
 """
@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 
 from pydantic import BaseModel
 
-from shared.definitions import NAME_PATTERN, Definition, Effect, placeholders
+from shared.definitions import NAME_PATTERN, Definition, Effect, Orchestration, placeholders
 from shared.errors import DefinitionError
 from shared.execution.batch import BatchContext
 from shared.execution.context import Context
@@ -127,6 +127,49 @@ def effect(
     )
 
 
+def orchestration(
+    name: str,
+    *,
+    version: int,
+    input: type[BaseModel],  # noqa: A002
+    workflow: type | str,
+    activities: Sequence[Callable[..., Any] | str] = (),
+    max_usd: Decimal | None = None,
+    max_tokens: int | None = None,
+) -> Orchestration:
+    """A workflow of `temporal-worker`: a class with `@workflow.defn`, best given as "module:Class".
+
+    Its run method takes one `input`. See `shared.definitions.Orchestration` for the rest.
+    """
+    _check_name(name, version)
+    if not (isinstance(input, type) and issubclass(input, BaseModel)):
+        raise _mistake(name, "its input must be a Pydantic model")
+    if isinstance(workflow, str) and not re.fullmatch(r"[\w.]+:\w+", workflow):
+        raise _mistake(name, f"its workflow is a class or module:Class, not {workflow!r}")
+    _check_caps(name, max_usd, max_tokens)
+    return Orchestration(
+        name=name,
+        version=version,
+        input=input,
+        workflow=workflow,
+        activities=tuple(activities),
+        max_usd=max_usd,
+        max_tokens=max_tokens,
+    )
+
+
+def _check_name(name: str, version: int) -> None:
+    if not re.match(NAME_PATTERN, name):
+        raise _mistake(name, "a name is lower case letters, digits and underscores, and starts with a letter")
+    if version < 1:
+        raise _mistake(name, "versions start at 1")
+
+
+def _check_caps(name: str, *caps: Decimal | int | None) -> None:
+    if any(cap is not None and cap <= 0 for cap in caps):
+        raise _mistake(name, "a cap on what one task may spend must be above 0")
+
+
 def _definition(
     name: str,
     version: int,
@@ -139,10 +182,7 @@ def _definition(
     bulk: int | None = None,
     **options: Unpack[Options],
 ) -> Definition:
-    if not re.match(NAME_PATTERN, name):
-        raise _mistake(name, "a name is lower case letters, digits and underscores, and starts with a letter")
-    if version < 1:
-        raise _mistake(name, "versions start at 1")
+    _check_name(name, version)
     if not 1 <= attempts <= 100:
         raise _mistake(name, "attempts are 1 to 100")
     for role, model in (("input", given), ("output", made)):
@@ -152,8 +192,7 @@ def _definition(
         raise _mistake(name, "history is 'full', 'failures' or 'none'")
     if options.get("trace", "task") not in ("task", "batch"):
         raise _mistake(name, "trace is 'task' or 'batch'")
-    if any(cap is not None and cap <= 0 for cap in (options.get("max_usd"), options.get("max_tokens"))):
-        raise _mistake(name, "a cap on what one task may spend must be above 0")
+    _check_caps(name, options.get("max_usd"), options.get("max_tokens"))
     return Definition(
         name=name,
         version=version,

@@ -35,6 +35,7 @@ SETTINGS = {
     "spool_dir": "Where that is; each host has its own.",
     "routes_file": "Which models serve a tier. Without it, the routes that come with Backbeat.",
     "token_file": "The token of whoever decides approvals.",
+    "payload_keys_file": "Keys that encrypt what Temporal stores, a line each: name, blank, 32 bytes in base64",
     "github_api": "Base URL of a GitHub-compatible API, for the example `code_review`.",
     "github_token_file": "Its token.",
 }

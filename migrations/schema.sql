@@ -28,6 +28,61 @@ CREATE TYPE backbeat.ending AS (
 	children jsonb
 );
 
+CREATE FUNCTION backbeat.now() RETURNS timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    RETURN now();
+
+CREATE FUNCTION backbeat.clock() RETURNS timestamp with time zone
+    LANGUAGE sql PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    RETURN (backbeat.now() + (clock_timestamp() - now()));
+
+CREATE FUNCTION backbeat.uuid7(p_at timestamp with time zone DEFAULT backbeat.clock()) RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    RETURN (encode(OVERLAY(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3) FROM 1 FOR 6) PLACING set_byte('\x00'::bytea, 0, ((get_byte(uuid_send(gen_random_uuid()), 0) & 15) | 112)) FROM 7 FOR 1), 'hex'::text))::uuid;
+
+CREATE TABLE backbeat.joins (
+    id uuid DEFAULT backbeat.uuid7() NOT NULL,
+    workflow_id uuid NOT NULL,
+    step text NOT NULL,
+    children uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    children_left integer DEFAULT 0 NOT NULL,
+    failed integer DEFAULT 0 NOT NULL,
+    tolerated integer,
+    sealed boolean DEFAULT false NOT NULL,
+    CONSTRAINT joins_children_left_check CHECK ((children_left >= 0))
+)
+WITH (fillfactor='50');
+
+CREATE FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) RETURNS SETOF backbeat.joins
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    v_workflow orchestrated_workflows; v_join joins;
+    v_keys bytea[] := ARRAY(SELECT sha256(convert_to(concat_ws(':', 'child', p_workflow, n, p_step), 'UTF8')) FROM generate_series(p_from, p_from + cardinality(p_payloads) - 1) n);
+    v_ids uuid[];
+BEGIN
+    SELECT * INTO v_workflow FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001';
+    END IF;
+    PERFORM expect_wake(p_workflow);
+    INSERT INTO joins (workflow_id, step, tolerated) VALUES (p_workflow, p_step, p_tolerated) ON CONFLICT DO NOTHING;
+    SELECT * INTO v_join FROM joins j WHERE (j.workflow_id, j.step) = (p_workflow, p_step);
+    IF cardinality(v_join.children) = p_from AND NOT v_join.sealed THEN
+        UPDATE simple_tasks t SET parent_id = v_join.id FROM idempotency i WHERE i.tenant = v_workflow.tenant AND i.key = ANY (v_keys) AND t.id = i.task_id;
+        SELECT array_agg(e.task_id ORDER BY e.ord) INTO v_ids
+        FROM enqueue(p_name, p_version, p_payloads, v_keys, v_workflow.tenant, p_origin => v_workflow.origin_id, p_traceparent => v_workflow.traceparent, p_parent => v_join.id) e;
+        UPDATE joins j SET sealed = p_seal, children = j.children || v_ids, children_left = j.children_left + (SELECT count(*) FROM simple_tasks t WHERE t.id = ANY (v_ids))
+        WHERE j.id = v_join.id;
+    END IF;
+    RETURN QUERY SELECT * FROM joins j WHERE j.id = v_join.id;
+END $$;
+
 CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -58,8 +113,7 @@ CREATE FUNCTION backbeat.append_only() RETURNS trigger
     AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
-END
-$$;
+END $$;
 
 CREATE TABLE backbeat.model_calls (
     owner uuid NOT NULL,
@@ -114,18 +168,25 @@ CREATE TABLE backbeat.model_calls (
 WITH (autovacuum_vacuum_scale_factor='0.02');
 
 CREATE FUNCTION backbeat.asked(p_calls jsonb) RETURNS TABLE(n bigint, call backbeat.model_calls, payable boolean, seq smallint, response jsonb)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    SELECT e.n, jsonb_populate_record(NULL::model_calls, e.body || jsonb_build_object('owner_kind', 'task', 'tenant', t.tenant, 'workflow', t.workflow,
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT e.n, jsonb_populate_record(NULL::model_calls, e.body || jsonb_build_object('owner_kind', coalesce(t.kind, 'task'), 'tenant', t.tenant, 'workflow', t.workflow,
                'version', t.version, 'day', utc_day(backbeat.now()), 'opened_at', clock())), t.id IS NOT NULL AND m.seq IS NULL, m.seq, m.response
     FROM jsonb_array_elements(p_calls) WITH ORDINALITY AS e(body, n)
-    LEFT JOIN simple_tasks t ON t.id = (e.body ->> 'owner')::uuid AND t.lease = (e.body ->> 'lease')::bigint AND t.status = 'running'
+    LEFT JOIN LATERAL (
+        SELECT 'task' AS kind, s.id, s.tenant, s.workflow, s.version FROM simple_tasks s
+        WHERE s.id = (e.body ->> 'owner')::uuid AND s.lease = (e.body ->> 'lease')::bigint AND s.status = 'running'
+        UNION ALL SELECT 'workflow', w.id, w.tenant, w.workflow, w.version FROM orchestrated_workflows w
+        WHERE w.id = (e.body ->> 'owner')::uuid AND e.body ->> 'lease' IS NULL AND w.finished_at IS NULL) t ON true
     LEFT JOIN LATERAL (
         SELECT c.seq, c.response FROM model_calls c
         WHERE c.owner = t.id AND c.call_key = e.body ->> 'call_key' AND c.status IN ('done', 'memo') AND c.request_hash = e.body ->> 'request_hash' AND c.response IS NOT NULL
-        ORDER BY c.seq DESC LIMIT 1) m ON true
-$$;
+        ORDER BY c.seq DESC LIMIT 1) m ON true;
+END $$;
 
 CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bigint
     LANGUAGE plpgsql
@@ -140,8 +201,7 @@ BEGIN
     INSERT INTO audit_log VALUES (v_prev.id + 1, v_at, p_actor, p_action, p_subject, p_detail, v_prev.hash, v_hash);
     UPDATE audit_head SET id = v_prev.id + 1, hash = v_hash;
     RETURN v_prev.id + 1;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -155,8 +215,7 @@ CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uui
 #variable_conflict use_column
 DECLARE
     v_token bigint := nextval('leases');
-    v_effect side_effects;
-    v_mark text;
+    v_effect side_effects; v_mark text;
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
@@ -171,7 +230,8 @@ BEGIN
         IF FOUND THEN
             RETURN;
         END IF;
-        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) THEN
+        IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) OR p_approval IS NULL AND p_owner_kind = 'workflow' AND NOT EXISTS (
+            SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;
@@ -201,8 +261,7 @@ BEGIN
         UPDATE side_effects e SET status = 'unknown', token = v_token, fire_until = clock() + make_interval(secs => p_fire_seconds) WHERE e.key = p_key;
         RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, v_effect.mark;
     END IF;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void
     LANGUAGE plpgsql
@@ -231,8 +290,26 @@ BEGIN
         unpriced_calls = b.unpriced_calls + CASE WHEN p_cost IS NULL THEN v_ends ELSE 0 END,
         rate = b.rate * exp(greatest(least(extract(epoch FROM b.touched_at - clock())::double precision / 10, 0), -50)) + greatest(v_open, 0) / 10.0, touched_at = clock()
     WHERE b.id = ANY (p_call.charged) AND b.level <= v_level;
-END
-$$;
+END $$;
+
+CREATE FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer DEFAULT 500) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    v_tasks uuid[];
+BEGIN
+    PERFORM push_outbox(o.id, 'cancel') FROM (
+        SELECT c.id FROM orchestrated_workflows c JOIN orchestrated_workflows w ON w.id = c.parent_workflow
+        WHERE c.finished_at IS NULL AND w.finished_at IS NOT NULL AND c.parent_workflow = coalesce(p_workflow, c.parent_workflow)
+          AND NOT EXISTS (SELECT FROM temporal_outbox o WHERE o.stream = c.id AND o.kind = 'cancel')
+        ORDER BY c.id LIMIT p_limit FOR NO KEY UPDATE OF c SKIP LOCKED) o;
+    v_tasks := ARRAY(
+        SELECT t.id FROM joins j JOIN orchestrated_workflows w ON w.id = j.workflow_id JOIN simple_tasks t ON t.parent_id = j.id
+        WHERE j.children_left > 0 AND j.workflow_id = coalesce(p_workflow, j.workflow_id) AND (w.finished_at IS NOT NULL OR j.failed > j.tolerated) ORDER BY 1 LIMIT p_limit);
+    RETURN (SELECT count(*) FROM finish(v_tasks, 'cancelled', 'cancelled', 'what waited for it ended'));
+END $$;
 
 CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -241,8 +318,14 @@ CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
 BEGIN
     PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
     RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
-END
-$$;
+END $$;
+
+CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS SETOF bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH open AS (SELECT w.id FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE)
+    SELECT push_outbox(o.id, 'cancel') + audit(session_user, 'workflow.cancelled', o.id::text, jsonb_build_object('reason', p_reason)) FROM open o $$;
 
 CREATE FUNCTION backbeat.canonical(p_value jsonb, p_depth integer DEFAULT 0) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -283,8 +366,7 @@ BEGIN
             CASE WHEN octet_length(m.key) = length(m.key) THEN m.key ELSE regexp_replace(
                 replace(m.key, U&'\+10FFFF', U&'\+10FFFF\0001'), U&'([\E000-\FFFF])', U&'\+10FFFF\\1', 'g') END COLLATE "C")
         FROM jsonb_each(p_value) AS m), '') || '}';
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamp with time zone) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -300,8 +382,66 @@ BEGIN
         SELECT e.status = 'unknown' INTO v_stands FROM side_effects e WHERE e.key = p_key FOR SHARE;
     END IF;
     RETURN coalesce(v_stands, true);
-END
-$$;
+END $$;
+
+CREATE TABLE backbeat.orchestrated_workflows (
+    id uuid NOT NULL,
+    workflow text NOT NULL,
+    version integer NOT NULL,
+    tenant text NOT NULL,
+    input jsonb NOT NULL,
+    status text DEFAULT 'starting'::text NOT NULL,
+    generation smallint DEFAULT 1 NOT NULL,
+    temporal_id text GENERATED ALWAYS AS ((((workflow || '/'::text) || id) ||
+CASE
+    WHEN (generation = 1) THEN ''::text
+    ELSE ('~r'::text || generation)
+END)) STORED NOT NULL,
+    run_id text,
+    state_seq integer DEFAULT 0 NOT NULL,
+    waiting_for text,
+    deadline timestamp with time zone,
+    result jsonb,
+    error text,
+    parent_task uuid,
+    origin_id uuid NOT NULL,
+    traceparent text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    checked_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    parent_workflow uuid,
+    parent_step text,
+    start_key text,
+    CONSTRAINT ended_says_when CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT failed_says_why CHECK (((status = 'failed'::text) = (error IS NOT NULL))),
+    CONSTRAINT only_completed_has_a_result CHECK (((status = 'completed'::text) = (result IS NOT NULL))),
+    CONSTRAINT orchestrated_workflows_generation_check CHECK ((generation > 0)),
+    CONSTRAINT orchestrated_workflows_input_check CHECK ((jsonb_typeof(input) = 'object'::text)),
+    CONSTRAINT orchestrated_workflows_status_check CHECK ((status = ANY (ARRAY['starting'::text, 'running'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT orchestrated_workflows_tenant_check CHECK ((tenant <> ''::text)),
+    CONSTRAINT orchestrated_workflows_traceparent_check CHECK ((traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'::text)),
+    CONSTRAINT orchestrated_workflows_version_check CHECK ((version > 0)),
+    CONSTRAINT orchestrated_workflows_workflow_check CHECK ((workflow ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
+    CONSTRAINT waiting_says_for_what CHECK (((status = 'waiting'::text) = (waiting_for IS NOT NULL)))
+)
+WITH (fillfactor='70');
+
+CREATE FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) RETURNS SETOF backbeat.orchestrated_workflows
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_parent orchestrated_workflows; v_id uuid;
+BEGIN
+    SELECT * INTO v_parent FROM orchestrated_workflows w WHERE w.id = p_parent AND w.finished_at IS NULL FOR NO KEY UPDATE;
+    IF FOUND AND NOT EXISTS (SELECT FROM orchestrated_workflows c WHERE (c.parent_workflow, c.parent_step) = (p_parent, p_step)) THEN
+        PERFORM expect_wake(p_parent);
+        v_id := start_workflow(p_workflow, 1, v_parent.tenant, p_input, v_parent.origin_id, NULL, v_parent.traceparent);
+        UPDATE orchestrated_workflows SET parent_workflow = p_parent, parent_step = p_step WHERE id = v_id;
+    END IF;
+    RETURN QUERY SELECT * FROM orchestrated_workflows c WHERE (c.parent_workflow, c.parent_step) = (p_parent, p_step);
+END $$;
 
 CREATE TABLE backbeat.simple_tasks (
     id uuid NOT NULL,
@@ -356,12 +496,7 @@ CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, 
     AS $$
 DECLARE
     c_urgent_share CONSTANT double precision := 0.25;
-    v_tiers text[];
-    v_shut text[];
-    v_found uuid[];
-    v_seen uuid[] := '{}';
-    v_taken uuid[] := '{}';
-    v_rows simple_tasks[];
+    v_tiers text[]; v_shut text[]; v_found uuid[]; v_seen uuid[] := '{}'; v_taken uuid[] := '{}'; v_rows simple_tasks[];
     v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
@@ -425,8 +560,7 @@ BEGIN
         SELECT r.tier, max(r.vstart - r.estimate / (n.weight * class_weight(r.class))) AS v FROM unnest(v_rows) r JOIN tenants n ON n.id = r.tenant GROUP BY 1) c
     WHERE v.tier = c.tier AND v.v < c.v;
     RETURN QUERY SELECT * FROM unnest(v_rows);
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean DEFAULT true) RETURNS SETOF backbeat.simple_tasks
     LANGUAGE plpgsql SECURITY DEFINER
@@ -435,8 +569,7 @@ CREATE FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit inte
     AS $$
 DECLARE
     v_urgent boolean := random() < 0.25;
-    v_taken uuid[];
-    v_now timestamptz;
+    v_taken uuid[]; v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
@@ -509,22 +642,11 @@ BEGIN
         UPDATE virtual_time v SET v = b.at_v FROM (SELECT g.tier, min(g.at_v) AS at_v FROM begun g GROUP BY 1) b WHERE v.tier = b.tier AND v.v < b.at_v
     )
     SELECT * FROM started s ORDER BY s.vstart, s.rank, s.id;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE p_class WHEN 'urgent'::text THEN 4 WHEN 'high'::text THEN 4 WHEN 'normal'::text THEN 2 ELSE 1 END;
-
-CREATE FUNCTION backbeat.now() RETURNS timestamp with time zone
-    LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
-    RETURN now();
-
-CREATE FUNCTION backbeat.clock() RETURNS timestamp with time zone
-    LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
-    RETURN (backbeat.now() + (clock_timestamp() - now()));
 
 CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint
     LANGUAGE plpgsql SECURITY DEFINER
@@ -532,9 +654,7 @@ CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 DECLARE
-    v_calls model_calls[];
-    v_places bigint[];
-    v_call model_calls;
+    v_calls model_calls[]; v_places bigint[]; v_call model_calls;
 BEGIN
     SELECT array_agg(l.c), array_agg(l.n) INTO v_calls, v_places FROM (
         SELECT c, e.n FROM jsonb_array_elements(p_ends) WITH ORDINALITY AS e(body, n)
@@ -550,7 +670,8 @@ BEGIN
         UPDATE model_calls c
         SET status = v_call.status, closed_at = clock(), cost_usd = v_call.cost_usd, valid = v_call.valid, stop = v_call.stop, output = v_call.output,
             model_answered = v_call.model_answered, response_id = v_call.response_id, error_class = v_call.error_class, error = left(v_call.error, 2000),
-            response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) THEN v_call.response END, uncached = v_call.uncached,
+            response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) OR EXISTS (
+                SELECT FROM orchestrated_workflows w WHERE w.id = c.owner AND w.finished_at IS NULL) THEN v_call.response END, uncached = v_call.uncached,
             cache_read = v_call.cache_read, cache_write = v_call.cache_write, reasoning = v_call.reasoning
         WHERE (c.owner, c.call_key, c.seq) = (v_call.owner, v_call.call_key, v_call.seq);
         IF v_call.cost_usd > v_call.reserved_usd THEN
@@ -561,8 +682,7 @@ BEGIN
         END IF;
     END LOOP;
     RETURN QUERY SELECT unnest(v_places);
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE(state text, settled boolean, seconds_left double precision, closed_by text, closed_at timestamp with time zone, revision integer)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -598,8 +718,7 @@ BEGIN
         extract(epoch FROM CASE WHEN v_request.closed_at IS NULL THEN least(v_request.deadline, v_request.remind_at,
             (SELECT min(a) FROM unnest(v_request.escalate_at) AS a WHERE a > v_now)) ELSE greatest(v_request.effect_after, v_now) END - v_now)::double precision,
         v_request.closed_by, v_request.closed_at, v_request.revision WHERE v_request.id IS NOT NULL;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -676,8 +795,7 @@ BEGIN
             'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_policy));
     END IF;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text
     LANGUAGE plpgsql
@@ -690,8 +808,7 @@ BEGIN
     VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
     PERFORM audit(session_user, 'token.created', v_id, jsonb_build_object('user', p_user, 'groups', p_groups));
     RETURN v_id;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text, p_body jsonb DEFAULT NULL::jsonb, p_problem text DEFAULT NULL::text) RETURNS TABLE(verdict text, user_name text, state text, closed_by text, closed_at timestamp with time zone, deadline timestamp with time zone, problem text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -803,8 +920,7 @@ BEGIN
     END IF;
     RETURN QUERY SELECT v_verdict, v_user, CASE v_verdict WHEN 'repeated' THEN v_prior.state_after ELSE v_state END,
         v_request.closed_by, v_request.closed_at, v_request.deadline, v_problem;
-END
-$_$;
+END $_$;
 
 CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RETURNS SETOF uuid
     LANGUAGE sql SECURITY DEFINER
@@ -839,6 +955,9 @@ DECLARE
     v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
+    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
+        PERFORM settle_joins(p_departures);
+    END IF;
     WITH bills AS (
         SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
                CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
@@ -866,8 +985,7 @@ BEGIN
     END IF;
     UPDATE model_calls c SET response = NULL
     WHERE c.owner = ANY (ARRAY(SELECT d.id FROM unnest(p_departures) d WHERE d.status <> 'dead')) AND c.response IS NOT NULL;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -891,12 +1009,7 @@ CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads 
 #variable_conflict use_column
 DECLARE
     c_payload_cap CONSTANT integer := 1048576;
-    v_workflow workflows;
-    v_keys bytea[] := p_keys;
-    v_known uuid[];
-    v_given_up uuid[] := '{}';
-    v_new uuid[];
-    v_ids uuid[];
+    v_workflow workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
     v_at timestamptz := clock();
     v_start bigint := floor(extract(epoch FROM v_at) * 1000);
     v_seed text := gen_random_uuid();
@@ -966,8 +1079,14 @@ BEGIN
     FROM unnest(v_ids, v_new) WITH ORDINALITY AS u(id, new, n)
     LEFT JOIN (SELECT h.id, h.status FROM finished_tasks h WHERE h.id = ANY (v_known)) f ON f.id = u.id
     ORDER BY u.n;
-END
-$$;
+END $$;
+
+CREATE FUNCTION backbeat.expect_wake(p_workflow uuid) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at, delivered_at)
+    SELECT p_workflow, max(o.seq) + 1, 'wake', clock(), clock(), clock() FROM temporal_outbox o WHERE o.stream = p_workflow HAVING NOT bool_or(o.kind = 'wake') $$;
 
 CREATE FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS backbeat.approval_requests
     LANGUAGE plpgsql
@@ -983,16 +1102,14 @@ BEGIN
         PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object('from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
     END IF;
     RETURN p_request;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_task simple_tasks;
-    v_kind record;
+    v_task simple_tasks; v_kind record;
 BEGIN
     SELECT * INTO v_task FROM simple_tasks t WHERE t.id = (p_end).id;
     FOR v_kind IN
@@ -1003,8 +1120,7 @@ BEGIN
             p_tenant => v_task.tenant, p_class => v_task.class, p_source_at => array_fill(v_task.source_at, ARRAY[cardinality(v_kind.payloads)]),
             p_traceparent => v_task.traceparent, p_origin => v_task.origin_id, p_parent => v_task.id);
     END LOOP;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1025,8 +1141,7 @@ BEGIN
             CASE WHEN t.status = 'running' THEN history_entry(t, p_status, p_error_class, p_error) END)::departure
         FROM simple_tasks t WHERE t.id = ANY (v_ids)));
     RETURN QUERY SELECT unnest(v_ids);
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean DEFAULT false) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1040,8 +1155,7 @@ BEGIN
         RETURN true;
     END IF;
     RETURN false;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) RETURNS uuid[]
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1056,8 +1170,7 @@ BEGIN
         SELECT coalesce(array_agg(e.task_id ORDER BY e.ord) FILTER (WHERE e.created), '{}')
         FROM enqueue(v_schedule.workflow, v_schedule.version, p_payloads, p_keys, v_schedule.tenant, v_schedule.class,
             p_run_after => p_run_after, p_source_at => array_fill(p_slot, ARRAY[cardinality(p_payloads)])) e) END;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -1133,8 +1246,7 @@ BEGIN
         FROM model_calls c WHERE c.block = p_block.id) d
     WHERE b.id = ANY (p_block.budgets);
     DELETE FROM budget_blocks k WHERE k.id = p_block.id;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone) RETURNS TABLE(user_name text, to_user text, groups text[])
     LANGUAGE sql STABLE
@@ -1161,8 +1273,7 @@ BEGIN
         FROM mine WHERE t.id = mine.id RETURNING t.id
     )
     SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k);
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb
     LANGUAGE sql
@@ -1196,8 +1307,7 @@ BEGIN
     )
     SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
     FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
@@ -1223,8 +1333,7 @@ BEGIN
     INSERT INTO estimates AS e (workflow, version, cost)
     SELECT l.workflow, l.version, avg(l.cost) FROM leaving l WHERE l.status = 'running' GROUP BY 1, 2 ORDER BY 1, 2
     ON CONFLICT (workflow, version) DO UPDATE SET cost = 0.9 * e.cost + 0.1 * excluded.cost WHERE e.cost <> excluded.cost;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) RETURNS void
     LANGUAGE plpgsql
@@ -1236,8 +1345,7 @@ BEGIN
     PERFORM FROM budgets b
     WHERE b.id IN (SELECT unnest(c.charged) FROM unnest(p_calls) c WHERE NOT EXISTS (SELECT FROM budget_blocks k WHERE k.id = c.block))
     ORDER BY b.level, b.id FOR UPDATE;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL::text[]) RETURNS void
     LANGUAGE sql
@@ -1265,8 +1373,7 @@ BEGIN
         UPDATE model_calls c SET status = 'lost', closed_at = clock(), error_class = 'worker_lost'
         FROM unnest(p_calls) l WHERE (c.owner, c.call_key, c.seq) = (l.owner, l.call_key, l.seq);
     END IF;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS void
     LANGUAGE sql
@@ -1281,8 +1388,7 @@ CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RE
 DECLARE
     v_made integer := 0;
     v_today date := utc_day(backbeat.now());
-    v_day date;
-    v_name text;
+    v_day date; v_name text;
 BEGIN
     FOR v_day IN
         WITH RECURSIVE live AS (
@@ -1310,8 +1416,7 @@ BEGIN
         END IF;
     END LOOP;
     RETURN v_made;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
     LANGUAGE plpgsql
@@ -1327,8 +1432,7 @@ BEGIN
     IF p_id = '*' OR NOT EXISTS (SELECT FROM tenants t WHERE t.id = p_id) THEN
         RAISE EXCEPTION 'tenant % does not exist', p_id USING ERRCODE = 'BB001', HINT = '`backbeat tenant set` makes one, `backbeat tenant unknown create` all';
     END IF;
-END
-$_$;
+END $_$;
 
 CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS boolean
     LANGUAGE sql STABLE
@@ -1355,8 +1459,7 @@ BEGIN
     INSERT INTO presence AS p SELECT coalesce(max(o.since), NEW.seen_at), NEW.seen_at FROM presence o WHERE o.until > NEW.seen_at - interval '1 minute'
     ON CONFLICT (since) DO UPDATE SET until = greatest(p.until, excluded.until);
     RETURN NULL;
-END
-$$;
+END $$;
 
 CREATE TABLE backbeat.budgets (
     id bigint NOT NULL,
@@ -1401,12 +1504,8 @@ CREATE FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) RETURNS TABLE(
     AS $$
 #variable_conflict use_column
 DECLARE
-    v_answered integer;
-    v_ask record;
-    v_call model_calls; v_lost model_calls[];
-    v_rows bigint[]; v_hot bigint[];
-    v_block budget_blocks;
-    v_need record; v_part record; v_no record;
+    v_answered integer; v_ask record; v_call model_calls; v_lost model_calls[]; v_rows bigint[]; v_hot bigint[];
+    v_block budget_blocks; v_need record; v_part record; v_no record;
 BEGIN
     -- KEY SHARE blocks a reaper and a settlement, not a heartbeat: no call opens under a lease that is being taken away.
     PERFORM FROM simple_tasks t WHERE t.id IN (SELECT (a ->> 'owner')::uuid FROM jsonb_array_elements(p_calls) a) ORDER BY t.id FOR KEY SHARE;
@@ -1488,8 +1587,7 @@ BEGIN
         UPDATE budgets b SET reserved_usd = b.reserved_usd + coalesce(v_part.usd, 0), reserved_tokens = b.reserved_tokens + coalesce(v_part.tokens, 0)
         WHERE b.id = ANY (v_hot);
     END IF;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1514,8 +1612,7 @@ BEGIN
     WHERE t.id = ANY (v_ids);
     PERFORM audit(session_user, 'queue.paused', p_scope || '/' || p_key, jsonb_build_object('reason', p_reason, 'by', p_by));
     RETURN cardinality(v_ids);
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.payers(p_owner uuid) RETURNS TABLE(scope text, key text, day date, usd numeric, tokens bigint, soft boolean, budget bigint)
     LANGUAGE plpgsql STABLE
@@ -1523,15 +1620,17 @@ CREATE FUNCTION backbeat.payers(p_owner uuid) RETURNS TABLE(scope text, key text
     AS $$
 #variable_conflict use_column
 DECLARE
-    v_next uuid := p_owner;
-    v_task record;
-    v_workflow text;
-    v_tenant text;
+    v_next uuid := p_owner; v_task record; v_workflow text; v_above text; v_tenant text;
 BEGIN
     WHILE v_next IS NOT NULL LOOP
         SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
         IF NOT FOUND THEN
             SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next;
+        END IF;
+        IF NOT FOUND THEN
+            SELECT w.id, NULL::uuid AS parent_id, NULL::uuid AS agent_id, w.workflow, w.version, w.tenant INTO v_task FROM orchestrated_workflows w
+            WHERE w.id = coalesce((SELECT j.workflow_id FROM joins j WHERE j.id = v_next), v_next);
+            v_above := nullif(v_task.workflow, v_workflow);
         END IF;
         v_workflow := coalesce(v_workflow, v_task.workflow); v_tenant := coalesce(v_tenant, v_task.tenant);
         v_next := v_task.parent_id;
@@ -1546,10 +1645,21 @@ BEGIN
     END LOOP;
     RETURN QUERY
     SELECT s.scope, s.key, utc_day(backbeat.now()), c.usd, c.tokens, coalesce(c.soft, false), b.id
-    FROM (VALUES ('workflow', v_workflow), ('tenant', v_tenant)) AS s(scope, key) LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key)
-    LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, utc_day(backbeat.now()));
-END
-$$;
+    FROM (VALUES ('workflow', v_workflow), ('workflow', nullif(v_above, v_workflow)), ('tenant', v_tenant)) AS s(scope, key)
+    LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key) LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, utc_day(backbeat.now())) WHERE s.key IS NOT NULL;
+END $$;
+
+CREATE FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_news boolean := project_state(p_workflow, p_seq, p_status, p_run_id, p_waiting_for, p_result, p_error);
+BEGIN
+    INSERT INTO orchestrated_workflows_steps SELECT s.* FROM jsonb_populate_recordset(NULL::orchestrated_workflows_steps, p_steps) s WHERE v_news
+    ON CONFLICT (workflow_id, seq) DO UPDATE SET status = excluded.status, waits_for = excluded.waits_for, ended_at = excluded.ended_at, detail = excluded.detail;
+    RETURN v_news;
+END $$;
 
 CREATE FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text DEFAULT NULL::text, p_result jsonb DEFAULT NULL::jsonb, p_error text DEFAULT NULL::text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1576,8 +1686,7 @@ BEGIN
         END LOOP;
     END IF;
     RETURN true;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1585,9 +1694,7 @@ CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 DECLARE
-    v_ids uuid[];
-    v_parked uuid[];
-    v_moved integer;
+    v_ids uuid[]; v_parked uuid[]; v_moved integer;
 BEGIN
     FOR v_round IN 1..20 LOOP
         SELECT array_agg(l.id) INTO v_ids
@@ -1632,8 +1739,7 @@ BEGIN
     )
     SELECT coalesce(sum(n), 0) INTO v_moved FROM told;
     RETURN v_moved;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer
     LANGUAGE sql
@@ -1650,9 +1756,7 @@ CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEF
     AS $$
 #variable_conflict use_column
 DECLARE
-    v_ids uuid[];
-    v_leases bigint[];
-    v_dead departure[];
+    v_ids uuid[]; v_leases bigint[]; v_dead departure[];
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
         SELECT t.id, t.lease FROM simple_tasks t
@@ -1676,8 +1780,7 @@ BEGIN
     WHERE t.id = ANY (v_ids);
     RETURN QUERY
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) RETURNS integer
     LANGUAGE plpgsql
@@ -1698,8 +1801,13 @@ BEGIN
     INSERT INTO notifications VALUES (uuid7(), 'delegated', NULL, NULL, ARRAY[p_to], '{}', jsonb_build_object('by', session_user, 'from', p_from, 'open', v_open), v_now);
     PERFORM audit(session_user, 'approval.reassigned', p_from, jsonb_build_object('to', p_to, 'reason', p_reason, 'open', v_open));
     RETURN v_open;
-END
-$$;
+END $$;
+
+CREATE FUNCTION backbeat.recheck_workflow(p_workflow uuid) RETURNS SETOF uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    UPDATE orchestrated_workflows SET checked_at = '-infinity' WHERE id = p_workflow AND finished_at IS NULL RETURNING id $$;
 
 CREATE FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1717,8 +1825,7 @@ BEGIN
             'presumed_tokens', v_call.reserved_tokens, 'cost_usd', p_cost, 'tokens', p_tokens));
     END IF;
     RETURN v_call.owner IS NOT NULL;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1734,8 +1841,7 @@ BEGIN
         fires = fires + CASE WHEN p_fire_seconds > 0 THEN 1 ELSE 0 END
     WHERE key = p_key AND status <> 'done' AND token = p_token;
     RETURN FOUND;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -1766,8 +1872,7 @@ CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitio
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_loaded text[];
-    v_released integer;
+    v_loaded text[]; v_released integer;
 BEGIN
     PERFORM register_definitions(p_kind, p_definitions);
     UPDATE workflows w SET seen_at = backbeat.now()
@@ -1785,8 +1890,7 @@ BEGIN
 
     SELECT coalesce(sum(release_held('version', l.key)), 0) INTO v_released FROM unnest(v_loaded) AS l(key);
     RETURN v_released;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer DEFAULT 5000) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1810,8 +1914,7 @@ BEGIN
             SELECT h.id FROM simple_tasks h WHERE h.status = 'held' AND h.hold_reason = p_reason AND h.hold_key = p_key FOR UPDATE SKIP LOCKED);
     END IF;
     RETURN v_moved;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL::text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1820,8 +1923,7 @@ CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL::tex
 BEGIN
     DELETE FROM switches WHERE name = p_name;
     RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.remove_schedule(p_name text) RETURNS bigint
     LANGUAGE sql
@@ -1840,9 +1942,7 @@ CREATE FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start ti
 DECLARE
     c_free CONSTANT jsonb := '{"status": "memo", "lease": null, "reserved_usd": 0, "reserved_tokens": 0, "cost_usd": null, "charged": [],
                                "uncached": null, "cache_read": null, "cache_write": null, "output": null, "reasoning": null}';
-    v_now timestamptz := clock();
-    v_ids uuid[];
-    v_new uuid[];
+    v_now timestamptz := clock(); v_ids uuid[]; v_new uuid[];
 BEGIN
     PERFORM FROM dead_letters d WHERE d.id = ANY (p_ids) AND d.resolved_at IS NULL ORDER BY d.id FOR UPDATE;
     -- Of several with one key, the last to die.
@@ -1890,8 +1990,7 @@ BEGIN
     PERFORM audit(session_user, 'dead.requeued', v_ids[1]::text, jsonb_build_object('by', p_by,
         'letters', cardinality(v_ids), 'last', v_ids[cardinality(v_ids)], 'newest', p_newest, 'reason', p_reason));
     RETURN QUERY SELECT * FROM unnest(v_ids, v_new);
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
     LANGUAGE sql
@@ -1915,8 +2014,7 @@ BEGIN
     PERFORM release_held('effect', p_key);
     PERFORM audit(session_user, 'effect.resolved', p_key, jsonb_build_object('outcome', p_outcome, 'reason', p_reason, 'by', p_by));
     RETURN true;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1934,8 +2032,7 @@ BEGIN
     WHERE id = p_workflow;
     PERFORM push_outbox(p_workflow, 'start');
     RETURN true;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.retain(p_limit integer DEFAULT 5000) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1944,11 +2041,7 @@ CREATE FUNCTION backbeat.retain(p_limit integer DEFAULT 5000) RETURNS text
     SET lock_timeout TO '100ms'
     AS $_$
 DECLARE
-    v_before record;
-    v_name text;
-    v_from uuid;
-    v_to uuid;
-    v_ids uuid[];
+    v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN
         RETURN NULL;
@@ -1992,8 +2085,26 @@ BEGIN
     RETURN NULL;
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected THEN RETURN NULL;
-END
-$_$;
+END $_$;
+
+CREATE FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_was text;
+BEGIN
+    SELECT CASE WHEN EXISTS (SELECT FROM side_effects e WHERE e.owner = w.id AND e.key LIKE '%:undo:%') THEN 'undone' ELSE w.status END INTO v_was
+    FROM orchestrated_workflows w WHERE w.id = p_workflow FOR NO KEY UPDATE;
+    IF v_was IN ('failed', 'cancelled') THEN
+        DELETE FROM joins j WHERE j.workflow_id = p_workflow AND (j.failed > 0 OR j.children_left > 0);
+        UPDATE orchestrated_workflows c SET parent_workflow = NULL, parent_step = NULL WHERE c.parent_workflow = p_workflow AND c.status <> 'completed';
+        UPDATE orchestrated_workflows SET status = 'starting', generation = generation + 1, run_id = NULL, error = NULL, finished_at = NULL, checked_at = clock() WHERE id = p_workflow;
+        PERFORM push_outbox(p_workflow, 'start'), audit(session_user, 'workflow.retried', p_workflow::text, jsonb_build_object('by', p_by));
+        RETURN NULL;
+    END IF;
+    RETURN v_was;
+END $$;
 
 CREATE FUNCTION backbeat.return_blocks(p_worker text DEFAULT NULL::text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2005,8 +2116,7 @@ DECLARE
 BEGIN
     PERFORM FROM budgets b WHERE b.id IN (SELECT unnest(k.budgets) FROM unnest(v_blocks) k) ORDER BY b.level, b.id FOR UPDATE;
     PERFORM fold(k) FROM unnest(v_blocks) k;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamp with time zone) RETURNS backbeat.approval_requests
     LANGUAGE plpgsql
@@ -2021,8 +2131,7 @@ BEGIN
     WHERE r.id = p_request AND r.revision = p_revision AND r.closed_at IS NULL AND r.deadline > p_at RETURNING * INTO v_request;
     PERFORM tell(v_request, 'asked', jsonb_build_object('by', p_by), p_at) WHERE v_request.id IS NOT NULL;
     RETURN v_request;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean
     LANGUAGE sql SECURITY DEFINER
@@ -2043,8 +2152,7 @@ BEGIN
         PERFORM audit(session_user, 'token.revoked', p_id, '{}');
     END IF;
     RETURN FOUND;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) RETURNS TABLE(name text, groups text[], barred boolean)
     LANGUAGE sql STABLE
@@ -2075,8 +2183,7 @@ CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with ti
     SET search_path TO 'pg_catalog'
     AS $$
 DECLARE
-    v_sql text;
-    v_row jsonb;
+    v_sql text; v_row jsonb;
 BEGIN
     ASSERT current_user = 'backbeat_selector', 'backbeat.run_selector must belong to backbeat_selector';
     PERFORM set_config('transaction_read_only', 'on', true);
@@ -2086,17 +2193,14 @@ BEGIN
     END IF;
     -- A loop is a cursor, which takes one statement only.
     FOR v_row IN EXECUTE format(E'SELECT to_jsonb(s) FROM (\n%s\n) AS s LIMIT %s', v_sql, p_limit) LOOP RETURN NEXT v_row; END LOOP;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean DEFAULT false) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_name text := p_scope || '/' || p_key;
-    v_rows bigint[];
-    v_released integer;
+    v_name text := p_scope || '/' || p_key; v_rows bigint[]; v_released integer;
 BEGIN
     INSERT INTO budget_caps AS c (scope, key, usd, tokens, soft, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_soft, p_by, clock())
     ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, soft = excluded.soft, set_by = excluded.set_by, set_at = clock();
@@ -2107,7 +2211,8 @@ BEGIN
     v_rows := ARRAY(
         SELECT b.id FROM budgets b
         WHERE (b.scope, b.key, b.day) = (p_scope, p_key, utc_day(backbeat.now())) OR b.scope = p_scope AND b.day = '-infinity' AND b.key IN (
-            SELECT coalesce(t.agent_id, t.id)::text FROM simple_tasks t WHERE t.workflow = p_key)
+            SELECT coalesce(t.agent_id, t.id)::text FROM simple_tasks t WHERE t.workflow = p_key
+            UNION ALL SELECT w.id::text FROM orchestrated_workflows w WHERE w.workflow = p_key AND w.status <> 'completed')
         ORDER BY b.level, b.id FOR UPDATE);
     UPDATE budgets b
     SET cap_usd = coalesce(p_usd, (SELECT max(w.max_usd) FROM workflows w WHERE b.level < 3 AND w.name = p_key)),
@@ -2119,8 +2224,7 @@ BEGIN
         WHERE t.status = 'held' AND t.hold_reason = 'price' AND right(t.hold_key, length(v_name) + 7) = ' under ' || v_name) h;
     PERFORM audit(session_user, 'budget.set', v_name, jsonb_build_object('by', p_by, 'usd', p_usd, 'tokens', p_tokens, 'soft', p_soft, 'released', v_released));
     RETURN v_released;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -2152,8 +2256,7 @@ BEGIN
     ON CONFLICT (id) DO UPDATE SET weight = coalesce(p_weight, t.weight),
         max_running = CASE WHEN p_max_running IS NULL THEN t.max_running ELSE nullif(p_max_running, 0) END;
     PERFORM audit(session_user, 'tenant.set', p_id, jsonb_build_object('by', p_by, 'weight', p_weight, 'max_running', p_max_running));
-END
-$_$;
+END $_$;
 
 CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2163,11 +2266,7 @@ CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid
 DECLARE
     c_free_releases CONSTANT integer := 20;
     v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
-    v_ends ending[];
-    v_ids uuid[];
-    v_children text[];
-    v_flows flows[];
-    v_departures departure[];
+    v_ends ending[]; v_ids uuid[]; v_children text[]; v_flows flows[]; v_departures departure[];
 BEGIN
     SELECT coalesce(array_agg(l.id), '{}'), array_agg(l.r) INTO v_ids, v_ends FROM (
         SELECT t.id, r FROM simple_tasks t JOIN unnest(v_all) r ON r.id = t.id AND r.lease = t.lease
@@ -2222,16 +2321,34 @@ BEGIN
 
     PERFORM promote(v_flows);
     RETURN QUERY SELECT a.id FROM unnest(v_all) a WHERE a.id <> ALL (v_ids);
-END
-$$;
+END $$;
+
+CREATE FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    v_workflow uuid;
+BEGIN
+    PERFORM FROM joins j WHERE j.id IN (SELECT t.parent_id FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id) ORDER BY j.id FOR NO KEY UPDATE;
+    FOR v_workflow IN
+        UPDATE joins j SET children_left = j.children_left - e.n, failed = j.failed + e.failed
+        FROM (SELECT t.parent_id, count(*) AS n, count(*) FILTER (WHERE d.status NOT IN ('succeeded', 'escalated')) AS failed
+              FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id GROUP BY 1) e
+        WHERE j.id = e.parent_id
+        RETURNING CASE WHEN j.sealed AND j.children_left = 0 OR j.failed > j.tolerated AND j.failed - e.failed <= j.tolerated THEN j.workflow_id END
+    LOOP
+        PERFORM wake(v_workflow);
+    END LOOP;
+END $$;
 
 CREATE FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text DEFAULT NULL::text, p_delay double precision DEFAULT 0, p_run_id text DEFAULT NULL::text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_now timestamptz;
-    v_kind text;
+    v_now timestamptz; v_kind text;
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_stream FOR NO KEY UPDATE;
     v_now := clock();
@@ -2248,8 +2365,7 @@ BEGIN
         WHERE id = p_stream AND status = 'starting';
     END IF;
     RETURN v_kind IS NOT NULL;
-END
-$$;
+END $$;
 
 CREATE TABLE backbeat.api_tokens (
     id text NOT NULL,
@@ -2282,6 +2398,26 @@ CREATE FUNCTION backbeat.span_id(VARIADIC p_parts text[]) RETURNS text
     SET search_path TO 'pg_catalog'
     RETURN "left"(encode(sha256(convert_to(array_to_string(p_parts, ':'::text), 'UTF8'::name)), 'hex'::text), 16);
 
+CREATE FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) RETURNS TABLE(id uuid, created boolean, same boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_id uuid;
+BEGIN
+    IF NOT EXISTS (SELECT FROM workflows w WHERE (w.name, w.version, w.runtime) = (p_workflow, p_version, 'temporal')) THEN
+        RAISE EXCEPTION 'no orchestration % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
+    END IF;
+    PERFORM need_tenant(p_tenant), pg_advisory_xact_lock(hashtextextended(concat_ws(':', p_tenant, p_workflow, coalesce(p_key, uuid7()::text)), 0));
+    RETURN QUERY SELECT w.id, false, w.input = p_input FROM orchestrated_workflows w WHERE (w.tenant, w.workflow, w.start_key) = (p_tenant, p_workflow, p_key);
+    IF NOT FOUND THEN
+        v_id := start_workflow(p_workflow, p_version, p_tenant, p_input, NULL, NULL, p_traceparent);
+        UPDATE orchestrated_workflows w SET version = p_version, start_key = p_key WHERE w.id = v_id;
+        RETURN QUERY SELECT v_id, true, true;
+    END IF;
+END $$;
+
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2292,18 +2428,16 @@ CREATE FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_te
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_id uuid := uuid7();
-    v_now timestamptz := clock();
+    v_id uuid := uuid7(); v_now timestamptz := clock();
 BEGIN
     INSERT INTO orchestrated_workflows (
         id, workflow, version, tenant, input, parent_task, origin_id, traceparent, created_at, updated_at, checked_at)
-    VALUES (v_id, p_workflow, p_version, p_tenant, p_input, p_parent_task, coalesce(p_origin, v_id), format('00-%s-%s-01',
+    VALUES (v_id, p_workflow, greatest(p_version, (SELECT max(w.version) FROM workflows w WHERE w.name = p_workflow AND w.runtime = 'temporal')), p_tenant, p_input, p_parent_task, coalesce(p_origin, v_id), format('00-%s-%s-01',
         coalesce(substring(p_traceparent FROM '^00-([0-9a-f]{32})-'), trace_id('workflow', v_id::text)),
         span_id('escalate', v_id::text)), v_now, v_now, v_now);
     PERFORM push_outbox(v_id, 'start');
     RETURN v_id;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
     LANGUAGE sql STABLE
@@ -2315,10 +2449,7 @@ CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE(due i
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 DECLARE
-    v_expired uuid[];
-    v_homeless uuid[];
-    v_stale text[];
-    v_flows flows[];
+    v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -2385,8 +2516,7 @@ BEGIN
         FROM virtual_time o) m
     WHERE v.tier = m.tier AND v.floor <> m.floor;
     RETURN NEXT;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamp with time zone, p_users text[] DEFAULT NULL::text[]) RETURNS void
     LANGUAGE sql
@@ -2412,8 +2542,7 @@ BEGIN
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
     ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
     PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2427,8 +2556,7 @@ CREATE FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_li
 BEGIN
     RETURN QUERY SELECT (jsonb_populate_record(NULL::simple_tasks, jsonb_build_object('id', s.id, 'status', 'refused'))).* FROM settle(p_rows) AS s(id);
     RETURN QUERY SELECT * FROM claim_bulk(p_worker, p_loaded, p_limit, p_lease_seconds, p_idle => false, p_patient => false);
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.turn_schedule(p_name text, p_from timestamp with time zone DEFAULT NULL::timestamp with time zone, p_next_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
     LANGUAGE sql
@@ -2451,8 +2579,7 @@ BEGIN
         RETURN true;
     END IF;
     RETURN false;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2462,11 +2589,6 @@ CREATE FUNCTION backbeat.utc_day(p_at timestamp with time zone) RETURNS date
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog'
     RETURN ((p_at AT TIME ZONE 'UTC'::text))::date;
-
-CREATE FUNCTION backbeat.uuid7(p_at timestamp with time zone DEFAULT backbeat.clock()) RETURNS uuid
-    LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
-    RETURN (encode(OVERLAY(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3) FROM 1 FOR 6) PLACING set_byte('\x00'::bytea, 0, ((get_byte(uuid_send(gen_random_uuid()), 0) & 15) | 112)) FROM 7 FOR 1), 'hex'::text))::uuid;
 
 CREATE FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2489,6 +2611,27 @@ CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE(id bigint, problem text)
     ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1
 $$;
 
+CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
+
+CREATE FUNCTION backbeat.workflow_moved() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    IF NEW.generation <> OLD.generation THEN
+        DELETE FROM orchestrated_workflows_steps s WHERE s.workflow_id = NEW.id;
+        RETURN NULL;
+    END IF;
+    PERFORM lose_calls(ARRAY[NEW.id]);
+    UPDATE model_calls c SET response = NULL WHERE c.owner = NEW.id AND c.response IS NOT NULL AND NEW.status <> 'failed';
+    PERFORM wake(NEW.parent_workflow);
+    RETURN NULL;
+END $$;
+
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE(id uuid, temporal_id text, status text, state_seq integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2505,8 +2648,7 @@ BEGIN
     )
     UPDATE orchestrated_workflows w SET checked_at = v_now FROM picked p WHERE w.id = p.id
     RETURNING w.id, w.temporal_id, w.status, w.state_seq;
-END
-$$;
+END $$;
 
 CREATE TABLE backbeat.approval_decisions (
     id uuid NOT NULL,
@@ -2695,45 +2837,20 @@ CREATE TABLE backbeat.notifications (
     created_at timestamp with time zone NOT NULL
 );
 
-CREATE TABLE backbeat.orchestrated_workflows (
-    id uuid NOT NULL,
-    workflow text NOT NULL,
-    version integer NOT NULL,
-    tenant text NOT NULL,
-    input jsonb NOT NULL,
-    status text DEFAULT 'starting'::text NOT NULL,
-    generation smallint DEFAULT 1 NOT NULL,
-    temporal_id text GENERATED ALWAYS AS ((((workflow || '/'::text) || id) ||
-CASE
-    WHEN (generation = 1) THEN ''::text
-    ELSE ('~r'::text || generation)
-END)) STORED NOT NULL,
-    run_id text,
-    state_seq integer DEFAULT 0 NOT NULL,
-    waiting_for text,
-    deadline timestamp with time zone,
-    result jsonb,
-    error text,
-    parent_task uuid,
-    origin_id uuid NOT NULL,
-    traceparent text NOT NULL,
-    created_at timestamp with time zone NOT NULL,
-    updated_at timestamp with time zone NOT NULL,
-    checked_at timestamp with time zone NOT NULL,
-    finished_at timestamp with time zone,
-    CONSTRAINT ended_says_when CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
-    CONSTRAINT failed_says_why CHECK (((status = 'failed'::text) = (error IS NOT NULL))),
-    CONSTRAINT only_completed_has_a_result CHECK (((status = 'completed'::text) = (result IS NOT NULL))),
-    CONSTRAINT orchestrated_workflows_generation_check CHECK ((generation > 0)),
-    CONSTRAINT orchestrated_workflows_input_check CHECK ((jsonb_typeof(input) = 'object'::text)),
-    CONSTRAINT orchestrated_workflows_status_check CHECK ((status = ANY (ARRAY['starting'::text, 'running'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
-    CONSTRAINT orchestrated_workflows_tenant_check CHECK ((tenant <> ''::text)),
-    CONSTRAINT orchestrated_workflows_traceparent_check CHECK ((traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'::text)),
-    CONSTRAINT orchestrated_workflows_version_check CHECK ((version > 0)),
-    CONSTRAINT orchestrated_workflows_workflow_check CHECK ((workflow ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
-    CONSTRAINT waiting_says_for_what CHECK (((status = 'waiting'::text) = (waiting_for IS NOT NULL)))
-)
-WITH (fillfactor='70');
+CREATE TABLE backbeat.orchestrated_workflows_steps (
+    workflow_id uuid NOT NULL,
+    seq integer NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    status text NOT NULL,
+    waits_for text,
+    started_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    detail jsonb,
+    CONSTRAINT ended_says_when CHECK (((status = ANY (ARRAY['done'::text, 'failed'::text, 'cancelled'::text])) = (ended_at IS NOT NULL))),
+    CONSTRAINT orchestrated_workflows_steps_seq_check CHECK ((seq > 0)),
+    CONSTRAINT orchestrated_workflows_steps_status_check CHECK ((status = ANY (ARRAY['running'::text, 'waiting'::text, 'done'::text, 'failed'::text, 'cancelled'::text])))
+);
 
 CREATE TABLE backbeat.presence (
     since timestamp with time zone NOT NULL,
@@ -3016,6 +3133,12 @@ ALTER TABLE ONLY backbeat.flows
 ALTER TABLE ONLY backbeat.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (tenant, key);
 
+ALTER TABLE ONLY backbeat.joins
+    ADD CONSTRAINT joins_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY backbeat.joins
+    ADD CONSTRAINT joins_workflow_id_step_key UNIQUE (workflow_id, step);
+
 ALTER TABLE ONLY backbeat.model_calls
     ADD CONSTRAINT model_calls_pkey PRIMARY KEY (owner, call_key, seq);
 
@@ -3027,6 +3150,9 @@ ALTER TABLE ONLY backbeat.orchestrated_workflows
 
 ALTER TABLE ONLY backbeat.orchestrated_workflows
     ADD CONSTRAINT orchestrated_workflows_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY backbeat.orchestrated_workflows_steps
+    ADD CONSTRAINT orchestrated_workflows_steps_pkey PRIMARY KEY (workflow_id, seq);
 
 ALTER TABLE ONLY backbeat.orchestrated_workflows
     ADD CONSTRAINT orchestrated_workflows_temporal_id_key UNIQUE (temporal_id);
@@ -3091,6 +3217,8 @@ CREATE INDEX dead_letters_open ON backbeat.dead_letters USING btree (id) WHERE (
 
 CREATE INDEX feedback_origin ON backbeat.feedback USING btree (origin_id);
 
+CREATE INDEX joins_open ON backbeat.joins USING btree (workflow_id) WHERE (children_left > 0);
+
 CREATE INDEX model_calls_block ON backbeat.model_calls USING btree (block) WHERE (block IS NOT NULL);
 
 CREATE INDEX model_calls_lost ON backbeat.model_calls USING btree (day) WHERE (status = 'lost'::text);
@@ -3101,6 +3229,10 @@ CREATE INDEX model_calls_recent ON backbeat.model_calls USING btree (closed_at) 
 
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows USING btree (checked_at) WHERE (finished_at IS NULL);
 
+CREATE UNIQUE INDEX orchestrated_workflows_start ON backbeat.orchestrated_workflows USING btree (tenant, workflow, start_key) WHERE (start_key IS NOT NULL);
+
+CREATE UNIQUE INDEX orchestrated_workflows_step ON backbeat.orchestrated_workflows USING btree (parent_workflow, parent_step) WHERE (parent_workflow IS NOT NULL);
+
 CREATE INDEX side_effects_approval ON backbeat.side_effects USING btree (approval_id) WHERE (approval_id IS NOT NULL);
 
 CREATE INDEX side_effects_open ON backbeat.side_effects USING btree (intended_at) WHERE (status <> 'done'::text);
@@ -3108,6 +3240,8 @@ CREATE INDEX side_effects_open ON backbeat.side_effects USING btree (intended_at
 CREATE INDEX side_effects_origin ON backbeat.side_effects USING btree (origin_id);
 
 CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks USING btree (tier, id) WHERE (alone AND (status = ANY (ARRAY['pending'::text, 'ready'::text])));
+
+CREATE INDEX simple_tasks_children ON backbeat.simple_tasks USING btree (parent_id) WHERE (parent_id IS NOT NULL);
 
 CREATE INDEX simple_tasks_delayed ON backbeat.simple_tasks USING btree (run_after) WHERE (status = ANY (ARRAY['delayed'::text, 'held'::text]));
 
@@ -3137,14 +3271,22 @@ ALTER TABLE backbeat.audit_log ENABLE ALWAYS TRIGGER append_only;
 
 CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers FOR EACH ROW WHEN ((new.kind = 'temporal'::text)) EXECUTE FUNCTION backbeat.note_presence();
 
+CREATE TRIGGER workflow_moved AFTER UPDATE ON backbeat.orchestrated_workflows FOR EACH ROW WHEN (((new.generation <> old.generation) OR ((new.finished_at IS NOT NULL) AND (old.finished_at IS NULL)))) EXECUTE FUNCTION backbeat.workflow_moved();
+
 ALTER TABLE ONLY backbeat.approval_decisions
     ADD CONSTRAINT approval_decisions_request_id_fkey FOREIGN KEY (request_id) REFERENCES backbeat.approval_requests(id);
 
 ALTER TABLE ONLY backbeat.approval_requests
     ADD CONSTRAINT approval_requests_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
 
+ALTER TABLE ONLY backbeat.joins
+    ADD CONSTRAINT joins_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+
 ALTER TABLE ONLY backbeat.notifications
     ADD CONSTRAINT notifications_request_id_fkey FOREIGN KEY (request_id) REFERENCES backbeat.approval_requests(id);
+
+ALTER TABLE ONLY backbeat.orchestrated_workflows_steps
+    ADD CONSTRAINT orchestrated_workflows_steps_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
 
 ALTER TABLE ONLY backbeat.schedules
     ADD CONSTRAINT schedules_workflow_version_fkey FOREIGN KEY (workflow, version) REFERENCES backbeat.workflows(name, version);
@@ -3155,6 +3297,20 @@ GRANT USAGE ON SCHEMA backbeat TO backbeat_worker;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_operator;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_selector;
+REVOKE ALL ON FUNCTION backbeat.now() FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.now() TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.now() TO backbeat_operator;
+GRANT ALL ON FUNCTION backbeat.now() TO backbeat_selector;
+REVOKE ALL ON FUNCTION backbeat.clock() FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.joins TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.joins TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.add_schedule(p_schedule jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timestamp with time zone, p_seconds double precision) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.append_only() FROM PUBLIC;
@@ -3166,12 +3322,20 @@ REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at times
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.canonical(p_value jsonb, p_depth integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamp with time zone) FROM PUBLIC;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) FROM PUBLIC;
@@ -3179,13 +3343,6 @@ GRANT ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit int
 REVOKE ALL ON FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean, p_patient boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean, p_patient boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.class_weight(p_class text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION backbeat.now() FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.now() TO backbeat_worker;
-GRANT ALL ON FUNCTION backbeat.now() TO backbeat_operator;
-GRANT ALL ON FUNCTION backbeat.now() TO backbeat_selector;
-REVOKE ALL ON FUNCTION backbeat.clock() FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_worker;
-GRANT ALL ON FUNCTION backbeat.clock() TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.close_calls(p_ends jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.close_calls(p_ends jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.close_if_pending(p_request uuid) FROM PUBLIC;
@@ -3211,6 +3368,7 @@ REVOKE ALL ON FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_r
 REVOKE ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.expect_wake(p_workflow uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.fan_out(p_end backbeat.ending) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) FROM PUBLIC;
@@ -3261,6 +3419,8 @@ GRANT ALL ON FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) TO backb
 REVOKE ALL ON FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.payers(p_owner uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.promote(p_flows backbeat.flows[]) FROM PUBLIC;
@@ -3268,6 +3428,8 @@ REVOKE ALL ON FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) FROM PUB
 REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.recheck_workflow(p_workflow uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.recheck_workflow(p_workflow uuid) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) FROM PUBLIC;
@@ -3292,6 +3454,8 @@ REVOKE ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id 
 GRANT ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.retain(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.retain(p_limit integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.return_blocks(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.return_blocks(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamp with time zone) FROM PUBLIC;
@@ -3314,6 +3478,7 @@ REVOKE ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision,
 GRANT ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.settle(p_rows jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle(p_rows jsonb) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) TO backbeat_worker;
 GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_worker;
@@ -3334,6 +3499,9 @@ REVOKE ALL ON FUNCTION backbeat.signer(p_proof text, p_message text, p_at timest
 REVOKE ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.span_id(VARIADIC p_parts text[]) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) TO backbeat_producer;
 REVOKE ALL ON FUNCTION backbeat.start_tick(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_tick(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) FROM PUBLIC;
@@ -3356,15 +3524,14 @@ REVOKE ALL ON FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) FRO
 REVOKE ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_worker;
-GRANT ALL ON FUNCTION backbeat.uuid7(p_at timestamp with time zone) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.verify_audit() FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_operator;
 GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.wake(p_workflow uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.workflow_moved() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.approval_decisions TO backbeat_worker;
@@ -3389,8 +3556,8 @@ GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.notifications TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.notifications TO backbeat_operator;
-GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows_steps TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.orchestrated_workflows_steps TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.presence TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.presence TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.retention TO backbeat_worker;

@@ -42,6 +42,7 @@ class Config:
     spool_dir: Path = Path("var/spool")
     routes_file: Path | None = None
     token_file: Path | None = None
+    payload_keys_file: Path | None = None
     github_api: str = ""
     github_token_file: Path | None = None
     providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
@@ -78,10 +79,11 @@ _ENVIRONMENT = {
     "spool_dir": "BACKBEAT_SPOOL_DIR",
     "routes_file": "BACKBEAT_ROUTES_FILE",
     "token_file": "BACKBEAT_TOKEN_FILE",
+    "payload_keys_file": "BACKBEAT_PAYLOAD_KEYS_FILE",
     "github_api": "BACKBEAT_GITHUB_API",
     "github_token_file": "BACKBEAT_GITHUB_TOKEN_FILE",
 }
-_PATHS = ("spool_dir", "routes_file", "token_file", "github_token_file")
+_PATHS = ("spool_dir", "routes_file", "token_file", "payload_keys_file", "github_token_file")
 _PROVIDER_KEYS = ("base_url", "api_key_file", "simulated")
 _VENDOR_KEYS = {"anthropic": "ANTHROPIC", "openai": "OPENAI"}
 

@@ -1,7 +1,7 @@
-"""What a team declares: tasks and effects, found in the modules it names.
+"""What a team declares: tasks, effects and orchestrations, found in the modules it names.
 
-A definition module is plain Python. Loading imports it and collects the `Definition` and `Effect` objects it
-holds; there is no registry to mutate, so importing a module twice or in a test changes nothing.
+A definition module is plain Python. Loading imports it and collects the `Definition`, `Effect` and `Orchestration`
+objects it holds; there is no registry to mutate, so importing a module twice or in a test changes nothing.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.errors import DefinitionError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_PROBLEMS = 20
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
+D = TypeVar("D", "Definition", "Orchestration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,20 +108,62 @@ class Effect:
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orchestration:
+    """A workflow in plain Temporal Python that waits hours or days; a row of `orchestrated_workflows` is one run of it.
+
+    `workflow` is the class, or its place as "module:Class", which spares ticks the import of Temporal; `input` is what
+    its run method takes. `activities` are functions of the author's own, or their places. `max_usd` and `max_tokens`
+    cap what one run may spend, with the tasks it fans out.
+    """
+
+    name: str
+    version: int
+    input: "type[BaseModel]"
+    workflow: type | str
+    activities: "tuple[Callable[..., Any] | str, ...]" = ()
+    max_usd: "Decimal | None" = None
+    max_tokens: int | None = None
+
+    @property
+    def full_name(self) -> str:
+        """`name@version`, as rows pin it."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What Postgres knows of it."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "tier": "-",
+            "max_attempts": 1,
+            "max_usd": None if self.max_usd is None else str(self.max_usd),
+            "max_tokens": self.max_tokens,
+        }
+
+    def load(self) -> tuple[type, list[Callable[..., Any]]]:
+        """The class and the activities. Raises DefinitionError naming what is not there."""
+        places = self.workflow, *self.activities
+        found: list[Any] = [_at(place) if isinstance(place, str) else place for place in places]
+        return found[0], found[1:]
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Everything the named modules declare, by `name@version` and by effect kind."""
+    """Everything the named modules declare: tasks and orchestrations by `name@version`, effects by kind."""
 
     tasks: Mapping[str, Definition]
     effects: Mapping[str, Effect]
+    orchestrations: Mapping[str, Orchestration] = field(default_factory=dict)
 
     def newest(self, name: str) -> Definition:
         """The highest version of a task. Raises DefinitionError naming what is loaded."""
-        versions = [definition for definition in self.tasks.values() if definition.name == name]
-        if not versions:
-            known = ", ".join(sorted({d.name for d in self.tasks.values()})) or "none"
-            raise DefinitionError(f"no loaded module defines the task {name!r}", fix=f"Loaded: {known}")
-        return max(versions, key=lambda definition: definition.version)
+        return _newest(self.tasks.values(), "task", name)
+
+    def newest_orchestration(self, name: str) -> Orchestration:
+        """The highest version of an orchestration. Raises DefinitionError naming what is loaded."""
+        return _newest(self.orchestrations.values(), "orchestration", name)
 
     def rows(self) -> list[dict[str, Any]]:
         """What `backbeat.register_worker` wants to know."""
@@ -131,19 +174,38 @@ def load_definitions(modules: Iterable[str]) -> Registry:
     """Import modules and collect what they declare. Raises DefinitionError with file and line."""
     tasks: dict[str, Definition] = {}
     effects: dict[str, Effect] = {}
+    orchestrations: dict[str, Orchestration] = {}
     for name in modules:
         for value in vars(_import(name)).values():
-            if isinstance(value, Definition):
-                if tasks.setdefault(value.full_name, value) is not value:
+            if isinstance(value, Definition | Orchestration):
+                kept: dict[str, Any] = tasks if isinstance(value, Definition) else orchestrations
+                if kept.setdefault(value.full_name, value) is not value:
                     raise DefinitionError(f"{name}: {value.full_name} is defined twice", fix="Give one a new version")
             elif isinstance(value, Effect) and effects.setdefault(value.kind, value) is not value:
                 raise DefinitionError(f"{name}: the effect {value.kind!r} is defined twice", fix="Rename one")
-    return Registry(tasks, effects)
+    return Registry(tasks, effects, orchestrations)
+
+
+def _newest(defined: "Iterable[D]", kind: str, name: str) -> "D":
+    known = list(defined)
+    versions = [one for one in known if one.name == name]
+    if not versions:
+        loaded = ", ".join(sorted({one.name for one in known})) or "none"
+        raise DefinitionError(f"no loaded module defines the {kind} {name!r}", fix=f"Loaded: {loaded}")
+    return max(versions, key=lambda one: one.version)
 
 
 def placeholders(template: str) -> set[str]:
     """The field names a prompt template asks for. Raises ValueError when it is no valid template."""
     return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+def _at(place: str) -> Any:
+    module, _, name = place.partition(":")
+    found = getattr(_import(module), name, None)
+    if found is None:
+        raise DefinitionError(f"{module} has no {name!r}", fix="Correct the orchestration, whose parts are module:name")
+    return found
 
 
 def _import(name: str) -> ModuleType:

@@ -36,7 +36,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(load(), Options(arguments.task_queue, arguments.build_id), stop)
+    await run(load(), Options(arguments.task_queue, arguments.build_id, arguments.region), stop)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="run")
     run = commands.add_parser("run", help="work until SIGTERM")
     run.add_argument("--task-queue", default="backbeat", metavar="backbeat", help="Temporal task queue to serve")
+    run.add_argument("--region", metavar="NAME", help="do the calls and writes of one region, and nothing else")
     run.add_argument(
         "--build-id", metavar="ID", help="pin workflows to this release (needs a current version set in Temporal)"
     )

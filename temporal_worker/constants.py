@@ -21,7 +21,7 @@ RECHECK_LONGEST = timedelta(hours=1)
 STICKY = timedelta(seconds=1)
 GRACE = timedelta(seconds=10)
 
-POLL = 0.1  # seconds between looks at an empty outbox
+POLL = 0.05  # seconds between looks at an empty outbox; what a start waits for at most before Temporal hears of it
 BATCH = 50  # messages a lease
 LEASE = 15.0  # seconds; longer than one call to Temporal may take
 RPC_TIMEOUT = 5.0  # seconds for one call to Temporal; the SDK's own limit is not kept while it retries

@@ -24,6 +24,10 @@ class UnknownWorkflowError(Exception):
     """No workflow of this program has that name and version; a newer worker's may."""
 
 
+class RefusedError(Exception):
+    """What is to be started cannot be, by anybody: a person reads why."""
+
+
 async def drain(db: Database, kinds: Sequence[str], send: Send) -> bool:
     """Deliver one batch; True when there may be more. Raises UnavailableError."""
     messages = await outbox.lease(db, kinds, BATCH, LEASE)
@@ -55,6 +59,8 @@ async def _deliver(db: Database, message: Message, send: Send) -> BaseException 
     except UnknownWorkflowError as error:
         outcome = "retry" if message.attempts < UNKNOWN_WORKFLOW_ATTEMPTS else "dead"
         await outbox.settle(db, message, outcome, str(error), UNKNOWN_WORKFLOW_DELAY)
+    except RefusedError as error:
+        await outbox.settle(db, message, "dead", str(error))
     except (RPCError, TimeoutError) as error:
         outcome = _outcome(message, error)
         await outbox.settle(db, message, outcome, describe(error), pause(message.attempts, 0.1))

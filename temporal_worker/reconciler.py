@@ -6,7 +6,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError
 
-from shared.db import outbox
+from shared.db import orchestrations, outbox
 from shared.db.outbox import Open, State
 from shared.db.pool import Database
 from temporal_worker.constants import RECONCILE_AFTER, RECONCILE_BATCH, RPC_TIMEOUT
@@ -15,7 +15,7 @@ from temporal_worker.loops import describe, log
 
 
 class Reconciler:
-    """A row that Temporal does not know is started again; a workflow that ended unheard is copied."""
+    """A row that Temporal does not know is started again; an end that nobody heard of is copied, to children too."""
 
     def __init__(self, db: Database, client: Client, after: float = RECONCILE_AFTER) -> None:
         self._db = db
@@ -30,6 +30,7 @@ class Reconciler:
                 await self._check(row)
             except (RPCError, TimeoutError) as error:
                 raise away(error) from error
+        await orchestrations.cancel_orphans(self._db)
         return len(rows) == RECONCILE_BATCH
 
     async def _check(self, row: Open) -> None:

@@ -6,7 +6,7 @@ import functools
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
@@ -23,9 +23,13 @@ from shared.definitions import load_definitions
 from shared.errors import ConfigError
 from shared.execution.environment import Environment
 from shared.llm.routes import load_routes
+from shared.security.codec import data_converter
 from shared.telemetry import open_telemetry
+from temporal_worker import orchestrations
+from temporal_worker.activities.calls import Calls
 from temporal_worker.activities.decisions import Decisions
 from temporal_worker.activities.effects import Effects
+from temporal_worker.activities.joins import Joins
 from temporal_worker.activities.project import Projector
 from temporal_worker.constants import (
     GRACE,
@@ -40,6 +44,7 @@ from temporal_worker.constants import (
 )
 from temporal_worker.delivery import away
 from temporal_worker.dispatcher import Dispatcher
+from temporal_worker.interceptor import Ends
 from temporal_worker.loops import describe, forever, log, nap, pause
 from temporal_worker.reconciler import Reconciler
 from temporal_worker.relay import Relay
@@ -50,10 +55,16 @@ CONNECTIONS = 10
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How this process works. With a `build_id`, workflows stay pinned to the release that started them."""
+    """How this process works. With a `build_id`, workflows stay pinned to the release that started them.
+
+    With a `region` it runs calls, writes and authors' activities of that region, and no workflow. `cached` is how many
+    workflows it keeps in memory; 0 replays each at every step, which tests like.
+    """
 
     task_queue: str = TASK_QUEUE
     build_id: str | None = None
+    region: str | None = None
+    cached: int = 1000
 
 
 async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
@@ -74,6 +85,8 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
 @contextlib.asynccontextmanager
 async def _environment(config: Config) -> AsyncIterator[Environment]:
     registry = load_definitions(config.definitions)
+    orchestrations.load(registry.orchestrations.values())
+    data_converter(config.payload_keys_file)
     if not registry.effects:
         log.warning("no effects are loaded, so escalations wait: set BACKBEAT_DEFINITIONS to what the ticks load")
     routes = load_routes(config.routes_file)
@@ -102,7 +115,12 @@ async def connect(config: Config, stop: asyncio.Event) -> Client | None:
 
 
 async def _connected(config: Config) -> Client:
-    client = await Client.connect(config.temporal_address, namespace=config.temporal_namespace, runtime=_quiet())
+    client = await Client.connect(
+        config.temporal_address,
+        namespace=config.temporal_namespace,
+        data_converter=data_converter(config.payload_keys_file),
+        runtime=_quiet(),
+    )
     await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     return client
 
@@ -116,11 +134,14 @@ def _quiet() -> Runtime:
 async def serve(env: Environment, client: Client, options: Options, stop: asyncio.Event) -> None:
     """Run activities, workflows and loops until `stop`; then let activities end for some seconds."""
     impatient = Database(env.db.pool, patience=0.0)
-    dispatcher = Dispatcher(impatient, client, options.task_queue)
+    dispatcher = Dispatcher(impatient, client, options.task_queue, env)
     relay, reconciler = Relay(impatient, client), Reconciler(impatient, client)
     identity = f"{socket.gethostname()}:{os.getpid()}"
 
+    declared = env.registry.orchestrations
+    workflows, activities = orchestrations.load(declared.values())
     loaded = [{"name": n, "version": v, "tier": "-", "max_attempts": 1} for n, v in KNOWN_WORKFLOWS.items()]
+    loaded += [made.row for made in declared.values()]
 
     async def present() -> bool:
         await queue.register(impatient, identity, "temporal", loaded)
@@ -130,8 +151,12 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
             raise away(error) from error
         return False
 
-    async with make_worker(client, activities_of(env), options, identity):
-        log.info("running %s on task queue %s", ", ".join(KNOWN_WORKFLOWS), options.task_queue)
+    async with make_worker(client, [*activities_of(env), *activities], options, identity, workflows):
+        if options.region:
+            log.info("running activities of region %s", options.region)
+            await stop.wait()
+            return
+        log.info("running %s on task queue %s", ", ".join([*KNOWN_WORKFLOWS, *declared]), options.task_queue)
         await asyncio.gather(
             forever("dispatcher", dispatcher.beat, POLL, stop),
             forever("relay", relay.beat, POLL, stop),
@@ -143,7 +168,8 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
 
 def activities_of(env: Environment) -> list[Callable[..., Any]]:
     """Every activity, bound to its surroundings."""
-    decisions = Decisions(env)
+    env = replace(env, registry=orchestrations.with_proceed(env.registry))
+    decisions, calls, joins = Decisions(env), Calls(env), Joins(env)
     return [
         decisions.create_request,
         decisions.close_if_pending,
@@ -151,11 +177,22 @@ def activities_of(env: Environment) -> list[Callable[..., Any]]:
         decisions.revise_request,
         Effects(env).perform_effect,
         Projector(env).project,
+        calls.model_call,
+        calls.write,
+        joins.project_run,
+        joins.subworkflow,
+        joins.fan_out,
+        joins.join,
+        joins.results,
     ]
 
 
 def make_worker(
-    client: Client, activities: Sequence[Callable[..., Any]], options: Options, identity: str | None = None
+    client: Client,
+    activities: Sequence[Callable[..., Any]],
+    options: Options,
+    identity: str | None = None,
+    workflows: Sequence[type] = (),
 ) -> Worker:
     """A Temporal worker with this program's settings; tests hand in activities of their own."""
     deployment = None
@@ -164,9 +201,12 @@ def make_worker(
         deployment = WorkerDeploymentConfig(version, True, VersioningBehavior.PINNED)
     return Worker(
         client,
-        task_queue=options.task_queue,
-        workflows=[ApproveEffect],
+        task_queue=f"{options.task_queue}-{options.region}" if options.region else options.task_queue,
+        max_cached_workflows=options.cached,
+        workflows=[] if options.region else [ApproveEffect, *workflows],
         activities=activities,
+        interceptors=[Ends()],
+        workflow_runner=orchestrations.runner(),
         identity=identity,
         sticky_queue_schedule_to_start_timeout=STICKY,
         graceful_shutdown_timeout=GRACE,

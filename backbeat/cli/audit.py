@@ -13,7 +13,7 @@ _PAGE = 1000
 
 @click.group()
 def audit() -> None:
-    """Verify and export the audit log.
+    """Verify and export the record of what people decided and did.
 
     Each row holds the hash of the one before it. Who owns the database could write the whole chain anew, so keep the
     head that `verify` prints somewhere else, and hand it back as --head.

@@ -27,8 +27,8 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "task": Lazy("backbeat.cli.task:task", "Enqueue, watch and cancel tasks."),
         "schedule": Lazy("backbeat.cli.schedule:schedule", "Let tasks come with the clock."),
         "tenant": Lazy("backbeat.cli.tenant:tenant", "See, weigh, cap and pause tenants."),
-        "route": Lazy("backbeat.cli.route:route", "See the tiers' routes and hold one."),
-        "workflow": Lazy("backbeat.cli.workflow:workflow", "See and pause definitions."),
+        "route": Lazy("backbeat.cli.route:route", "See the routes of the tiers, and hold one."),
+        "workflow": Lazy("backbeat.cli.workflow:workflow", "Run orchestrations; see and pause definitions."),
         "dead": Lazy("backbeat.cli.dead:dead", "See, requeue and discard tasks that ended in vain."),
         "approval": Lazy("backbeat.cli.approval:approval", "See what waits for a person, and decide."),
         "audit": Lazy("backbeat.cli.audit:audit", "Verify and export the record of what people decided and did."),
@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "report": Lazy("backbeat.cli.report:report", "Ask ClickHouse what work cost and how fast it was."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),
         "telemetry": Lazy("backbeat.cli.telemetry:telemetry", "Ship spooled spans to ClickHouse."),
+        "codec": Lazy("backbeat.cli.codec:codec", "Show encrypted payloads in Temporal's own pages."),
         "token": Lazy("backbeat.cli.token:token", "Make and revoke the tokens of approvers."),
         "version": Lazy("backbeat.cli.version:version", "Print the version."),
     }

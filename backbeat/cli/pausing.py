@@ -36,4 +36,5 @@ def resume(scope: str, name: str, said: str = "paused") -> None:
     from shared.errors import ConflictError
 
     if not with_database(lambda db: producers.resume(db, scope, name, os_user())):
-        raise ConflictError(f"{scope} {name!r} is not {said}", fix=f"`backbeat {scope} list` shows which are")
+        listing = "definitions" if scope == "workflow" else "list"
+        raise ConflictError(f"{scope} {name!r} is not {said}", fix=f"`backbeat {scope} {listing}` shows which are")

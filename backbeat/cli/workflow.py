@@ -1,8 +1,8 @@
-"""`backbeat workflow`: which definitions there are, and stopping one of them."""
+"""`backbeat workflow`: runs of orchestrations; which definitions there are, and stopping one of them."""
 
 import click
 
-from backbeat.cli import pausing
+from backbeat.cli import pausing, runs
 from backbeat.cli.output import emit, output_option, talk
 
 _COLUMNS = ("workflow", "version", "runtime", "tier", "live", "seen_at", "paused", "reason")
@@ -10,12 +10,16 @@ _COLUMNS = ("workflow", "version", "runtime", "tier", "live", "seen_at", "paused
 
 @click.group()
 def workflow() -> None:
-    """See and pause definitions."""
+    """Run orchestrations; see and pause definitions."""
 
 
-@workflow.command("list")
+for command in (runs.start, runs.list_, runs.show, runs.cancel, runs.retry, runs.reconcile, runs.graph):
+    workflow.add_command(command)
+
+
+@workflow.command()
 @output_option
-def list_(output: str) -> None:
+def definitions(output: str) -> None:
     """List every definition and version that was registered; `seen_at` is when a worker last had it loaded."""
     from shared.db import producers
 
@@ -24,7 +28,7 @@ def list_(output: str) -> None:
 
 @workflow.command()
 @click.argument("name")
-@click.option("--reason", required=True, metavar="TEXT", help="Stands in the audit log and in `workflow list`.")
+@click.option("--reason", required=True, metavar="TEXT", help="Stands in the audit log and in `workflow definitions`.")
 def pause(name: str, reason: str) -> None:
     """Let no task of a definition start any more, of any version; what runs goes on.
 

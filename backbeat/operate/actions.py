@@ -20,7 +20,7 @@ _SQL = load("actions", "backbeat.operate")
 
 async def cancel(db: Database, task: UUID, reason: str) -> bool:
     """End a live task, running or not; its worker's later writes are refused. False when it is not live."""
-    return bool(await _do(db, _SQL["cancel"], {"id": task, "reason": reason}))
+    return bool(await do(db, _SQL["cancel"], {"id": task, "reason": reason}))
 
 
 async def set_budget(
@@ -31,7 +31,7 @@ async def set_budget(
     A workflow's and a tenant's are for a UTC day; `task` and `agent` name a workflow, and cap each of its tasks.
     """
     params = {"scope": scope, "key": key, "usd": usd, "tokens": tokens, "by": by, "soft": soft}
-    return int(await _do(db, _SQL["set_budget"], params))
+    return int(await do(db, _SQL["set_budget"], params))
 
 
 async def reconcile(db: Database, owner: UUID, key: str, seq: int, cost: Decimal, tokens: int, by: str) -> bool:
@@ -42,12 +42,12 @@ async def reconcile(db: Database, owner: UUID, key: str, seq: int, cost: Decimal
 
 async def throw_switch(db: Database, name: str, reason: str, by: str) -> None:
     """Let no model call (`all`) or no effect (`effects`) begin from now on."""
-    await _do(db, _SQL["throw_switch"], {"name": name, "reason": reason, "by": by})
+    await do(db, _SQL["throw_switch"], {"name": name, "reason": reason, "by": by})
 
 
 async def release_switch(db: Database, name: str, by: str | None = None) -> bool:
     """Undo that; False when the switch was not thrown."""
-    return bool(await _do(db, _SQL["release_switch"], {"name": name, "by": by}))
+    return bool(await do(db, _SQL["release_switch"], {"name": name, "by": by}))
 
 
 async def resolve_effect(db: Database, key: str, outcome: Any, reason: str, by: str) -> bool:
@@ -56,10 +56,10 @@ async def resolve_effect(db: Database, key: str, outcome: Any, reason: str, by: 
     False when it is done already, or while a worker may still be at it.
     """
     said = None if outcome is None else storable(outcome)
-    return bool(await _do(db, _SQL["resolve_effect"], {"key": key, "outcome": said, "reason": clean(reason), "by": by}))
+    return bool(await do(db, _SQL["resolve_effect"], {"key": key, "outcome": said, "reason": clean(reason), "by": by}))
 
 
-async def _do(db: Database, query: LiteralString, params: Mapping[str, Any]) -> Any:
+async def do(db: Database, query: LiteralString, params: Mapping[str, Any]) -> Any:
     """The one value that a door answers with."""
     try:
         (answer,) = (await db.row(query, params)).values()

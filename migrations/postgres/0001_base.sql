@@ -22,8 +22,7 @@ BEGIN
             WHEN duplicate_object OR unique_violation THEN NULL;
         END;
     END LOOP;
-END
-$$;
+END $$;
 
 GRANT USAGE ON SCHEMA backbeat TO backbeat_worker, backbeat_operator;
 ALTER DEFAULT PRIVILEGES IN SCHEMA backbeat GRANT SELECT ON TABLES TO backbeat_worker, backbeat_operator;
@@ -33,8 +32,7 @@ ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 -- What the runner has applied. A row without applied_at is a statement outside a transaction that was begun.
 CREATE TABLE backbeat.schema_migrations (
     version text PRIMARY KEY,
-    name text NOT NULL,
-    checksum text NOT NULL,
+    name text NOT NULL, checksum text NOT NULL,
     applied_at timestamptz
 );
 

@@ -52,22 +52,19 @@ CREATE TABLE backbeat.pauses (
     scope text NOT NULL CHECK (scope IN ('tenant', 'workflow', 'route')),
     key text NOT NULL CHECK (key <> ''),
     reason text NOT NULL CHECK (reason <> ''),
-    paused_by text NOT NULL,
-    paused_at timestamptz NOT NULL,
+    paused_by text NOT NULL, paused_at timestamptz NOT NULL,
     PRIMARY KEY (scope, key)
 );
 
 -- What a task of a definition has cost lately; learned at settlement.
 CREATE TABLE backbeat.estimates (
-    workflow text NOT NULL,
-    version integer NOT NULL,
+    workflow text NOT NULL, version integer NOT NULL,
     cost double precision NOT NULL CHECK (cost > 0),
     PRIMARY KEY (workflow, version)
 );
 
 CREATE TABLE backbeat.flows (
-    tenant text NOT NULL,
-    tier text NOT NULL,
+    tenant text NOT NULL, tier text NOT NULL,
     class text NOT NULL CHECK (class IN ('urgent', 'high', 'normal', 'low')),
     last_v double precision NOT NULL DEFAULT 0,
     ready integer NOT NULL DEFAULT 0 CHECK (ready >= 0),
@@ -84,20 +81,14 @@ CREATE TABLE backbeat.virtual_time (
 
 CREATE TABLE backbeat.simple_tasks (
     id uuid PRIMARY KEY,
-    tenant text NOT NULL,
-    workflow text NOT NULL,
-    version integer NOT NULL,
-    tier text NOT NULL,
+    tenant text NOT NULL, workflow text NOT NULL, version integer NOT NULL, tier text NOT NULL,
     class text NOT NULL CHECK (class IN ('urgent', 'high', 'normal', 'low')),
     payload jsonb NOT NULL,
     status text NOT NULL CHECK (status IN ('pending', 'ready', 'running', 'delayed', 'held')),
     -- 0: to the front of its own flow (retries, due rows, released holds); 1: in order of arrival.
     rank smallint NOT NULL DEFAULT 1 CHECK (rank IN (0, 1)),
     hold_reason text CHECK (hold_reason IN ('budget', 'version', 'route', 'effect', 'price', 'paused')),
-    hold_key text,
-    run_after timestamptz,
-    expires_at timestamptz,
-    source_at timestamptz,
+    hold_key text, run_after timestamptz, expires_at timestamptz, source_at timestamptz,
     vstart double precision,
     estimate double precision,
     attempts smallint NOT NULL DEFAULT 0 CHECK (attempts >= 0),
@@ -107,12 +98,7 @@ CREATE TABLE backbeat.simple_tasks (
     history jsonb NOT NULL DEFAULT '[]',
     -- Its worker was lost and one attempt is left: that runs with no other task in its process, lest it kill those too.
     alone boolean NOT NULL DEFAULT false,
-    lease bigint,
-    lease_until timestamptz,
-    worker text,
-    started_at timestamptz,
-    agent_id uuid,
-    parent_id uuid,
+    lease bigint, lease_until timestamptz, worker text, started_at timestamptz, agent_id uuid, parent_id uuid,
     origin_id uuid NOT NULL,
     -- Of a requeued dead letter: the task it was at first, whose effects are not repeated.
     first_id uuid,
@@ -142,31 +128,12 @@ CREATE INDEX simple_tasks_expiring ON backbeat.simple_tasks (expires_at) WHERE e
 -- a task ends once, and retention drops whole days.
 CREATE TABLE backbeat.finished_tasks (
     id uuid PRIMARY KEY,
-    tenant text NOT NULL,
-    workflow text NOT NULL,
-    version integer NOT NULL,
-    tier text NOT NULL,
-    class text NOT NULL,
+    tenant text NOT NULL, workflow text NOT NULL, version integer NOT NULL, tier text NOT NULL, class text NOT NULL,
     status text NOT NULL CHECK (status IN ('succeeded', 'dead', 'cancelled', 'expired', 'escalated')),
-    payload jsonb NOT NULL,
-    result jsonb,
-    error_class text,
-    error text,
-    attempts smallint NOT NULL,
-    history jsonb NOT NULL,
-    calls integer NOT NULL DEFAULT 0,
-    input_tokens bigint NOT NULL DEFAULT 0,
-    output_tokens bigint NOT NULL DEFAULT 0,
-    cost_usd numeric,
-    agent_id uuid,
-    parent_id uuid,
-    origin_id uuid NOT NULL,
-    workflow_id uuid,
-    idempotency_key bytea,
-    traceparent text NOT NULL,
-    source_at timestamptz,
-    created_at timestamptz NOT NULL,
-    finished_at timestamptz NOT NULL,
+    payload jsonb NOT NULL, result jsonb, error_class text, error text, attempts smallint NOT NULL, history jsonb NOT NULL,
+    calls integer NOT NULL DEFAULT 0, input_tokens bigint NOT NULL DEFAULT 0, output_tokens bigint NOT NULL DEFAULT 0,
+    cost_usd numeric, agent_id uuid, parent_id uuid, origin_id uuid NOT NULL, workflow_id uuid, idempotency_key bytea,
+    traceparent text NOT NULL, source_at timestamptz, created_at timestamptz NOT NULL, finished_at timestamptz NOT NULL,
     CONSTRAINT dead_says_why CHECK (status <> 'dead' OR error_class IS NOT NULL),
     CONSTRAINT escalated_names_its_workflow CHECK ((status = 'escalated') = (workflow_id IS NOT NULL))
 ) PARTITION BY RANGE (id);
@@ -185,25 +152,13 @@ FROM backbeat.finished_tasks;
 
 CREATE TABLE backbeat.dead_letters (
     id uuid PRIMARY KEY,
-    tenant text NOT NULL,
-    workflow text NOT NULL,
-    version integer NOT NULL,
-    error_class text NOT NULL,
-    error text NOT NULL,
-    attempts smallint NOT NULL,
-    payload jsonb,
-    died_at timestamptz NOT NULL,
+    tenant text NOT NULL, workflow text NOT NULL, version integer NOT NULL, error_class text NOT NULL, error text NOT NULL,
+    attempts smallint NOT NULL, payload jsonb, died_at timestamptz NOT NULL,
     -- What a requeue needs when the history has been dropped.
     class text NOT NULL,
-    origin_id uuid NOT NULL,
-    idempotency_key bytea,
-    traceparent text NOT NULL,
-    source_at timestamptz,
-    first_id uuid,
+    origin_id uuid NOT NULL, idempotency_key bytea, traceparent text NOT NULL, source_at timestamptz, first_id uuid,
     requeued_as uuid UNIQUE,
-    resolved_at timestamptz,
-    resolved_by text,
-    reason text,
+    resolved_at timestamptz, resolved_by text, reason text,
     CONSTRAINT resolved_says_who_and_why CHECK (num_nulls(resolved_at, resolved_by, reason) IN (0, 3)),
     CONSTRAINT only_open_ones_have_a_payload CHECK ((payload IS NULL) = (resolved_at IS NOT NULL)),
     CONSTRAINT requeued_is_resolved CHECK (requeued_as IS NULL OR resolved_at IS NOT NULL)
@@ -221,17 +176,13 @@ CREATE TABLE backbeat.idempotency (
 CREATE TABLE backbeat.workers (
     id text PRIMARY KEY,
     kind text NOT NULL CHECK (kind IN ('cron', 'temporal')),
-    loaded text[] NOT NULL,
-    started_at timestamptz NOT NULL,
+    loaded text[] NOT NULL, started_at timestamptz NOT NULL,
     seen_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
 CREATE TABLE backbeat.ticks (
     id uuid PRIMARY KEY,
-    worker text NOT NULL,
-    started_at timestamptz NOT NULL,
-    ended_at timestamptz,
-    claimed integer NOT NULL DEFAULT 0,
+    worker text NOT NULL, started_at timestamptz NOT NULL, ended_at timestamptz, claimed integer NOT NULL DEFAULT 0,
     settled integer NOT NULL DEFAULT 0
 );
 
@@ -264,8 +215,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET lock_t
 DECLARE
     v_made integer := 0;
     v_today date := utc_day(backbeat.now());
-    v_day date;
-    v_name text;
+    v_day date; v_name text;
 BEGIN
     FOR v_day IN
         WITH RECURSIVE live AS (
@@ -293,8 +243,7 @@ BEGIN
         END IF;
     END LOOP;
     RETURN v_made;
-END
-$$;
+END $$;
 SELECT backbeat.maintain_partitions();
 
 -- Tells Postgres what some code declares. Idempotent; what changed holds for new tasks.
@@ -316,8 +265,7 @@ $$;
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_loaded text[];
-    v_released integer;
+    v_loaded text[]; v_released integer;
 BEGIN
     PERFORM register_definitions(p_kind, p_definitions);
     UPDATE workflows w SET seen_at = backbeat.now()
@@ -335,8 +283,7 @@ BEGIN
 
     SELECT coalesce(sum(release_held('version', l.key)), 0) INTO v_released FROM unnest(v_loaded) AS l(key);
     RETURN v_released;
-END
-$$;
+END $$;
 
 -- How many more rows of a flow may be ready (of a bulk lane, running): what is left of its window, or of its tenant's cap
 -- over all flows.
@@ -367,9 +314,7 @@ $$;
 CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    v_ids uuid[];
-    v_parked uuid[];
-    v_moved integer;
+    v_ids uuid[]; v_parked uuid[]; v_moved integer;
 BEGIN
     FOR v_round IN 1..20 LOOP
         SELECT array_agg(l.id) INTO v_ids
@@ -414,17 +359,13 @@ BEGIN
     )
     SELECT coalesce(sum(n), 0) INTO v_moved FROM told;
     RETURN v_moved;
-END
-$$;
+END $$;
 
 -- Everything that time alone moves, bounded: due rows, expired rows, windows with room, versions nobody has loaded.
 CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE (due integer, expired integer, promoted integer, unloaded integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_expired uuid[];
-    v_homeless uuid[];
-    v_stale text[];
-    v_flows flows[];
+    v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -491,8 +432,7 @@ BEGIN
         FROM virtual_time o) m
     WHERE v.tier = m.tier AND v.floor <> m.floor;
     RETURN NEXT;
-END
-$$;
+END $$;
 
 -- Lifts a hold: the rows go to the front of their own flow.
 CREATE FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer DEFAULT 5000) RETURNS integer
@@ -515,8 +455,7 @@ BEGIN
             SELECT h.id FROM simple_tasks h WHERE h.status = 'held' AND h.hold_reason = p_reason AND h.hold_key = p_key FOR UPDATE SKIP LOCKED);
     END IF;
     RETURN v_moved;
-END
-$$;
+END $$;
 
 -- What a worker may start of what it has loaded.
 CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
@@ -534,12 +473,7 @@ CREATE FUNCTION backbeat.claim(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     c_urgent_share CONSTANT double precision := 0.25;
-    v_tiers text[];
-    v_shut text[];
-    v_found uuid[];
-    v_seen uuid[] := '{}';
-    v_taken uuid[] := '{}';
-    v_rows simple_tasks[];
+    v_tiers text[]; v_shut text[]; v_found uuid[]; v_seen uuid[] := '{}'; v_taken uuid[] := '{}'; v_rows simple_tasks[];
     v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
@@ -603,8 +537,7 @@ BEGIN
         SELECT r.tier, max(r.vstart - r.estimate / (n.weight * class_weight(r.class))) AS v FROM unnest(v_rows) r JOIN tenants n ON n.id = r.tenant GROUP BY 1) c
     WHERE v.tier = c.tier AND v.v < c.v;
     RETURN QUERY SELECT * FROM unnest(v_rows);
-END
-$$;
+END $$;
 
 -- Gives up to p_limit rows of the bulk lanes to a worker. Such rows are cheap and many, so none is made ready first: the flow
 -- whose clock is least gives as many as it has, then the next. A row that must run alone comes alone, to a worker that runs
@@ -616,8 +549,7 @@ CREATE FUNCTION backbeat.claim_bulk(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     v_urgent boolean := random() < 0.25;
-    v_taken uuid[];
-    v_now timestamptz;
+    v_taken uuid[]; v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
@@ -690,8 +622,7 @@ BEGIN
         UPDATE virtual_time v SET v = b.at_v FROM (SELECT g.tier, min(g.at_v) AS at_v FROM begun g GROUP BY 1) b WHERE v.tier = b.tier AND v.v < b.at_v
     )
     SELECT * FROM started s ORDER BY s.vstart, s.rank, s.id;
-END
-$$;
+END $$;
 
 -- Prolongs leases; answers the ids whose lease is no longer the caller's.
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
@@ -707,8 +638,7 @@ BEGIN
         FROM mine WHERE t.id = mine.id RETURNING t.id
     )
     SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k);
-END
-$$;
+END $$;
 
 -- Takes rows that are ready or running out of their flows, before anything else is done to them, and tells the
 -- flow and the estimate what a run really cost. The rows and their flows are locked by the caller.
@@ -733,8 +663,7 @@ BEGIN
     INSERT INTO estimates AS e (workflow, version, cost)
     SELECT l.workflow, l.version, avg(l.cost) FROM leaving l WHERE l.status = 'running' GROUP BY 1, 2 ORDER BY 1, 2
     ON CONFLICT (workflow, version) DO UPDATE SET cost = 0.9 * e.cost + 0.1 * excluded.cost WHERE e.cost <> excluded.cost;
-END
-$$;
+END $$;
 
 -- Ends locked rows: history, dead letters, and the stored answers of their calls dropped; a dead one keeps them, for it may be
 -- asked to go on.
@@ -744,6 +673,9 @@ DECLARE
     v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
+    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
+        PERFORM settle_joins(p_departures);
+    END IF;
     WITH bills AS (
         SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
                CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
@@ -771,8 +703,7 @@ BEGIN
     END IF;
     UPDATE model_calls c SET response = NULL
     WHERE c.owner = ANY (ARRAY(SELECT d.id FROM unnest(p_departures) d WHERE d.status <> 'dead')) AND c.response IS NOT NULL;
-END
-$$;
+END $$;
 
 -- What an attempt leaves in its task's history.
 CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb
@@ -799,8 +730,7 @@ BEGIN
             CASE WHEN t.status = 'running' THEN history_entry(t, p_status, p_error_class, p_error) END)::departure
         FROM simple_tasks t WHERE t.id = ANY (v_ids)));
     RETURN QUERY SELECT unnest(v_ids);
-END
-$$;
+END $$;
 
 -- Whether what a task of an attempt since p_since is to be held for still stands. If so, nobody lifts it before the caller
 -- commits; or the hold would be written just after the one moment that looks for it.
@@ -816,8 +746,7 @@ BEGIN
         SELECT e.status = 'unknown' INTO v_stands FROM side_effects e WHERE e.key = p_key FOR SHARE;
     END IF;
     RETURN coalesce(v_stands, true);
-END
-$$;
+END $$;
 
 -- Whether an outcome is one of the free releases that are counted: a vendor was asked in vain. Running out of time is not.
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
@@ -831,11 +760,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_c
 DECLARE
     c_free_releases CONSTANT integer := 20;
     v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
-    v_ends ending[];
-    v_ids uuid[];
-    v_children text[];
-    v_flows flows[];
-    v_departures departure[];
+    v_ends ending[]; v_ids uuid[]; v_children text[]; v_flows flows[]; v_departures departure[];
 BEGIN
     SELECT coalesce(array_agg(l.id), '{}'), array_agg(l.r) INTO v_ids, v_ends FROM (
         SELECT t.id, r FROM simple_tasks t JOIN unnest(v_all) r ON r.id = t.id AND r.lease = t.lease
@@ -890,15 +815,13 @@ BEGIN
 
     PERFORM promote(v_flows);
     RETURN QUERY SELECT a.id FROM unnest(v_all) a WHERE a.id <> ALL (v_ids);
-END
-$$;
+END $$;
 
 -- The tasks that a task leaves behind: they carry on its origin, in its tenant and class.
 CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
 LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_task simple_tasks;
-    v_kind record;
+    v_task simple_tasks; v_kind record;
 BEGIN
     SELECT * INTO v_task FROM simple_tasks t WHERE t.id = (p_end).id;
     FOR v_kind IN
@@ -909,8 +832,7 @@ BEGIN
             p_tenant => v_task.tenant, p_class => v_task.class, p_source_at => array_fill(v_task.source_at, ARRAY[cardinality(v_kind.payloads)]),
             p_traceparent => v_task.traceparent, p_origin => v_task.origin_id, p_parent => v_task.id);
     END LOOP;
-END
-$$;
+END $$;
 
 -- Settles and claims in one transaction: how a worker of bulk rows spends its day. Answers what it claimed, and before that
 -- the ids that were refused, as rows of status `refused`.
@@ -919,8 +841,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     RETURN QUERY SELECT (jsonb_populate_record(NULL::simple_tasks, jsonb_build_object('id', s.id, 'status', 'refused'))).* FROM settle(p_rows) AS s(id);
     RETURN QUERY SELECT * FROM claim_bulk(p_worker, p_loaded, p_limit, p_lease_seconds, p_idle => false, p_patient => false);
-END
-$$;
+END $$;
 
 -- Takes back runs whose lease ran out. The run counts as an attempt, so a task that kills its worker ends in the dead
 -- letters; its open calls are presumed spent. p_leases: only these runs.
@@ -928,9 +849,7 @@ CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEF
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    v_ids uuid[];
-    v_leases bigint[];
-    v_dead departure[];
+    v_ids uuid[]; v_leases bigint[]; v_dead departure[];
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
         SELECT t.id, t.lease FROM simple_tasks t
@@ -954,8 +873,7 @@ BEGIN
     WHERE t.id = ANY (v_ids);
     RETURN QUERY
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
-END
-$$;
+END $$;
 
 -- Lets nothing of a tenant or a workflow start any more, or no call take a route; what runs goes on. Rows in the windows make
 -- room for others.
@@ -980,8 +898,7 @@ BEGIN
     WHERE t.id = ANY (v_ids);
     PERFORM audit(session_user, 'queue.paused', p_scope || '/' || p_key, jsonb_build_object('reason', p_reason, 'by', p_by));
     RETURN cardinality(v_ids);
-END
-$$;
+END $$;
 
 -- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
 CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
@@ -994,8 +911,7 @@ BEGIN
         RETURN true;
     END IF;
     RETURN false;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid
 LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
@@ -1010,16 +926,14 @@ BEGIN
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
     ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
     PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     DELETE FROM switches WHERE name = p_name;
     RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
-END
-$$;
+END $$;
 
 -- Only the doors; what they call inside stays closed.
 GRANT EXECUTE ON FUNCTION

@@ -17,20 +17,9 @@ CREATE TABLE backbeat.side_effects (
     kind text NOT NULL,
     status text NOT NULL CHECK (status IN ('intended', 'done', 'unknown')),
     owner_kind text NOT NULL CHECK (owner_kind IN ('task', 'workflow')),
-    owner uuid NOT NULL,
-    origin_id uuid NOT NULL,
-    approval_id uuid,
-    request jsonb NOT NULL,
-    request_hash text NOT NULL,
-    outcome jsonb,
-    error text,
-    token bigint NOT NULL,
-    fires integer NOT NULL,
-    fire_until timestamptz,
-    traceparent text NOT NULL,
-    intended_at timestamptz NOT NULL,
-    done_at timestamptz,
-    resolved_by text,
+    owner uuid NOT NULL, origin_id uuid NOT NULL, approval_id uuid, request jsonb NOT NULL, request_hash text NOT NULL,
+    outcome jsonb, error text, token bigint NOT NULL, fires integer NOT NULL, fire_until timestamptz, traceparent text NOT NULL,
+    intended_at timestamptz NOT NULL, done_at timestamptz, resolved_by text,
     CONSTRAINT only_intended_is_given_back CHECK (fire_until IS NOT NULL OR status IN ('intended', 'done')),
     CONSTRAINT done_has_an_outcome CHECK ((status = 'done') = (outcome IS NOT NULL AND done_at IS NOT NULL))
 );
@@ -45,7 +34,7 @@ CREATE INDEX side_effects_approval ON backbeat.side_effects (approval_id) WHERE 
 --   look      its writer did not come back: look for the mark (detail), then finish_effect or refire_effect with token
 --   noted     p_fire_seconds is NULL, the caller cannot write: the intent is on record, somebody else may begin it
 --   conflict  the key stands for another request
---   refused   no approval of exactly this request of this owner stands
+--   refused   no approval of exactly this request of this owner stands, or its orchestration has ended
 --   stopped   the kill switch is thrown (detail: its reason)
 --   fenced    the task is no longer the caller's
 CREATE FUNCTION backbeat.begin_effect(
@@ -56,8 +45,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_token bigint := nextval('leases');
-    v_effect side_effects;
-    v_mark text;
+    v_effect side_effects; v_mark text;
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
@@ -72,7 +60,8 @@ BEGIN
         IF FOUND THEN
             RETURN;
         END IF;
-        IF p_owner_kind = 'workflow' AND p_approval IS NULL OR p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) THEN
+        IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) OR p_approval IS NULL AND p_owner_kind = 'workflow' AND NOT EXISTS (
+            SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
             RETURN;
         END IF;
@@ -102,8 +91,7 @@ BEGIN
         UPDATE side_effects e SET status = 'unknown', token = v_token, fire_until = clock() + make_interval(secs => p_fire_seconds) WHERE e.key = p_key;
         RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, v_effect.mark;
     END IF;
-END
-$$;
+END $$;
 
 -- Records that the far write happened. Whoever saw its outcome may say so, with an old token too: it is a fact.
 -- True when this wrote it; the first outcome stands.
@@ -117,8 +105,7 @@ BEGIN
         RETURN true;
     END IF;
     RETURN false;
-END
-$$;
+END $$;
 
 -- The far write certainly did not happen (it was refused, never sent, or a look found nothing): the holder of the token
 -- may fire within the window it names, or with 0 seconds gives the effect back, and whoever begins it next fires.
@@ -134,8 +121,7 @@ BEGIN
         fires = fires + CASE WHEN p_fire_seconds > 0 THEN 1 ELSE 0 END
     WHERE key = p_key AND status <> 'done' AND token = p_token;
     RETURN FOUND;
-END
-$$;
+END $$;
 
 -- What stands in an open effect's way, for people to read; it changes nothing else.
 CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
@@ -155,8 +141,7 @@ BEGIN
     PERFORM release_held('effect', p_key);
     PERFORM audit(session_user, 'effect.resolved', p_key, jsonb_build_object('outcome', p_outcome, 'reason', p_reason, 'by', p_by));
     RETURN true;
-END
-$$;
+END $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.begin_effect, backbeat.finish_effect, backbeat.refire_effect, backbeat.note_effect TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.resolve_effect TO backbeat_operator;

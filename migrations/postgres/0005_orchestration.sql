@@ -25,19 +25,11 @@ CREATE TABLE backbeat.orchestrated_workflows (
     generation smallint NOT NULL DEFAULT 1 CHECK (generation > 0),
     temporal_id text NOT NULL UNIQUE GENERATED ALWAYS AS (
         workflow || '/' || id || CASE WHEN generation = 1 THEN '' ELSE '~r' || generation END) STORED,
-    run_id text,
-    state_seq integer NOT NULL DEFAULT 0,
-    waiting_for text,
-    deadline timestamptz,
-    result jsonb,
-    error text,
+    run_id text, state_seq integer NOT NULL DEFAULT 0, waiting_for text, deadline timestamptz, result jsonb, error text,
     parent_task uuid UNIQUE,
     origin_id uuid NOT NULL,
     traceparent text NOT NULL CHECK (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'),
-    created_at timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL,
-    checked_at timestamptz NOT NULL,
-    finished_at timestamptz,
+    created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL, checked_at timestamptz NOT NULL, finished_at timestamptz,
     CONSTRAINT ended_says_when CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
     CONSTRAINT waiting_says_for_what CHECK ((status = 'waiting') = (waiting_for IS NOT NULL)),
     CONSTRAINT failed_says_why CHECK ((status = 'failed') = (error IS NOT NULL)),
@@ -59,13 +51,8 @@ CREATE TABLE backbeat.temporal_outbox (
     stream uuid NOT NULL REFERENCES backbeat.orchestrated_workflows,
     seq integer NOT NULL CHECK (seq > 0),
     kind text NOT NULL CHECK (kind IN ('start', 'poke', 'wake', 'cancel')),
-    lease bigint,
-    lease_until timestamptz NOT NULL,
-    attempts integer NOT NULL DEFAULT 0,
-    created_at timestamptz NOT NULL,
-    delivered_at timestamptz,
-    dead_at timestamptz,
-    last_error text,
+    lease bigint, lease_until timestamptz NOT NULL, attempts integer NOT NULL DEFAULT 0, created_at timestamptz NOT NULL,
+    delivered_at timestamptz, dead_at timestamptz, last_error text,
     PRIMARY KEY (stream, seq),
     CONSTRAINT begins_with_a_start CHECK (seq > 1 OR kind = 'start'),
     CONSTRAINT ends_once CHECK (delivered_at IS NULL OR dead_at IS NULL),
@@ -188,8 +175,7 @@ CREATE FUNCTION backbeat.append_only() RETURNS trigger
 LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
-END
-$$;
+END $$;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON backbeat.approval_decisions EXECUTE FUNCTION backbeat.append_only();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON backbeat.audit_log EXECUTE FUNCTION backbeat.append_only();
 ALTER TABLE backbeat.approval_decisions ENABLE ALWAYS TRIGGER append_only;
@@ -222,8 +208,7 @@ BEGIN
     INSERT INTO audit_log VALUES (v_prev.id + 1, v_at, p_actor, p_action, p_subject, p_detail, v_prev.hash, v_hash);
     UPDATE audit_head SET id = v_prev.id + 1, hash = v_hash;
     RETURN v_prev.id + 1;
-END
-$$;
+END $$;
 
 -- The first row of the audit log that is not as it was written, and what is wrong; no row when all is well.
 -- Whoever owns the database can rewrite the whole chain: only a head that was kept elsewhere shows that.
@@ -249,25 +234,24 @@ LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
     RETURNING seq
 $$;
 
--- Makes a workflow's row and the message that starts it, in the caller's transaction. p_traceparent names the span that
+-- Makes a workflow's row and the message that starts it, in the caller's transaction; of the newest version that a worker has
+-- registered, p_version at least. p_traceparent names the span that
 -- escalates; the row's own names the span `escalate`, in the same trace.
 CREATE FUNCTION backbeat.start_workflow(
     p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text
 ) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_id uuid := uuid7();
-    v_now timestamptz := clock();
+    v_id uuid := uuid7(); v_now timestamptz := clock();
 BEGIN
     INSERT INTO orchestrated_workflows (
         id, workflow, version, tenant, input, parent_task, origin_id, traceparent, created_at, updated_at, checked_at)
-    VALUES (v_id, p_workflow, p_version, p_tenant, p_input, p_parent_task, coalesce(p_origin, v_id), format('00-%s-%s-01',
+    VALUES (v_id, p_workflow, greatest(p_version, (SELECT max(w.version) FROM workflows w WHERE w.name = p_workflow AND w.runtime = 'temporal')), p_tenant, p_input, p_parent_task, coalesce(p_origin, v_id), format('00-%s-%s-01',
         coalesce(substring(p_traceparent FROM '^00-([0-9a-f]{32})-'), trace_id('workflow', v_id::text)),
         span_id('escalate', v_id::text)), v_now, v_now, v_now);
     PERFORM push_outbox(v_id, 'start');
     RETURN v_id;
-END
-$$;
+END $$;
 
 -- Leases messages of some kinds: of each stream the first open one only, so that deliveries keep their order.
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE (
@@ -292,8 +276,7 @@ BEGIN
     )
     SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
     FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream;
-END
-$$;
+END $$;
 
 -- Records how a delivery went: delivered, retry (not before p_delay seconds) or dead. False when the lease is no longer the
 -- caller's. A start that is delivered makes the workflow run; one that is dead fails it.
@@ -302,8 +285,7 @@ CREATE FUNCTION backbeat.settle_outbox(
     p_delay double precision DEFAULT 0, p_run_id text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 DECLARE
-    v_now timestamptz;
-    v_kind text;
+    v_now timestamptz; v_kind text;
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_stream FOR NO KEY UPDATE;
     v_now := clock();
@@ -320,8 +302,7 @@ BEGIN
         WHERE id = p_stream AND status = 'starting';
     END IF;
     RETURN v_kind IS NOT NULL;
-END
-$$;
+END $$;
 
 -- What a workflow says of itself, only where it is news. A workflow that ends takes its pending requests with it.
 CREATE FUNCTION backbeat.project_state(
@@ -349,8 +330,7 @@ BEGIN
         END LOOP;
     END IF;
     RETURN true;
-END
-$$;
+END $$;
 
 -- Open workflows that nobody has looked at for so many seconds; they count as looked at from now on.
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE (
@@ -368,8 +348,7 @@ BEGIN
     )
     UPDATE orchestrated_workflows w SET checked_at = v_now FROM picked p WHERE w.id = p.id
     RETURNING w.id, w.temporal_id, w.status, w.state_seq;
-END
-$$;
+END $$;
 
 -- Temporal does not know this workflow: start it again, under a new id if it once ran. What was decided stands in Postgres.
 CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) RETURNS boolean
@@ -386,8 +365,7 @@ BEGIN
     WHERE id = p_workflow;
     PERFORM push_outbox(p_workflow, 'start');
     RETURN true;
-END
-$$;
+END $$;
 
 -- A moment plus so many seconds; where the policy names a calendar only its hours count. NULL when it never comes.
 CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timestamptz, p_seconds double precision) RETURNS timestamptz
@@ -417,8 +395,7 @@ BEGIN
     INSERT INTO presence AS p SELECT coalesce(max(o.since), NEW.seen_at), NEW.seen_at FROM presence o WHERE o.until > NEW.seen_at - interval '1 minute'
     ON CONFLICT (since) DO UPDATE SET until = greatest(p.until, excluded.until);
     RETURN NULL;
-END
-$$;
+END $$;
 CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers FOR EACH ROW WHEN (NEW.kind = 'temporal') EXECUTE FUNCTION backbeat.note_presence();
 
 -- A deadline that passed while no Temporal worker was there comes later, by as long as nobody was.
@@ -434,8 +411,7 @@ BEGIN
         PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object('from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
     END IF;
     RETURN p_request;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog
@@ -537,8 +513,7 @@ BEGIN
             'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_policy));
     END IF;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
-END
-$$;
+END $$;
 
 -- The next revision, of this one only: votes on it are void, and everybody is asked again. NULL where something else is shown by now.
 CREATE FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamptz) RETURNS backbeat.approval_requests
@@ -552,8 +527,7 @@ BEGIN
     WHERE r.id = p_request AND r.revision = p_revision AND r.closed_at IS NULL AND r.deadline > p_at RETURNING * INTO v_request;
     PERFORM tell(v_request, 'asked', jsonb_build_object('by', p_by), p_at) WHERE v_request.id IS NOT NULL;
     RETURN v_request;
-END
-$$;
+END $$;
 
 -- What comes back when changes were requested, of the revision they were requested of; false when that is no longer wanted.
 CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean
@@ -692,8 +666,7 @@ BEGIN
     END IF;
     RETURN QUERY SELECT v_verdict, v_user, CASE v_verdict WHEN 'repeated' THEN v_prior.state_after ELSE v_state END,
         v_request.closed_by, v_request.closed_at, v_request.deadline, v_problem;
-END
-$$;
+END $$;
 
 -- Does what time alone does to a request (remind, escalate, alert that nobody can decide, close at the deadline), and says how
 -- it stands: settled when nothing but its effect may follow, and the seconds until time does something again.
@@ -731,8 +704,7 @@ BEGIN
         extract(epoch FROM CASE WHEN v_request.closed_at IS NULL THEN least(v_request.deadline, v_request.remind_at,
             (SELECT min(a) FROM unnest(v_request.escalate_at) AS a WHERE a > v_now)) ELSE greatest(v_request.effect_after, v_now) END - v_now)::double precision,
         v_request.closed_by, v_request.closed_at, v_request.revision WHERE v_request.id IS NOT NULL;
-END
-$$;
+END $$;
 
 -- For begin_effect: true while this approval of exactly this hash stands for this workflow; nothing changes that before it commits.
 CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
@@ -760,8 +732,7 @@ BEGIN
     INSERT INTO notifications VALUES (uuid7(), 'delegated', NULL, NULL, ARRAY[p_to], '{}', jsonb_build_object('by', session_user, 'from', p_from, 'open', v_open), v_now);
     PERFORM audit(session_user, 'approval.reassigned', p_from, jsonb_build_object('to', p_to, 'reason', p_reason, 'open', v_open));
     RETURN v_open;
-END
-$$;
+END $$;
 
 -- Tokens are made and revoked by who runs the migrations: no worker may say who somebody is.
 CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text
@@ -773,8 +744,7 @@ BEGIN
     VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
     PERFORM audit(session_user, 'token.created', v_id, jsonb_build_object('user', p_user, 'groups', p_groups));
     RETURN v_id;
-END
-$$;
+END $$;
 
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
@@ -784,8 +754,7 @@ BEGIN
         PERFORM audit(session_user, 'token.revoked', p_id, '{}');
     END IF;
     RETURN FOUND;
-END
-$$;
+END $$;
 
 -- Ends a task from outside, as an operator may.
 CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
@@ -793,8 +762,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 BEGIN
     PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
     RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
-END
-$$;
+END $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.set_calendar TO backbeat_operator;
 GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,

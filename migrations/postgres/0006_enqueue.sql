@@ -11,8 +11,7 @@ BEGIN
     END IF;
 EXCEPTION
     WHEN duplicate_object OR unique_violation THEN NULL;
-END
-$$;
+END $$;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
 
 -- The canonical JSON text of a value (RFC 8785), as shared/ids.py writes it. Numbers are doubles and must be below 2^53: beyond
@@ -53,8 +52,7 @@ BEGIN
             CASE WHEN octet_length(m.key) = length(m.key) THEN m.key ELSE regexp_replace(
                 replace(m.key, U&'\+10FFFF', U&'\+10FFFF\0001'), U&'([\E000-\FFFF])', U&'\+10FFFF\\1', 'g') END COLLATE "C")
         FROM jsonb_each(p_value) AS m), '') || '}';
-END
-$$;
+END $$;
 
 -- The key under which equal payloads are one task: sha256 of the canonical [workflow, version, hex sha256 of the payload, salt].
 CREATE FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text DEFAULT '') RETURNS bytea
@@ -76,12 +74,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_c
 #variable_conflict use_column
 DECLARE
     c_payload_cap CONSTANT integer := 1048576;
-    v_workflow workflows;
-    v_keys bytea[] := p_keys;
-    v_known uuid[];
-    v_given_up uuid[] := '{}';
-    v_new uuid[];
-    v_ids uuid[];
+    v_workflow workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
     v_at timestamptz := clock();
     v_start bigint := floor(extract(epoch FROM v_at) * 1000);
     v_seed text := gen_random_uuid();
@@ -151,8 +144,7 @@ BEGIN
     FROM unnest(v_ids, v_new) WITH ORDINALITY AS u(id, new, n)
     LEFT JOIN (SELECT h.id, h.status FROM finished_tasks h WHERE h.id = ANY (v_known)) f ON f.id = u.id
     ORDER BY u.n;
-END
-$$;
+END $$;
 
 -- Refuses a tenant that nobody made; or makes it, where '*' says that unknown ones are made, like '*' itself.
 CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
@@ -167,8 +159,7 @@ BEGIN
     IF p_id = '*' OR NOT EXISTS (SELECT FROM tenants t WHERE t.id = p_id) THEN
         RAISE EXCEPTION 'tenant % does not exist', p_id USING ERRCODE = 'BB001', HINT = '`backbeat tenant set` makes one, `backbeat tenant unknown create` all';
     END IF;
-END
-$$;
+END $$;
 
 -- Makes a tenant or changes what is not NULL; a cap of 0 is none. What is queued already keeps its place.
 CREATE FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) RETURNS void
@@ -181,8 +172,7 @@ BEGIN
     ON CONFLICT (id) DO UPDATE SET weight = coalesce(p_weight, t.weight),
         max_running = CASE WHEN p_max_running IS NULL THEN t.max_running ELSE nullif(p_max_running, 0) END;
     PERFORM audit(session_user, 'tenant.set', p_id, jsonb_build_object('by', p_by, 'weight', p_weight, 'max_running', p_max_running));
-END
-$$;
+END $$;
 
 -- From now on a tenant that nobody made is refused again.
 CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void

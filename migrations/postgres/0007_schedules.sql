@@ -15,8 +15,7 @@ BEGIN
         -- Its function below is made, and tried by operators, by whoever runs this.
         EXECUTE format('GRANT backbeat_selector TO %I', current_user);
     END IF;
-END
-$$;
+END $$;
 
 CREATE TABLE backbeat.schedules (
     name text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
@@ -55,15 +54,13 @@ BEGIN
         SELECT coalesce(array_agg(e.task_id ORDER BY e.ord) FILTER (WHERE e.created), '{}')
         FROM enqueue(v_schedule.workflow, v_schedule.version, p_payloads, p_keys, v_schedule.tenant, v_schedule.class,
             p_run_after => p_run_after, p_source_at => array_fill(p_slot, ARRAY[cardinality(p_payloads)])) e) END;
-END
-$$;
+END $$;
 
 -- What a schedule's selector finds at the slot after p_watermark, for one caller at a time, who sets statement_timeout first.
 CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamptz, p_limit integer) RETURNS SETOF jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
-    v_sql text;
-    v_row jsonb;
+    v_sql text; v_row jsonb;
 BEGIN
     ASSERT current_user = 'backbeat_selector', 'backbeat.run_selector must belong to backbeat_selector';
     PERFORM set_config('transaction_read_only', 'on', true);
@@ -73,8 +70,7 @@ BEGIN
     END IF;
     -- A loop is a cursor, which takes one statement only.
     FOR v_row IN EXECUTE format(E'SELECT to_jsonb(s) FROM (\n%s\n) AS s LIMIT %s', v_sql, p_limit) LOOP RETURN NEXT v_row; END LOOP;
-END
-$$;
+END $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.fire_schedule, backbeat.run_selector TO backbeat_worker;
 GRANT USAGE, CREATE ON SCHEMA backbeat TO backbeat_selector;

@@ -23,9 +23,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_c
 DECLARE
     c_free CONSTANT jsonb := '{"status": "memo", "lease": null, "reserved_usd": 0, "reserved_tokens": 0, "cost_usd": null, "charged": [],
                                "uncached": null, "cache_read": null, "cache_write": null, "output": null, "reasoning": null}';
-    v_now timestamptz := clock();
-    v_ids uuid[];
-    v_new uuid[];
+    v_now timestamptz := clock(); v_ids uuid[]; v_new uuid[];
 BEGIN
     PERFORM FROM dead_letters d WHERE d.id = ANY (p_ids) AND d.resolved_at IS NULL ORDER BY d.id FOR UPDATE;
     -- Of several with one key, the last to die.
@@ -73,8 +71,7 @@ BEGIN
     PERFORM audit(session_user, 'dead.requeued', v_ids[1]::text, jsonb_build_object('by', p_by,
         'letters', cardinality(v_ids), 'last', v_ids[cardinality(v_ids)], 'newest', p_newest, 'reason', p_reason));
     RETURN QUERY SELECT * FROM unnest(v_ids, v_new);
-END
-$$;
+END $$;
 
 -- Gives up open letters: their payload and recorded answers go, the fact stays. Answers which.
 CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RETURNS SETOF uuid
@@ -112,11 +109,7 @@ $$;
 CREATE FUNCTION backbeat.retain(p_limit integer DEFAULT 5000) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan SET lock_timeout = '100ms' AS $$
 DECLARE
-    v_before record;
-    v_name text;
-    v_from uuid;
-    v_to uuid;
-    v_ids uuid[];
+    v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN
         RETURN NULL;
@@ -160,8 +153,7 @@ BEGIN
     RETURN NULL;
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected THEN RETURN NULL;
-END
-$$;
+END $$;
 
 -- Rewritten all day long: vacuum them by the count of their changes, at full speed.
 ALTER TABLE backbeat.budgets SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);

@@ -28,7 +28,7 @@ class Reservation:
     """
 
     owner: UUID
-    lease: int
+    lease: int | None
     key: str
     request_hash: str
     route: str
@@ -157,7 +157,7 @@ async def return_expired_blocks(db: Database) -> None:
     await db.rows(_SQL["return_blocks"], {"worker": None})
 
 
-async def calls_of_lease(db: Database, owner: UUID, lease: int) -> list[Row]:
+async def calls_of_lease(db: Database, owner: UUID, lease: int | None) -> list[Row]:
     """The calls of one run, however they stand."""
     return await db.rows(_SQL["calls_of_lease"], {"owner": owner, "lease": lease})
 

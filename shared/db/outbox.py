@@ -32,7 +32,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """The row of an orchestrated workflow, as its activities need it; the parent is the attempt that escalated."""
+    """The row of an orchestrated workflow, as its activities need it; the parent is the attempt that escalated.
+
+    What follows that makes it one who may call a model, as a task does: it has no lease, Temporal sees to that.
+    """
 
     id: UUID
     workflow: str
@@ -46,6 +49,9 @@ class Workflow:
     created_at: datetime
     parent_task: UUID | None
     parent_lease: int | None
+    lease: None = None
+    attempts: int = 1
+    tier: str = "-"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from shared.db.text import clean
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
-from shared.execution.spans import call_span, recovered_call_span
+from shared.execution.spans import Payer, call_span, recovered_call_span
 from shared.llm import prices
 from shared.llm.classify import Verdict, backoff, classify
 from shared.llm.protocol import Provider, Reply, Request
@@ -64,7 +64,7 @@ class Ask:
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-async def model_call(env: Environment, task: Task, ask: Ask) -> Any:
+async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
     """Answer `ask`, from the record or from a model; an invalid answer is sent back once with its errors.
 
     Returns an instance of `ask.output`. Raises Interrupt with the attempt's outcome when it cannot be had now.
@@ -94,7 +94,7 @@ def _check_key(key: str) -> None:
     raise Interrupt(Dead("invalid_key", error))
 
 
-async def _answer(env: Environment, task: Task, ask: Ask) -> Any:
+async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
     """One valid answer, sending again in this tick what may be sent again. Raises OutputInvalidError."""
     route = env.routes.for_tier(ask.tier, env.config.providers.keys())[0]
     # Loading a vendor's SDK takes a second: not while money is reserved, nor inside the call's span.
@@ -116,15 +116,15 @@ async def _answer(env: Environment, task: Task, ask: Ask) -> Any:
     raise AssertionError("the last send either returns or raises")
 
 
-async def _tell_of_lost(env: Environment, task: Task, ask: Ask) -> None:
+async def _tell_of_lost(env: Environment, task: Payer, ask: Ask) -> None:
     """The spans of calls opened by an asking whose answer never came: nobody else knows of them."""
-    run = task._asdict()
+    run = task._asdict() if isinstance(task, Task) else asdict(task)
     for call in await calls.calls_of_lease(env.db, task.id, task.lease):
         if call["call_key"] == ask.key and call["status"] == "lost":
             env.telemetry.record(recovered_call_span(env, run, call))
 
 
-async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.Verdict:
+async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls.Verdict:
     """Postgres' leave to send, or the recorded answer. Raises Interrupt for every other verdict."""
     request = _request(env, task, ask, route, 0)
     tokens = prices.upper_tokens(*request.texts)
@@ -172,7 +172,7 @@ async def _leave(env: Environment, task: Task, ask: Ask, route: Route) -> calls.
         await clock.sleep(RESERVATION_WAIT * (0.5 + env.rng.random()))
 
 
-async def _send(env: Environment, task: Task, ask: Ask, route: Route, provider: Provider, seq: int) -> Any:
+async def _send(env: Environment, task: Payer, ask: Ask, route: Route, provider: Provider, seq: int) -> Any:
     """Send one reserved call and close its row: the valid answer, or the verdict on why there is none."""
     started = clock.wall_ns()
     try:
@@ -190,7 +190,7 @@ async def _send(env: Environment, task: Task, ask: Ask, route: Route, provider: 
     return await _bill(env, task, ask, route, seq, started, reply)
 
 
-async def _bill(env: Environment, task: Task, ask: Ask, route: Route, seq: int, started: int, reply: Reply) -> Any:
+async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int, started: int, reply: Reply) -> Any:
     """Book what a reply cost, whatever it is worth; then say what it is worth. Raises OutputInvalidError."""
     verdict = classify(reply)
     value: Any = None
@@ -233,7 +233,7 @@ def _parse(ask: Ask, text: str) -> Any:
 
 
 async def _close(
-    env: Environment, task: Task, ask: Ask, route: Route, seq: int, started: int, end: calls.Closing
+    env: Environment, task: Payer, ask: Ask, route: Route, seq: int, started: int, end: calls.Closing
 ) -> None:
     """Close the row even while the task is being cancelled: the bill is real."""
     env.telemetry.record(call_span(env, task, ask.key, ask.tier, route, seq, started, end))
@@ -245,7 +245,7 @@ async def _close(
         raise
 
 
-def _request(env: Environment, task: Task, ask: Ask, route: Route, seq: int) -> Request:
+def _request(env: Environment, task: Payer, ask: Ask, route: Route, seq: int) -> Request:
     return Request(
         model=route.model,
         prompt=ask.prompt,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from shared import clock
 from shared.db.pool import Database, translate
 from shared.db.producers import Enqueued, Submission, Terms, enqueue, enqueue_many, register_definitions
-from shared.definitions import Definition
+from shared.definitions import Definition, Orchestration
 from shared.errors import InputError, NotFoundError
 from shared.execution.spans import enqueue_span
 from shared.ids import canonical, key_of, parse_traceparent
@@ -25,7 +25,7 @@ PAYLOAD_CAP = 1_048_576  # bytes, as `backbeat.enqueue` counts them
 Row = tuple[bytes, bytes | None]  # a payload as it is stored, and its key
 
 
-def checked(definition: Definition, payload: Any, *, strings: bool = False) -> dict[str, Any]:
+def checked(definition: Definition | Orchestration, payload: Any, *, strings: bool = False) -> dict[str, Any]:
     """The payload as the definition will read it; of `strings` where that came from text alone, such as CSV.
 
     Raises InputError naming the field that is wrong.

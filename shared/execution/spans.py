@@ -22,6 +22,8 @@ from shared.ids import SpanRef, parse_traceparent, span_id, trace_id
 from shared.llm.routes import Route
 from shared.telemetry.spans import SpanRecord
 
+Payer = Task | Workflow  # whose model call it is
+
 
 def enqueue_span(
     definition: Definition, task_id: UUID, origin: UUID | None, tenant: str, caller: str | None, started: int
@@ -68,8 +70,10 @@ def _enqueue(
     )
 
 
-def process_ref(traceparent: str, task_id: UUID, lease: int) -> SpanRef:
-    """The span of one attempt: the parent of its calls and effects."""
+def process_ref(traceparent: str, task_id: UUID, lease: int | None) -> SpanRef:
+    """The span of one attempt, or of the start of an orchestration: the parent of its calls and effects."""
+    if lease is None:
+        return parse_traceparent(traceparent)
     return SpanRef(parse_traceparent(traceparent).trace_id, span_id("process", task_id, lease))
 
 
@@ -115,7 +119,7 @@ def lost_process_span(env: Environment, run: Mapping[str, Any]) -> SpanRecord:
 
 
 def call_span(
-    env: Environment, task: Task, key: str, tier: str, route: Route, seq: int, started: int, end: Closing
+    env: Environment, task: Payer, key: str, tier: str, route: Route, seq: int, started: int, end: Closing
 ) -> SpanRecord:
     """One model call that was sent, however it ended."""
     parent = process_ref(task.traceparent, task.id, task.lease)
@@ -212,7 +216,7 @@ def tick_span(
     )
 
 
-def _task(env: Environment, task: Task) -> dict[str, Any]:
+def _task(env: Environment, task: Payer) -> dict[str, Any]:
     return {
         "backbeat.workflow": task.workflow,
         "gen_ai.workflow.name": task.workflow,

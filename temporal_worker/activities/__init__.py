@@ -1,11 +1,15 @@
 """All input and output of the workflows. Each activity may run twice; Postgres makes the second time harmless."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
+from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from shared import clock
 from shared.errors import AuthError, BackbeatError, ConflictError, InputError, NotFoundError
+from temporal_worker.constants import EFFECT_HEARTBEAT
 
 # Trying again cannot help; anything else (Postgres away, a migration or a definition missing) a person or time mends.
 _PERMANENT = (AuthError, ConflictError, InputError, NotFoundError)
@@ -19,3 +23,19 @@ def temporal_errors() -> Iterator[None]:
     except BackbeatError as error:
         permanent = isinstance(error, _PERMANENT)
         raise ApplicationError(str(error), type=type(error).__name__, non_retryable=permanent) from error
+
+
+@asynccontextmanager
+async def heartbeat() -> AsyncIterator[None]:
+    """Tell Temporal that this worker lives, so that it need not wait for the limit when it does not."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await clock.sleep(EFFECT_HEARTBEAT.total_seconds() / 3)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()

@@ -1,21 +1,16 @@
 """The effect that was approved, through the same ledger as a task's."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import UUID
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from shared import clock
 from shared.db import approvals
 from shared.db.effects import Intent
 from shared.execution.effects import EffectOutcome, EffectRefusedError, perform_effect
 from shared.execution.environment import Environment
-from temporal_worker.activities import temporal_errors
-from temporal_worker.constants import EFFECT_HEARTBEAT
+from temporal_worker.activities import heartbeat, temporal_errors
 from temporal_worker.messages import EffectReport
 
 REFUSALS = 12  # attempts, at doubling intervals for about an hour, after which the far side's "no" is final
@@ -45,7 +40,7 @@ class Effects:
                 approval=request.id,
             )
             try:
-                async with _heartbeat():
+                async with heartbeat():
                     result = await perform_effect(self._env, intent)
             except EffectRefusedError as error:
                 attempt = activity.info().attempt
@@ -75,19 +70,3 @@ def _report(result: EffectOutcome) -> EffectReport:
             )
         case _:
             raise ApplicationError(f"the effect was refused: {result.detail}", type=result.status, non_retryable=True)
-
-
-@contextlib.asynccontextmanager
-async def _heartbeat() -> AsyncIterator[None]:
-    """Tell Temporal that this worker lives, so that it need not wait for the limit when it does not."""
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat()
-            await clock.sleep(EFFECT_HEARTBEAT.total_seconds() / 3)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()

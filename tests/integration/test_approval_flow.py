@@ -160,7 +160,7 @@ async def test_an_effect_nobody_has_loaded_is_waited_for(database: Database, tem
             decide(database, token(database, "alice"), request, "approve", shown)
             said = "SELECT error FROM backbeat.side_effects WHERE fires = 0 AND error IS NOT NULL"
             ((error,),) = await eventually(lambda: database.sql(said))
-            assert error == "no loaded module defines the effect 'note'. Loaded: none"
+            assert error == "no loaded module defines the effect 'note'. Loaded: proceed"
         async with working(env, client, options):
             done = await finished(database, workflow)
     assert done["result"] == {"decision": "approved", "effect": {"id": 1}}

@@ -153,7 +153,7 @@ def test_tenants_are_made_weighed_capped_and_paused(run: Run, database: Database
 
 def test_a_workflow_is_paused_by_name(run: Run, database: Database) -> None:
     def listed() -> dict[str, Any]:
-        rows = run("workflow", "list", "-o", "json").fine().json
+        rows = run("workflow", "definitions", "-o", "json").fine().json
         return {row["workflow"]: (row["live"], row["paused"], row["reason"]) for row in rows}
 
     assert _from(run, "-", stdin=GOOD).fine().json["new"] == 2

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -126,7 +127,8 @@ async def environment(database: Database, far: FarSide, spans: Spans | None = No
 async def working(env: Environment, client: Client, options: Options | None = None) -> AsyncIterator[Options]:
     """This program's worker, loops and all, on a task queue of its own."""
     stop = asyncio.Event()
-    options = options or Options(task_queue=f"test-{uuid4()}")
+    cached = 0 if os.environ.get("BACKBEAT_TEST_UNCACHED") == "1" else 1000
+    options = replace(options or Options(task_queue=f"test-{uuid4()}"), cached=cached)
     served = asyncio.create_task(serve(env, client, options, stop))
     try:
         yield options

@@ -10,7 +10,7 @@ SELECT backbeat.return_blocks(%(worker)s)
 -- name: calls_of_lease
 SELECT c.call_key, c.seq, c.status, c.tier, c.provider, c.model, c.price_version, c.cost_usd, c.uncached, c.cache_read, c.cache_write,
        c.output, c.reasoning, c.valid, c.stop, c.model_answered, c.response_id, c.error_class, c.error, c.opened_at, c.closed_at
-FROM backbeat.model_calls c WHERE c.owner = %(owner)s AND c.lease = %(lease)s
+FROM backbeat.model_calls c WHERE c.owner = %(owner)s AND c.lease IS NOT DISTINCT FROM %(lease)s::bigint
 
 -- name: route_p95
 SELECT route, percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM closed_at - opened_at)::double precision) AS seconds

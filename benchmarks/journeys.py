@@ -1,0 +1,64 @@
+"""What benchmarks/temporal.py runs, twice: with Backbeat's helpers, and on the bare SDK with the same durable steps."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel
+from temporalio import activity, workflow
+
+from backbeat import orchestrate as bb
+
+STEPS = 5
+begun: dict[str, float] = {}  # when the first step of a run began, by its id
+
+
+class Job(BaseModel):
+    n: int
+
+
+class Part(BaseModel):
+    n: int
+
+
+@activity.defn
+async def step(n: int) -> int:
+    """Durable, and nothing else."""
+    begun.setdefault(activity.info().workflow_id or "", time.monotonic())
+    return n + 1
+
+
+@workflow.defn(name="bench_backbeat")
+class Backbeat:
+    """Steps that people see, in a row that people ask for."""
+
+    @workflow.run
+    async def run(self, job: Job) -> int:
+        n = job.n
+        for number in range(STEPS):
+            n = await bb.tool(f"step {number}", step, n)
+        return n
+
+
+@workflow.defn(name="bench_bare")
+class Bare:
+    """The same steps, and one that writes the result to Postgres, as anybody does who must show it."""
+
+    @workflow.run
+    async def run(self, job: Job) -> int:
+        n = job.n
+        for _ in range(STEPS):
+            n = await workflow.execute_activity(step, n, start_to_close_timeout=timedelta(minutes=1))
+        told: Any = {"id": workflow.info().workflow_id, "result": n}
+        await workflow.execute_activity("tell", told, start_to_close_timeout=timedelta(minutes=1))
+        return n
+
+
+@workflow.defn(name="bench_spread")
+class Spread:
+    """A thousand tasks and back."""
+
+    @workflow.run
+    async def run(self, job: Job) -> int:
+        joined = await bb.fan_out("parts", [("bench_part", {"n": n}) for n in range(job.n)])
+        return sum([len(page) async for page in joined.pages()])

@@ -1,0 +1,125 @@
+"""`backbeat workflow` against a real database and a real Temporal server."""
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID, uuid4
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.integration.test_orchestrations import MODULE, begin, connected, loaded
+from tests.support.command import Done, command
+from tests.support.databases import Database
+from tests.support.temporal import FarSide, Server, environment, eventually, finished, row, working
+
+Run = Callable[..., Done]
+ORDER = '{"customer": "acme"}'
+
+
+@pytest.fixture
+def run(database: Database, tmp_path: Path) -> Run:
+    def backbeat(*arguments: object, **environ: str) -> Done:
+        environ = {**database.environ, "BACKBEAT_DEFINITIONS": MODULE, **environ}
+        return command("backbeat", "workflow", *arguments, home=tmp_path, environ=environ)
+
+    return backbeat
+
+
+def count(database: Database) -> int:
+    found: int = database.value("SELECT count(*) FROM backbeat.orchestrated_workflows")
+    return found
+
+
+async def test_a_run_from_start_to_picture(
+    database: Database, temporal_server: Server, run: Run, tmp_path: Path
+) -> None:
+    client = await connected(temporal_server)
+    at = {"BACKBEAT_TEMPORAL_ADDRESS": temporal_server.address}
+    started = run("start", "spread", "--input", '{"customer": "acme", "weight": 3}', "--key", "k", "-o", "json").fine()
+    workflow = UUID(started.json["id"])
+    again = run("start", "spread", "--input", '{"customer": "acme", "weight": 3}', "--key", "k", "-o", "json").fine()
+    assert (started.json["created"], again.json) == (True, {"id": str(workflow), "created": False})
+    assert run("show", workflow, "-o", "json").fine().json["undelivered"][0]["kind"] == "start"
+    async with environment(database, FarSide()) as env, working(await loaded(env), client):
+        await eventually(lambda: row(database, workflow)["status"] == "waiting")
+        shown = run("show", str(workflow)[:13], "-o", "json", **at).fine().json
+        assert shown["workflow"]["status"] == "waiting"
+        assert shown["waits"][0]["waits_for"] == "tasks of 'parcels', 3 of them"
+        assert shown["waits"][0]["since"]
+        assert shown["temporal"]["status"] == "running"
+        assert "waits for" in run("show", workflow, **at).fine().out
+        (listed,) = run("list", "--status", "waiting", "-o", "json").fine().json
+        assert listed["id"] == str(workflow)
+        text = run("graph", workflow).fine().out
+        assert "… parcels (fan_out)  waits for tasks of 'parcels', 3 of them" in text
+        run("cancel", workflow, "--reason", "wrong").fine()
+        assert (await finished(database, workflow))["status"] == "cancelled"
+        run("retry", workflow).fine()
+        await eventually(lambda: row(database, workflow)["status"] == "waiting")
+        assert row(database, workflow)["generation"] == 2
+        run("reconcile", workflow).fine()
+    picture = tmp_path / "run.svg"
+    run("graph", workflow, "--svg", picture).fine()
+    drawn = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+    assert "… parcels" in "".join(drawn.itertext())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (
+            ("start", "nothing", "--input", ORDER),
+            2,
+            "no loaded module defines the orchestration 'nothing'. Loaded: ask_first",
+        ),
+        (("start", "ship", "--input", "{}"), 2, "ship@1: customer: Field required"),
+        (("start", "ship", "--input", '{"customer": 7}'), 2, "ship@1: customer: Input should be a valid string"),
+        (("start", "ship", "--input", "]"), 2, "this is not JSON"),
+        (("start", "ship", "--input", '"text"'), 2, "ship@1: the payload: Input should be"),
+        (("start", "ship"), 2, "give one of --input and --file"),
+        (("start", "ship", "--input", ORDER, "--version", "9"), 2, "no loaded module defines ship@9. Newest: ship@1"),
+        (("start", "ship", "--input", ORDER, "--tenant", "nobody"), 3, "tenant nobody does not exist"),
+        (("start", "ship", "--input", ORDER, "--key", ""), 2, "a key has 1 to 500 characters"),
+        (("show", uuid4()), 3, "there is no workflow"),
+        (("graph", uuid4()), 3, "there is no workflow"),
+        (("cancel", uuid4(), "--reason", "x"), 3, "there is no workflow"),
+        (("retry", uuid4()), 3, "there is no workflow"),
+        (("reconcile", uuid4()), 3, "there is no workflow"),
+    ],
+)
+def test_bad_input_is_one_line_and_starts_nothing(
+    database: Database, run: Run, words: tuple[object, ...], code: int, said: str
+) -> None:
+    assert said in run(*words).refused(code)
+    assert count(database) == 0
+
+
+def test_what_stands_against_it_is_said_and_nothing_changes(database: Database, run: Run) -> None:
+    workflow = begin(database, "ship", key="k")
+    other = run("start", "ship", "--input", '{"customer": "b"}', "--key", "k").refused(5)
+    assert f"key 'k' started ship {workflow} with another input" in other
+    assert "is starting, not failed or cancelled" in run("retry", workflow).refused(5)
+    ended = "SET status = 'completed', result = '{}', finished_at = now()"
+    database.sql(f"UPDATE backbeat.orchestrated_workflows {ended}")
+    tables = "TABLE backbeat.orchestrated_workflows", "TABLE backbeat.temporal_outbox"
+    before = [database.sql(table) for table in tables]
+    assert "has already ended: completed" in run("cancel", workflow, "--reason", "x").refused(5)
+    assert "is completed, not failed or cancelled" in run("retry", workflow).refused(5)
+    assert "has ended: completed" in run("reconcile", workflow).refused(5)
+    assert before == [database.sql(table) for table in tables]
+    database.sql("UPDATE backbeat.orchestrated_workflows SET status = 'failed', result = NULL, error = 'x'")
+    undone = (
+        "INSERT INTO backbeat.side_effects (key, kind, status, owner_kind, owner, origin_id, request, request_hash,"
+        " token, fires, fire_until, traceparent, intended_at) SELECT id || ':undo:a', 'note', 'intended', 'workflow',"
+        " id, id, '{}', 'h', 1, 1, now(), traceparent, now() FROM backbeat.orchestrated_workflows"
+    )
+    database.sql(undone)
+    assert "has compensated what it did" in run("retry", workflow).refused(5)
+
+
+def test_operating_on_runs_takes_an_operators_login(database: Database, tmp_path: Path) -> None:
+    workflow = begin(database, "ship")
+    environ = {"BACKBEAT_DATABASE_URL": database.worker_url}
+    for words in (("cancel", workflow, "--reason", "x"), ("retry", workflow), ("reconcile", workflow)):
+        done = command("backbeat", "workflow", *words, home=tmp_path, environ=environ)
+        assert "this takes the login of an operator" in done.refused(4)
