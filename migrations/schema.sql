@@ -2230,7 +2230,7 @@ CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone te
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    SELECT now() AT TIME ZONE p_time_zone;
+    SELECT backbeat.now() AT TIME ZONE p_time_zone;
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
     INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
     SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
@@ -2464,8 +2464,10 @@ BEGIN
         SELECT t.id FROM simple_tasks t
         WHERE t.expires_at <= backbeat.now() AND t.status <> 'running'
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    SELECT coalesce(array_agg(w.name || '@' || w.version), '{}') INTO v_stale FROM workflows w
-    WHERE w.runtime = 'cron' AND coalesce(w.seen_at < backbeat.now() - interval '10 minutes', true);
+    -- Locked, so that a worker which comes just now releases what this holds.
+    SELECT coalesce(array_agg(s.name || '@' || s.version), '{}') INTO v_stale FROM (
+        SELECT w.name, w.version FROM workflows w
+        WHERE w.runtime = 'cron' AND coalesce(w.seen_at < backbeat.now() - interval '10 minutes', true) ORDER BY w.name, w.version FOR SHARE) s;
     SELECT coalesce(array_agg(l.id), '{}') INTO v_homeless FROM (
         SELECT t.id FROM simple_tasks t
         WHERE t.status = 'ready' AND v_stale <> '{}' AND t.workflow || '@' || t.version = ANY (v_stale) AND t.id <> ALL (v_expired)

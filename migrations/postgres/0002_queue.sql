@@ -380,8 +380,10 @@ BEGIN
         SELECT t.id FROM simple_tasks t
         WHERE t.expires_at <= backbeat.now() AND t.status <> 'running'
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    SELECT coalesce(array_agg(w.name || '@' || w.version), '{}') INTO v_stale FROM workflows w
-    WHERE w.runtime = 'cron' AND coalesce(w.seen_at < backbeat.now() - interval '10 minutes', true);
+    -- Locked, so that a worker which comes just now releases what this holds.
+    SELECT coalesce(array_agg(s.name || '@' || s.version), '{}') INTO v_stale FROM (
+        SELECT w.name, w.version FROM workflows w
+        WHERE w.runtime = 'cron' AND coalesce(w.seen_at < backbeat.now() - interval '10 minutes', true) ORDER BY w.name, w.version FOR SHARE) s;
     SELECT coalesce(array_agg(l.id), '{}') INTO v_homeless FROM (
         SELECT t.id FROM simple_tasks t
         WHERE t.status = 'ready' AND v_stale <> '{}' AND t.workflow || '@' || t.version = ANY (v_stale) AND t.id <> ALL (v_expired)

@@ -383,7 +383,7 @@ $$;
 
 CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time, p_closes time, p_holidays date[]) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-    SELECT now() AT TIME ZONE p_time_zone;
+    SELECT backbeat.now() AT TIME ZONE p_time_zone;
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
     INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
     SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);

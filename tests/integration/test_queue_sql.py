@@ -158,6 +158,19 @@ async def test_claimers_side_by_side_get_different_rows(database: Database) -> N
     assert _statuses(database) == {"running": 8}
 
 
+async def test_a_worker_that_comes_while_a_sweep_holds_its_rows_finds_them(database: Database) -> None:
+    async with tasks.worker(database) as db, await psycopg.AsyncConnection.connect(database.worker_url) as rival:
+        await tasks.add(db, 2)
+        database.sql("UPDATE backbeat.workflows SET seen_at = NULL")
+        await rival.execute("SELECT backbeat.sweep()")
+        coming = asyncio.create_task(queue.register(db, "late", "cron", [tasks.definition("alpha")]))
+        await tasks.somebody_waits(database)
+        await rival.commit()
+        assert await coming == 2
+        await queue.sweep(db)
+        assert len(await tasks.take(db)) == 2
+
+
 async def test_a_flow_keeps_a_window_ready_and_fills_it_as_attempts_end(database: Database) -> None:
     async with tasks.worker(database) as db:
         await tasks.add(db, WINDOW + 20)
