@@ -16,7 +16,7 @@ from shared.execution.environment import Environment
 
 HANDS = 2  # batches at a time: one is handled while Postgres settles the other
 BREATH = 0.001  # seconds
-FIRST = 100  # rows of the first batch; it doubles while a batch takes less than TARGET, and halves beyond it
+FIRST = 250  # rows of the first batch; it doubles while a batch takes less than TARGET, and halves beyond it
 TARGET = 1.0  # seconds
 LAST_WORDS = 1.0  # seconds between the end of all calls' time and the end of the handlers around them
 PATIENCE = 3.0  # seconds that a cancelled handler gets to close its calls
@@ -72,7 +72,9 @@ class Bulk:
         async with self._slots.claiming:
             room, idle = self._room(), not self._slots.busy and not self.busy
             given = self._env.db, self._worker, self._loaded, room, self._limits.lease
-            self._take(hand, await queue.claim_bulk(*given, idle=idle) if room else [])
+            self._report.claimed += room
+            tasks = await queue.claim_bulk(*given, idle=idle) if room else []
+            self._take(hand, tasks, room)
 
     async def _turn(self, hand: int, ends: Ends) -> None:
         """Spans to disk first, then the outcomes, and the next rows with them.
@@ -83,16 +85,16 @@ class Bulk:
         room = self._room()
         self._report.claimed += room
         refused, tasks = await queue.turn(self._env.db, ends, self._worker, self._loaded, room, self._limits.lease)
-        self._report.claimed -= room
-        self._take(hand, tasks)
+        self._take(hand, tasks, room)
         self._report.settled += len(ends) - len(refused)
         self._report.refused += len(refused)
         if not tasks:
             await self._claim(hand)
 
-    def _take(self, hand: int, tasks: list[Task]) -> None:
+    def _take(self, hand: int, tasks: list[Task], asked: int) -> None:
+        """What is asked for counts as claimed until the answer is there: others ask meanwhile."""
         self._batches[hand] = tasks
-        self._report.claimed += len(tasks)
+        self._report.claimed += len(tasks) - asked
 
     def _room(self) -> int:
         if self._stop.is_set() or self._slots.alone or self.alone or not self._env.deadline.allows(0.0):

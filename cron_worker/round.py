@@ -119,8 +119,9 @@ class Round:
             return False
         loaded = list(self._env.registry.tasks)
         idle = not self._slots.busy and not self._bulk.busy
+        self._report.claimed += room
         tasks = await queue.claim(self._env.db, self._worker, loaded, room, self._limits.lease, idle=idle)
-        self._report.claimed += len(tasks)
+        self._report.claimed += len(tasks) - room
         self._claimed += tasks
         self._slots.start(tasks)
         return bool(tasks)

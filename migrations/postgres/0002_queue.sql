@@ -379,7 +379,7 @@ BEGIN
     SELECT coalesce(array_agg(l.id), '{}') INTO v_expired FROM (
         SELECT t.id FROM simple_tasks t
         WHERE t.expires_at <= backbeat.now() AND t.status <> 'running'
-        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
+        ORDER BY t.expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
     -- Locked, so that a worker which comes just now releases what this holds.
     SELECT coalesce(array_agg(s.name || '@' || s.version), '{}') INTO v_stale FROM (
         SELECT w.name, w.version FROM workflows w

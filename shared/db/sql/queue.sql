@@ -5,7 +5,8 @@ SELECT EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'ready')
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'running' AND lease_until < backbeat.clock())
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status IN ('delayed', 'held') AND run_after <= backbeat.now())
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'held' AND hold_reason = 'version')
-    OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE expires_at <= backbeat.now() AND status <> 'running')
+    -- In the index' order, or a burst that nobody has analysed yet would be read whole.
+    OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE expires_at <= backbeat.now() AND status <> 'running' ORDER BY expires_at LIMIT 1 OFFSET 0)
     OR EXISTS (SELECT FROM backbeat.schedules WHERE next_at <= backbeat.now() AND NOT paused)
     -- Pending rows alone are no work: their tenant may be paused, or at its cap.
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'pending') AND EXISTS (
