@@ -136,7 +136,8 @@ def test_a_slow_disk_costs_50_ms_a_flush_and_loses_nothing(tmp_path: Path, slow_
     slow_disk.set()
     telemetry.record(record(2))
     telemetry.close()
-    assert [row["SpanId"] for row in rows(tmp_path)] == [span_id("process", number) for number in range(3)]
+    # Files of one millisecond have no order.
+    assert sorted(row["SpanId"] for row in rows(tmp_path)) == sorted(span_id("process", number) for number in range(3))
     assert telemetry.shed == 0
 
 
