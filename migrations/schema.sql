@@ -1252,9 +1252,11 @@ CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    SELECT * FROM (SELECT DISTINCT ON (d.user_name) d.user_name, d.to_user, d.groups FROM approval_decisions d
-        WHERE d.decision = 'delegate' AND d.until > p_at AND (d.request_id IS NULL OR d.request_id = p_request)
-        ORDER BY d.user_name, d.request_id IS NULL, d.decided_at DESC, d.id DESC) AS h
+    SELECT h.user_name, h.to_user, h.groups FROM (SELECT DISTINCT ON (w.user_name) * FROM (
+            SELECT DISTINCT ON (d.user_name, d.request_id) d.* FROM approval_decisions d
+            WHERE d.decision = 'delegate' AND (d.request_id IS NULL OR d.request_id = p_request)
+            ORDER BY d.user_name, d.request_id, d.decided_at DESC, d.id DESC) AS w
+        WHERE w.until > p_at ORDER BY w.user_name, w.request_id IS NULL) AS h
     WHERE h.user_name <> h.to_user
 $$;
 

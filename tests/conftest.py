@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from tests.support import databases, pooler, servers
 from tests.support.databases import Database
@@ -17,6 +18,11 @@ from tests.support.servers import Server
 
 _POOLED = os.environ.get("BACKBEAT_TEST_POOLER") == "1"
 _ROOT = pytest.StashKey[Path]()
+
+# The same examples at every run, so that a change is red for what it does; `make soak` looks further, at random.
+settings.register_profile("seeded", derandomize=True)
+settings.register_profile("soak", derandomize=False)
+settings.load_profile("soak" if os.environ.get("BACKBEAT_SOAK") == "1" else "seeded")
 
 
 def pytest_configure(config: pytest.Config) -> None:

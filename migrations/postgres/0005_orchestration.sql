@@ -428,12 +428,15 @@ LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
         FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u
 $$;
 
--- Rights that are handed on at a moment, for one request or for all; what was said of the one request goes first.
+-- Rights that are handed on at a moment, for one request or for all: the last word of each, while it lasts, and what was said of the
+-- one request goes first. An earlier word that would last longer does not come back: it was taken back.
 CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamptz) RETURNS TABLE (user_name text, to_user text, groups text[])
 LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
-    SELECT * FROM (SELECT DISTINCT ON (d.user_name) d.user_name, d.to_user, d.groups FROM approval_decisions d
-        WHERE d.decision = 'delegate' AND d.until > p_at AND (d.request_id IS NULL OR d.request_id = p_request)
-        ORDER BY d.user_name, d.request_id IS NULL, d.decided_at DESC, d.id DESC) AS h
+    SELECT h.user_name, h.to_user, h.groups FROM (SELECT DISTINCT ON (w.user_name) * FROM (
+            SELECT DISTINCT ON (d.user_name, d.request_id) d.* FROM approval_decisions d
+            WHERE d.decision = 'delegate' AND (d.request_id IS NULL OR d.request_id = p_request)
+            ORDER BY d.user_name, d.request_id, d.decided_at DESC, d.id DESC) AS w
+        WHERE w.until > p_at ORDER BY w.user_name, w.request_id IS NULL) AS h
     WHERE h.user_name <> h.to_user
 $$;
 

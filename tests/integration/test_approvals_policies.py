@@ -100,6 +100,17 @@ def test_who_asked_may_say_no(database: Database) -> None:
     assert vote(database, asked, alice, "reject") == "rejected"
 
 
+def test_the_last_word_on_a_right_stands_and_an_earlier_one_does_not_come_back(database: Database) -> None:
+    """Handed on for long, then taken back for a minute: after it the right is its owner's, not the other's again."""
+    alice, bob = token(database, "alice"), token(database, "bob")
+    asked = ask(database, seconds=86400.0, policy={"approvers": ["alice"]})
+    for body in ({"to": "bob", "seconds": 80_000}, {"to": "alice", "seconds": 60}):
+        assert decide(database, alice, asked.id, "delegate", body=body)["verdict"] == "accepted"
+    database.advance(timedelta(seconds=61))
+    assert vote(database, asked, bob) == "not_eligible"
+    assert vote(database, asked, alice) == "approved"
+
+
 def test_a_right_that_is_handed_on_is_the_others_until_it_is_taken_back(database: Database) -> None:
     alice, bob = token(database, "alice"), token(database, "bob")
     asked = ask(database, policy={"approvers": ["alice", "zoe"], "needed": 2})

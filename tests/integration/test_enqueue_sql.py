@@ -70,6 +70,19 @@ def test_a_service_enqueues_in_its_own_transaction_and_can_do_nothing_else(
         producer.execute("SELECT FROM backbeat.simple_tasks")
 
 
+def test_a_service_starts_an_orchestration_in_its_own_transaction(
+    known: Database, producer: psycopg.Connection
+) -> None:
+    known.sql("INSERT INTO backbeat.workflows (name, version, runtime, tier) VALUES ('sell', 1, 'temporal', '-')")
+    start = "SELECT id, created FROM backbeat.start_orchestration('sell', 1, 'default', '{}', 'order 7', NULL)"
+    ((first, created),) = producer.execute(start.encode()).fetchall()
+    assert created
+    assert known.value("SELECT count(*) FROM backbeat.orchestrated_workflows") == 0
+    producer.commit()
+    assert producer.execute(start.encode()).fetchall() == [(first, False)]
+    assert known.sql("SELECT stream, kind FROM backbeat.temporal_outbox") == [(first, "start")]
+
+
 def test_a_service_that_rolls_back_has_enqueued_nothing(known: Database, producer: psycopg.Connection) -> None:
     _add(producer, '{"n": 1}')
     producer.rollback()
