@@ -1,6 +1,7 @@
 """Anthropic's Messages API. Its input count leaves cached tokens out."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -36,7 +37,7 @@ class AnthropicProvider:
         async with asyncio.timeout(request.timeout):
             raw = await self._messages.with_raw_response.create(**payload(request))
         try:
-            return read(raw.http_response.json(), raw.headers.get("request-id"))
+            return replace(read(raw.http_response.json(), raw.headers.get("request-id")), limits=raw.headers)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UnreadableReplyError(f"anthropic sent an unreadable reply: {error!r}") from error
 

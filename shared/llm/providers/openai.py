@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -29,7 +30,7 @@ class OpenAIProvider:
         async with asyncio.timeout(request.timeout):
             raw = await self._responses.with_raw_response.create(**payload(request))
         try:
-            return read(raw.http_response.json(), raw.headers.get("x-request-id"))
+            return replace(read(raw.http_response.json(), raw.headers.get("x-request-id")), limits=raw.headers)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UnreadableReplyError(f"openai sent an unreadable reply: {error!r}") from error
 
