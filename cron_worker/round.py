@@ -117,7 +117,8 @@ class Round:
         alone = self._slots.alone or self._bulk.alone
         if room <= 0 or alone or self._stop.is_set() or not self._env.deadline.allows(0.0):
             return False
-        loaded = list(self._env.registry.tasks)
+        tasks_of = self._env.registry.tasks
+        loaded = [name for name, one in tasks_of.items() if not self._env.routing.stalled(one.tier)]
         idle = not self._slots.busy and not self._bulk.busy
         self._report.claimed += room
         tasks = await queue.claim(self._env.db, self._worker, loaded, room, self._limits.lease, idle=idle)

@@ -92,6 +92,56 @@ CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
     SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a
 $$;
 
+CREATE FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) RETURNS TABLE(n bigint, verdict text, wait double precision, charged double precision[])
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_rate llm_rate; v_now double precision; v_unit double precision[]; v_ask jsonb; v_known boolean; v_start double precision; v_block double precision;
+    v_mine integer := p_news -> 'running'; v_others integer;
+BEGIN
+    INSERT INTO llm_rate (route) VALUES (p_route) ON CONFLICT DO NOTHING;
+    SELECT * INTO v_rate FROM llm_rate r WHERE r.route = p_route FOR UPDATE;
+    v_now := extract(epoch FROM clock());
+    v_block := greatest(extract(epoch FROM v_rate.blocked_until) - v_now, 0);
+    SELECT array_agg(coalesce(t.told, u.told) ORDER BY u.k), array_agg(v_rate.period * 1.05 / (least(p_limits[u.k], coalesce(t.told, u.told)) * shrunk(v_rate)) ORDER BY u.k)
+    INTO v_rate.told, v_unit FROM unnest(v_rate.told) WITH ORDINALITY AS u(told, k)
+    LEFT JOIN LATERAL (SELECT nullif((p_news -> 'told' ->> (u.k - 1)::integer)::double precision, 0) AS told) t ON true;
+    v_rate.given := ARRAY(SELECT g - coalesce((p_news -> 'back' ->> (k - 1)::integer)::double precision * v_unit[k], 0) FROM unnest(v_rate.given) WITH ORDINALITY AS u(g, k) ORDER BY k);
+    v_rate.share := ARRAY(
+        SELECT s + coalesce((1 - power(0.9, (p_news -> 'seen' ->> 0)::integer)) * ((p_news -> 'seen' ->> (k - 1)::integer)::double precision - s), 0)
+        FROM unnest(v_rate.share[2:]) WITH ORDINALITY AS u(s, j) CROSS JOIN LATERAL (SELECT j + 1) AS p(k) ORDER BY k);
+    v_rate.share := 1::double precision || v_rate.share;
+    SELECT coalesce(jsonb_object_agg(key, value), '{}'), coalesce(sum((value ->> 0)::integer), 0) INTO v_rate.running, v_others
+    FROM jsonb_each(v_rate.running) WHERE key <> p_worker AND (value ->> 1)::double precision > v_now;
+
+    FOR n, v_ask, v_known IN
+        SELECT e.n, e.body, EXISTS (
+            SELECT FROM model_calls c WHERE (c.owner, c.call_key, c.request_hash) = ((e.body ->> 'owner')::uuid, e.body ->> 'call_key', e.body ->> 'request_hash')
+            AND c.status IN ('done', 'memo') AND c.response IS NOT NULL)
+        FROM jsonb_array_elements(p_asks) WITH ORDINALITY AS e(body, n)
+    LOOP
+        charged := ARRAY[1, (v_ask -> 'input')::double precision * v_rate.share[2], (v_ask -> 'output')::double precision * v_rate.share[3]];
+        -- A clock may run ahead by a fortieth of the period, for a burst; a call that is larger than that waits until it does not.
+        SELECT greatest(v_now + v_block, max(x.given - greatest(v_rate.period / 40 - x.unit * x.amount, 0))) INTO v_start
+        FROM unnest(v_rate.given, v_unit, charged) AS x(given, unit, amount) WHERE x.unit IS NOT NULL;
+        wait := v_start - v_now;
+        verdict := CASE WHEN v_known THEN 'memo' WHEN v_block > (v_ask -> 'patience')::double precision THEN 'blocked'
+            WHEN wait > (v_ask -> 'patience')::double precision THEN 'late' WHEN v_mine + v_others >= p_most THEN 'full' ELSE 'go' END;
+        IF verdict = 'go' THEN
+            v_mine := v_mine + 1;
+            v_rate.given := ARRAY(SELECT CASE WHEN x.unit IS NULL THEN x.given ELSE greatest(x.given, v_start) + x.unit * x.amount END
+                FROM unnest(v_rate.given, v_unit, charged) WITH ORDINALITY AS x(given, unit, amount, k) ORDER BY x.k);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+    UPDATE llm_rate r SET given = v_rate.given, told = v_rate.told, share = v_rate.share, running = v_rate.running
+        || CASE WHEN v_mine > 0 THEN jsonb_build_object(p_worker, jsonb_build_array(v_mine, v_now + 15)) ELSE '{}' END
+    WHERE r.route = p_route;
+END $$;
+
 CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timestamp with time zone, p_seconds double precision) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
@@ -261,6 +311,19 @@ BEGIN
         UPDATE side_effects e SET status = 'unknown', token = v_token, fire_until = clock() + make_interval(secs => p_fire_seconds) WHERE e.key = p_key;
         RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, v_effect.mark;
     END IF;
+END $$;
+
+CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO llm_rate (route) VALUES (p_route) ON CONFLICT DO NOTHING;
+    UPDATE llm_rate r
+    SET blocked_by = CASE WHEN p_seconds > 0 THEN p_why END, blocked_until = CASE WHEN p_seconds > 0 THEN greatest(r.blocked_until, clock() + make_interval(secs => p_seconds)) END,
+        shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
+        shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
+    WHERE r.route = p_route;
 END $$;
 
 CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void
@@ -2246,6 +2309,19 @@ CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text)
     SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days));
 $$;
 
+CREATE FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE
+    v_before jsonb := (SELECT l.body FROM llm_routes l WHERE (l.scope, l.key) = (p_scope, p_key));
+BEGIN
+    DELETE FROM llm_routes l WHERE (l.scope, l.key) = (p_scope, p_key);
+    INSERT INTO llm_routes SELECT p_scope, p_key, p_body, p_by, clock() WHERE p_body IS NOT NULL;
+    PERFORM audit(session_user, 'route.set', p_scope || '/' || p_key, jsonb_build_object('by', p_by, 'before', v_before, 'after', p_body));
+    RETURN v_before IS NOT NULL;
+END $$;
+
 CREATE FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2368,6 +2444,27 @@ BEGIN
     END IF;
     RETURN v_kind IS NOT NULL;
 END $$;
+
+CREATE TABLE backbeat.llm_rate (
+    route text NOT NULL,
+    period double precision DEFAULT 60 NOT NULL,
+    given double precision[] DEFAULT '{0,0,0}'::double precision[] NOT NULL,
+    told double precision[] DEFAULT '{NULL,NULL,NULL}'::double precision[] NOT NULL,
+    share double precision[] DEFAULT '{1,0.33,0.5}'::double precision[] NOT NULL,
+    shrink double precision DEFAULT 1 NOT NULL,
+    shrunk_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    blocked_until timestamp with time zone,
+    blocked_by text,
+    running jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT llm_rate_period_check CHECK ((period > (0)::double precision)),
+    CONSTRAINT llm_rate_shrink_check CHECK ((shrink > (0)::double precision))
+)
+WITH (fillfactor='40');
+
+CREATE FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) RETURNS double precision
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    RETURN LEAST((1)::double precision, ((p_rate).shrink + CASE WHEN isfinite((p_rate).shrunk_at) THEN (((EXTRACT(epoch FROM (backbeat.now() - (p_rate).shrunk_at)) * 0.3))::double precision / (p_rate).period) ELSE (1)::double precision END));
 
 CREATE TABLE backbeat.api_tokens (
     id text NOT NULL,
@@ -2587,7 +2684,7 @@ END $$;
 
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN ((p_outcome = 'release'::text) AND COALESCE((p_reason <> ALL (ARRAY['out_of_time'::text, 'cut_off'::text])), true));
+    RETURN ((p_outcome = 'release'::text) AND COALESCE((p_reason <> ALL (ARRAY['out_of_time'::text, 'cut_off'::text, 'rate'::text])), true));
 
 CREATE FUNCTION backbeat.utc_day(p_at timestamp with time zone) RETURNS date
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -2829,6 +2926,17 @@ CREATE SEQUENCE backbeat.leases
     NO MINVALUE
     NO MAXVALUE
     CACHE 1;
+
+CREATE TABLE backbeat.llm_routes (
+    scope text NOT NULL,
+    key text NOT NULL,
+    body jsonb NOT NULL,
+    set_by text NOT NULL,
+    set_at timestamp with time zone NOT NULL,
+    CONSTRAINT llm_routes_body_check CHECK ((jsonb_typeof(body) = 'object'::text)),
+    CONSTRAINT llm_routes_key_check CHECK ((key <> ''::text)),
+    CONSTRAINT llm_routes_scope_check CHECK ((scope = ANY (ARRAY['tier'::text, 'route'::text])))
+);
 
 CREATE TABLE backbeat.notifications (
     id uuid NOT NULL,
@@ -3143,6 +3251,12 @@ ALTER TABLE ONLY backbeat.joins
 ALTER TABLE ONLY backbeat.joins
     ADD CONSTRAINT joins_workflow_id_step_key UNIQUE (workflow_id, step);
 
+ALTER TABLE ONLY backbeat.llm_rate
+    ADD CONSTRAINT llm_rate_pkey PRIMARY KEY (route);
+
+ALTER TABLE ONLY backbeat.llm_routes
+    ADD CONSTRAINT llm_routes_pkey PRIMARY KEY (scope, key);
+
 ALTER TABLE ONLY backbeat.model_calls
     ADD CONSTRAINT model_calls_pkey PRIMARY KEY (owner, call_key, seq);
 
@@ -3316,6 +3430,8 @@ GRANT SELECT ON TABLE backbeat.joins TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.add_schedule(p_schedule jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timestamp with time zone, p_seconds double precision) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.append_only() FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_worker;
@@ -3325,6 +3441,9 @@ REVOKE ALL ON FUNCTION backbeat.audit(p_actor text, p_action text, p_subject tex
 REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer) TO backbeat_worker;
@@ -3478,6 +3597,8 @@ REVOKE ALL ON FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_
 GRANT ALL ON FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.settle(p_rows jsonb) FROM PUBLIC;
@@ -3485,6 +3606,9 @@ GRANT ALL ON FUNCTION backbeat.settle(p_rows jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) FROM PUBLIC;
 GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_worker;
 GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_operator;
 GRANT SELECT(user_name) ON TABLE backbeat.api_tokens TO backbeat_worker;
@@ -3558,6 +3682,8 @@ GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.llm_routes TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.llm_routes TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.notifications TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.notifications TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows_steps TO backbeat_worker;

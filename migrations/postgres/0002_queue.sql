@@ -753,7 +753,7 @@ END $$;
 -- Whether an outcome is one of the free releases that are counted: a vendor was asked in vain. Running out of time is not.
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN p_outcome = 'release' AND coalesce(p_reason NOT IN ('out_of_time', 'cut_off'), true);
+RETURN p_outcome = 'release' AND coalesce(p_reason NOT IN ('out_of_time', 'cut_off', 'rate'), true);
 
 -- Records how attempts ended, given as a JSON array of `ending`. Each names the lease it holds; one whose lease is gone
 -- changes nothing, and its task is reported back.

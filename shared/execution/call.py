@@ -1,6 +1,6 @@
 """One model call, from asking leave to the closed bill. The one path of ticks and activities.
 
-    recall -> deadline -> reserve -> send -> bill -> validate
+    route -> recall -> deadline -> admit -> reserve -> send -> bill -> validate
 
 The row is `open` before the bytes leave and closed before the answer is used, so a process may die anywhere:
 a call that was answered is never paid again, and one whose answer was lost is on record as presumed spent.
@@ -26,6 +26,7 @@ from shared.db.text import clean
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
+from shared.execution.routing import PATIENCE
 from shared.execution.spans import Payer, call_span, recovered_call_span
 from shared.llm import prices
 from shared.llm.classify import Verdict, backoff, classify
@@ -96,24 +97,44 @@ def _check_key(key: str) -> None:
 
 async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
     """One valid answer, sending again in this tick what may be sent again. Raises OutputInvalidError."""
-    route = env.routes.for_tier(ask.tier, env.config.providers.keys())[0]
-    # Loading a vendor's SDK takes a second: not while money is reserved, nor inside the call's span.
-    provider = await env.provider(route.provider)
-    for send in range(1, TRIES_IN_TICK + 1):
-        verdict = await _leave(env, task, ask, route)
+    sent = 0
+    for turn in range(1, TRIES_IN_TICK + 1):
+        route = await env.routing.choose(ask.tier, task.id, env.deadline.patience(0.0))
+        # Loading a vendor's SDK takes a second: not while money is reserved, nor inside the call's span.
+        desk = env.routing.desk(route, await env.provider(route.provider))
+        slot = await desk.slot(_wish(env, task, ask, route))
+        if slot is None:
+            continue
+        try:
+            verdict = await _leave(env, task, ask, route)
+        except BaseException:
+            slot.give_back()
+            raise
         if verdict.verdict == "memo":
+            slot.give_back()
             return _parse(ask, verdict.response["text"])
-        if verdict.seq > send:
+        sent += 1
+        if verdict.seq > sent:
             await _tell_of_lost(env, task, ask)
-        result = await _send(env, task, ask, route, provider, verdict.seq)
+        result = await _send(env, task, ask, route, slot, verdict.seq)
         if not isinstance(result, Verdict):
             return result
-        delay = result.delay if result.delay is not None else backoff(send, env.rng)
-        again = result.kind == "immediate" and result.free and send < TRIES_IN_TICK
-        if not again or not env.deadline.allows(delay + _expected(env, route)):
+        delay = result.delay if result.delay is not None else backoff(sent, env.rng)
+        again = result.kind == "immediate" and result.free
+        if env.routing.elsewhere(ask.tier, task.id, route):
+            again, delay = again or result.hold_route, 0.0
+        if not again or turn == TRIES_IN_TICK or not env.deadline.allows(delay + _expected(env, route)):
             raise Interrupt(_outcome(result, route, delay))
         await clock.sleep(delay)
-    raise AssertionError("the last send either returns or raises")
+    raise Interrupt(Release("rate", after=backoff(TRIES_IN_TICK, env.rng)))
+
+
+def _wish(env: Environment, task: Payer, ask: Ask, route: Route) -> dict[str, Any]:
+    """What is asked of the route's rate."""
+    request = _request(env, task, ask, route, 0)
+    named = {"owner": str(task.id), "call_key": ask.key, "request_hash": ask.request_hash}
+    tokens = {"input": prices.upper_tokens(*request.texts), "output": request.max_output_tokens}
+    return named | tokens | {"patience": min(env.deadline.patience(_expected(env, route)), PATIENCE)}
 
 
 async def _tell_of_lost(env: Environment, task: Payer, ask: Ask) -> None:
@@ -128,7 +149,8 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
     """Postgres' leave to send, or the recorded answer. Raises Interrupt for every other verdict."""
     request = _request(env, task, ask, route, 0)
     tokens = prices.upper_tokens(*request.texts)
-    ceiling = prices.ceiling(route.provider, route.model, tokens, request.max_output_tokens, clock.wall())
+    limit = request.max_output_tokens
+    ceiling = prices.ceiling(route.provider, route.model, tokens, limit, clock.wall(), price=route.price)
     usd_share, tokens_share = env.likely_shares.get((task.workflow, route.name), (Decimal(1), Decimal(1)))
     reservation = calls.Reservation(
         owner=task.id,
@@ -202,7 +224,7 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
             invalid = error
     # An answer that was sent back and is invalid again is not kept, or every later attempt would end with it too.
     kept = verdict.kind == "ok" and not (invalid and ask.key.endswith(AGAIN))
-    bill = prices.cost(route.provider, route.model, reply.usage, clock.wall())
+    bill = prices.cost(route.provider, route.model, reply.usage, clock.wall(), price=route.price)
     end = calls.Closing(
         "done",
         usage=reply.usage,

@@ -11,6 +11,7 @@ from shared.config import Config
 from shared.db.pool import Database
 from shared.definitions import Registry
 from shared.errors import ConfigError
+from shared.execution.routing import Routing
 from shared.llm.protocol import Provider, make_provider
 from shared.llm.routes import Routes
 from shared.telemetry.spans import Telemetry
@@ -34,6 +35,11 @@ class Deadline:
         now = clock.monotonic()
         return now < self.starts_until and now + expected <= self.ends_by
 
+    def patience(self, expected: float) -> float:
+        """Seconds for which something that takes about `expected` seconds may put off its start."""
+        now = clock.monotonic()
+        return max(min(self.starts_until - now, self.ends_by - now - expected), 0.0)
+
     @property
     def left(self) -> float:
         """Seconds until everything must have ended."""
@@ -54,8 +60,12 @@ class Environment:
     rng: Random = field(default_factory=Random)
     expected_seconds: dict[str, float] = field(default_factory=dict)
     likely_shares: dict[tuple[str, str], tuple[Decimal, Decimal]] = field(default_factory=dict)
+    routing: Routing = field(init=False)
     _providers: dict[str, Provider] = field(default_factory=dict)
     _connecting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.routing = Routing(self.db, self.routes, self.config.providers)
 
     async def provider(self, name: str) -> Provider:
         """The vendor's connection. Raises ConfigError when no key is configured."""
@@ -73,6 +83,7 @@ class Environment:
         return bool(known and known.simulated)
 
     async def aclose(self) -> None:
-        """Close the vendors' connections."""
+        """Close the vendors' connections, and give back what is left of their rates."""
+        await self.routing.aclose()
         for provider in self._providers.values():
             await provider.aclose()

@@ -22,21 +22,50 @@ class Cost:
     version: str
 
 
-def cost(provider: str, model: str, usage: Usage, at: datetime, *, cache: CacheTtl | None = "5m") -> Cost:
-    """What that usage costs at the prices of `at`, rounded half to even. `cache` is the ttl that was asked for."""
-    usd, version = _price(provider, model, usage, at, cache)
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a route costs where that is not the list price: US dollars a million tokens, written for 5 minutes."""
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal | None = None  # as fresh input
+    cache_write: Decimal | None = None  # as fresh input
+
+    def of(self, usage: Usage, cache: CacheTtl | None) -> Decimal:
+        """What that usage costs; an hour in the cache is 2 / 1.25 of five minutes."""
+        read, write = (self.input if one is None else one for one in (self.cache_read, self.cache_write))
+        write *= Decimal("1.6") if cache == "1h" else 1
+        total = self.input * usage.uncached + read * usage.cache_read + write * usage.cache_write
+        return (total + self.output * usage.output) / 1_000_000
+
+
+def cost(
+    provider: str, model: str, usage: Usage, at: datetime, *, cache: CacheTtl | None = "5m", price: Price | None = None
+) -> Cost:
+    """What that usage costs at the prices of `at`, rounded half to even. `cache` is the ttl that was asked for.
+
+    `price` stands in for the list price.
+    """
+    usd, version = _price(provider, model, usage, at, cache, price)
     return Cost(None if usd is None else usd.quantize(_NANO_DOLLAR, ROUND_HALF_EVEN), version)
 
 
 def ceiling(
-    provider: str, model: str, input_tokens: int, max_output_tokens: int, at: datetime, *, cache: CacheTtl | None = "5m"
+    provider: str,
+    model: str,
+    input_tokens: int,
+    max_output_tokens: int,
+    at: datetime,
+    *,
+    cache: CacheTtl | None = "5m",
+    price: Price | None = None,
 ) -> Cost:
     """The most a call can cost, rounded up: all input at its dearest rate (fresh or cached anew), all output used."""
     extremes = (
         Usage(uncached=input_tokens, output=max_output_tokens),
         Usage(cache_write=input_tokens, output=max_output_tokens),
     )
-    priced = [_price(provider, model, usage, at, cache) for usage in extremes]
+    priced = [_price(provider, model, usage, at, cache, price) for usage in extremes]
     known = [usd for usd, _ in priced if usd is not None]
     return Cost(max(known).quantize(_NANO_DOLLAR, ROUND_CEILING) if len(known) == len(priced) else None, priced[0][1])
 
@@ -46,7 +75,11 @@ def upper_tokens(*texts: str) -> int:
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + _FRAMING_TOKENS
 
 
-def _price(provider: str, model: str, usage: Usage, at: datetime, cache: CacheTtl | None) -> tuple[Decimal | None, str]:
+def _price(
+    provider: str, model: str, usage: Usage, at: datetime, cache: CacheTtl | None, own: Price | None
+) -> tuple[Decimal | None, str]:
+    if own:
+        return own.of(usage, cache), f"route/{own.input}/{own.output}"
     import genai_prices
 
     version = f"genai-prices/{genai_prices.__version__}"
