@@ -114,13 +114,11 @@ BEGIN
         SELECT s + coalesce((1 - power(0.9, (p_news -> 'seen' ->> 0)::integer)) * ((p_news -> 'seen' ->> (k - 1)::integer)::double precision - s), 0)
         FROM unnest(v_rate.share[2:]) WITH ORDINALITY AS u(s, j) CROSS JOIN LATERAL (SELECT j + 1) AS p(k) ORDER BY k);
     v_rate.share := 1::double precision || v_rate.share;
-    SELECT coalesce(jsonb_object_agg(key, value), '{}'), coalesce(sum((value ->> 0)::integer), 0) INTO v_rate.running, v_others
-    FROM jsonb_each(v_rate.running) WHERE key <> p_worker AND (value ->> 1)::double precision > v_now;
+    SELECT coalesce(jsonb_object_agg(key, value), '{}'), coalesce(sum((value ->> 0)::integer), 0) INTO v_rate.running, v_others FROM jsonb_each(v_rate.running) WHERE key <> p_worker AND (value ->> 1)::double precision > v_now;
 
     FOR n, v_ask, v_known IN
-        SELECT e.n, e.body, EXISTS (
-            SELECT FROM model_calls c WHERE (c.owner, c.call_key, c.request_hash) = ((e.body ->> 'owner')::uuid, e.body ->> 'call_key', e.body ->> 'request_hash')
-            AND c.status IN ('done', 'memo') AND c.response IS NOT NULL)
+        SELECT e.n, e.body, EXISTS (SELECT FROM model_calls c WHERE (c.owner, c.call_key, c.request_hash) = ((e.body ->> 'owner')::uuid, e.body ->> 'call_key', e.body ->> 'request_hash')
+                AND c.status IN ('done', 'memo') AND c.response IS NOT NULL)
         FROM jsonb_array_elements(p_asks) WITH ORDINALITY AS e(body, n)
     LOOP
         charged := ARRAY[1, (v_ask -> 'input')::double precision * v_rate.share[2], (v_ask -> 'output')::double precision * v_rate.share[3]];
@@ -203,6 +201,8 @@ CREATE TABLE backbeat.model_calls (
     error text,
     opened_at timestamp with time zone NOT NULL,
     closed_at timestamp with time zone,
+    prefix text,
+    cache text,
     CONSTRAINT closed_says_when CHECK (((status = 'open'::text) = (closed_at IS NULL))),
     CONSTRAINT done_says_usage CHECK (((status <> 'done'::text) OR ((uncached IS NOT NULL) AND (output IS NOT NULL)))),
     CONSTRAINT model_calls_call_key_check CHECK ((call_key <> ''::text)),
@@ -324,6 +324,9 @@ BEGIN
         shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
         shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
     WHERE r.route = p_route;
+    IF p_seconds IS NULL THEN
+        PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}');
+    END IF;
 END $$;
 
 CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void
@@ -3609,6 +3612,8 @@ GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lea
 GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) TO backbeat_operator;
 GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_worker;
 GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_operator;
 GRANT SELECT(user_name) ON TABLE backbeat.api_tokens TO backbeat_worker;

@@ -9,10 +9,8 @@
 
 -- Over the routes file. Of a tier: {routes: [name, …], canary: name, percent: 10}; of a route: the keys that differ.
 CREATE TABLE backbeat.llm_routes (
-    scope text NOT NULL CHECK (scope IN ('tier', 'route')),
-    key text NOT NULL CHECK (key <> ''),
-    body jsonb NOT NULL CHECK (jsonb_typeof(body) = 'object'),
-    set_by text NOT NULL, set_at timestamptz NOT NULL,
+    scope text NOT NULL CHECK (scope IN ('tier', 'route')), key text NOT NULL CHECK (key <> ''),
+    body jsonb NOT NULL CHECK (jsonb_typeof(body) = 'object'), set_by text NOT NULL, set_at timestamptz NOT NULL,
     PRIMARY KEY (scope, key)
 );
 
@@ -21,13 +19,14 @@ CREATE TABLE backbeat.llm_routes (
 CREATE TABLE backbeat.llm_rate (
     route text PRIMARY KEY,
     period double precision NOT NULL DEFAULT 60 CHECK (period > 0),
-    given double precision[] NOT NULL DEFAULT '{0,0,0}',
-    told double precision[] NOT NULL DEFAULT '{NULL,NULL,NULL}',
+    given double precision[] NOT NULL DEFAULT '{0,0,0}', told double precision[] NOT NULL DEFAULT '{NULL,NULL,NULL}',
     share double precision[] NOT NULL DEFAULT '{1,0.33,0.5}',
     shrink double precision NOT NULL DEFAULT 1 CHECK (shrink > 0), shrunk_at timestamptz NOT NULL DEFAULT '-infinity',
-    blocked_until timestamptz, blocked_by text,
-    running jsonb NOT NULL DEFAULT '{}'
+    blocked_until timestamptz, blocked_by text, running jsonb NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 40);
+
+-- What the vendor's cache was expected to do for a call: warm, first, changed, expired, short, off; and of which prefix.
+ALTER TABLE backbeat.model_calls ADD prefix text, ADD cache text;
 
 -- What is left of a rate after 429s: back from 0.7 to all of it in a minute.
 CREATE FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) RETURNS double precision
@@ -63,13 +62,11 @@ BEGIN
         SELECT s + coalesce((1 - power(0.9, (p_news -> 'seen' ->> 0)::integer)) * ((p_news -> 'seen' ->> (k - 1)::integer)::double precision - s), 0)
         FROM unnest(v_rate.share[2:]) WITH ORDINALITY AS u(s, j) CROSS JOIN LATERAL (SELECT j + 1) AS p(k) ORDER BY k);
     v_rate.share := 1::double precision || v_rate.share;
-    SELECT coalesce(jsonb_object_agg(key, value), '{}'), coalesce(sum((value ->> 0)::integer), 0) INTO v_rate.running, v_others
-    FROM jsonb_each(v_rate.running) WHERE key <> p_worker AND (value ->> 1)::double precision > v_now;
+    SELECT coalesce(jsonb_object_agg(key, value), '{}'), coalesce(sum((value ->> 0)::integer), 0) INTO v_rate.running, v_others FROM jsonb_each(v_rate.running) WHERE key <> p_worker AND (value ->> 1)::double precision > v_now;
 
     FOR n, v_ask, v_known IN
-        SELECT e.n, e.body, EXISTS (
-            SELECT FROM model_calls c WHERE (c.owner, c.call_key, c.request_hash) = ((e.body ->> 'owner')::uuid, e.body ->> 'call_key', e.body ->> 'request_hash')
-            AND c.status IN ('done', 'memo') AND c.response IS NOT NULL)
+        SELECT e.n, e.body, EXISTS (SELECT FROM model_calls c WHERE (c.owner, c.call_key, c.request_hash) = ((e.body ->> 'owner')::uuid, e.body ->> 'call_key', e.body ->> 'request_hash')
+                AND c.status IN ('done', 'memo') AND c.response IS NOT NULL)
         FROM jsonb_array_elements(p_asks) WITH ORDINALITY AS e(body, n)
     LOOP
         charged := ARRAY[1, (v_ask -> 'input')::double precision * v_rate.share[2], (v_ask -> 'output')::double precision * v_rate.share[3]];
@@ -101,6 +98,9 @@ BEGIN
         shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
         shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
     WHERE r.route = p_route;
+    IF p_seconds IS NULL THEN
+        PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}');
+    END IF;
 END $$;
 
 -- What a person says about a tier or a route; NULL takes it back.
@@ -115,5 +115,5 @@ BEGIN
     RETURN v_before IS NOT NULL;
 END $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.admit, backbeat.block_route TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.set_route, backbeat.block_route TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.admit, backbeat.block_route, backbeat.shrunk TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.set_route, backbeat.block_route, backbeat.shrunk TO backbeat_operator;

@@ -1,0 +1,191 @@
+"""What people say about tiers and routes reaches calls without a deploy; the next route is taken when the first is shut."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from backbeat.operate import actions
+from shared.config import Config, ProviderConfig
+from shared.db import rates
+from shared.db.pool import Database as Connection
+from shared.definitions import Definition, Registry
+from shared.domain.outcome import Hold, Release, Succeed
+from shared.execution import routing
+from shared.execution.attempt import attempt
+from shared.execution.context import Context
+from shared.execution.environment import Environment
+from shared.llm.protocol import Reply, Request
+from shared.llm.routes import Routes, load_routes
+from shared.telemetry.spans import NullTelemetry
+from tests.integration.test_model_call import Answer, Vendor
+from tests.support import tasks
+from tests.support.command import Done, command
+from tests.support.databases import Database
+
+FILE = """
+[tiers]
+small = ["one", "two"]
+[routes.one]
+provider = "anthropic"
+model = "claude-haiku-4-5"
+window = 200_000
+max_output = 8_000
+bounded = true
+[routes.two]
+provider = "anthropic"
+model = "claude-haiku-5-5"
+window = 200_000
+max_output = 8_000
+bounded = true
+"""
+Run = Callable[..., Done]
+
+
+class LimitedError(Exception):
+    """As a vendor's SDK raises it."""
+
+    status_code = 429
+
+    def __init__(self, seconds: str) -> None:
+        super().__init__("slow down")
+        self.response = type("Response", (), {"headers": {"retry-after": seconds}})
+
+
+class Refusing(Vendor):
+    """Refuses calls of one model; `models` are those it was asked for."""
+
+    def __init__(self, model: str, error: Exception) -> None:
+        super().__init__()
+        self._model, self._error, self.models = model, error, list[str]()
+
+    async def send(self, request: Request) -> Reply:
+        self.models.append(request.model)
+        if request.model == self._model:
+            raise self._error
+        return await super().send(request)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "routes.toml"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def run(database: Database, tmp_path: Path, file: Path) -> Run:
+    environ = database.environ | {"BACKBEAT_ROUTES_FILE": str(file)}
+    return lambda *arguments: command("backbeat", "route", *arguments, home=tmp_path, environ=environ)
+
+
+def _environment(db: Connection, routes: Routes, vendor: Vendor) -> Environment:
+    async def ask(ctx: Context, _value: Answer) -> Answer:
+        return await ctx.llm("key", output=Answer, prompt="say", tier="small", max_output_tokens=20)
+
+    definition = Definition(name="alpha", version=1, input=Answer, output=Answer, tier="small", run=ask)
+    config = Config(providers={"anthropic": ProviderConfig("anthropic", api_key="k", simulated=True)})
+    env = Environment(config, db, Registry({"alpha@1": definition}, {}), routes, NullTelemetry())
+    env._providers["anthropic"] = vendor
+    return env
+
+
+async def _once(env: Environment) -> Any:
+    await tasks.add(env.db)
+    return await attempt(env, await tasks.take_one(env.db))
+
+
+async def test_a_429_shuts_the_route_for_all_and_the_next_one_is_taken(database: Database, file: Path) -> None:
+    vendor = Refusing("claude-haiku-4-5", LimitedError("30"))
+    async with tasks.worker(database) as db:
+        env = _environment(db, load_routes(file), vendor)
+        assert await _once(env) == Succeed({"n": 1})
+        assert await _once(_environment(db, load_routes(file), vendor)) == Succeed({"n": 2})
+    assert vendor.models == ["claude-haiku-4-5", "claude-haiku-5-5", "claude-haiku-5-5"]
+    ((route, why, shrink),) = database.sql("SELECT route, blocked_by, shrink FROM backbeat.llm_rate")
+    assert (route, why, shrink) == ("one", "rate_limited", 0.7)
+
+
+async def test_with_every_route_shut_a_task_is_released_free_and_asks_nobody(database: Database, file: Path) -> None:
+    vendor = Refusing("", LimitedError("1"))
+    async with tasks.worker(database) as db:
+        for name in ("one", "two"):
+            await rates.block(db, name, 40.0, "rate_limited", shrink=False)
+        env = _environment(db, load_routes(file), vendor)
+        outcome = await _once(env)
+        assert isinstance(outcome, Release)
+        assert (outcome.reason, 30 < outcome.after <= 40) == ("rate", True)
+        assert env.routing.stalled("small")
+        for name in ("one", "two"):
+            await rates.block(db, name, 900.0, "authentication", shrink=False)
+        outcome = await _once(_environment(db, load_routes(file), vendor))
+        assert isinstance(outcome, Hold)
+        assert (outcome.reason, outcome.key) == ("route", "one")
+    assert vendor.models == []
+
+
+def test_people_say_which_routes_serve_a_tier(run: Run, database: Database) -> None:
+    def models() -> list[str]:
+        return [row["route"] for row in run("list", "-o", "json").fine().json]
+
+    assert models() == ["one", "two"]
+    assert "names route 'three', which is not there" in run("set", "small", "three").refused(2)
+    run("set", "small", "two").fine()
+    assert models() == ["two"]
+    run("change", "two", "rpm=50", "max_in_flight=3").fine()
+    assert "rpm is 0" in run("change", "two", "rpm=0").refused(2)
+    (row,) = run("list", "-o", "json").fine().json
+    assert row["limits"] == {"rpm": 50, "itpm": None, "otpm": None, "max_in_flight": 3}
+    assert row["left"]["rpm"] == 50
+    run("unset", "small").fine()
+    assert "is as the routes file says" in run("unset", "small").refused(5)
+    assert models() == ["one", "two"]
+    trail = database.sql("SELECT DISTINCT subject FROM backbeat.audit_log WHERE action = 'route.set' ORDER BY 1")
+    assert trail == [("route/two",), ("tier/small",)]
+
+
+def test_a_vendors_no_is_shown_and_a_person_lifts_it(run: Run, database: Database) -> None:
+    database.sql("SELECT backbeat.block_route('one', 900, 'authentication', false)")
+    row, _ = run("list", "-o", "json").fine().json
+    assert row["blocked_by"] == "authentication"
+    assert row["blocked_until"]
+    assert run("release", "one").fine().err == "route 'one': released\n"
+    row, _ = run("list", "-o", "json").fine().json
+    assert row["blocked_until"] is None
+
+
+def test_a_canary_takes_its_share_by_the_task_and_is_rolled_back(run: Run, database: Database, file: Path) -> None:
+    run("set", "small", "one").fine()
+    run("canary", "small", "two", "--percent", "10").fine()
+    said = [
+        dict(zip(("scope", "key", "body"), row, strict=True))
+        for row in database.sql("SELECT scope, key, body FROM backbeat.llm_routes")
+    ]
+    routes = load_routes(file).over(said)
+    ids = [UUID(database.value("SELECT backbeat.uuid7()::text")) for _ in range(3)]
+    ids += [UUID(int=(ids[0].int & ~0xFFFFFFFFFFFF) | n * 2654435761 % 2**48) for n in range(2000)]
+    first = [routes.for_tier("small", None, one.int % 100)[0].name for one in ids]
+    assert 0.08 < first.count("two") / len(first) < 0.12
+    assert first == [routes.for_tier("small", None, one.int % 100)[0].name for one in ids]
+    run("canary", "small", "--off").fine()
+    assert "has no canary" in run("canary", "small", "--off").refused(5)
+    assert run("canary", "small", "two").refused(2)
+
+
+async def test_a_worker_hears_of_a_change_and_leaves_out_what_does_not_fit(
+    database: Database, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(routing, "REREAD", 0.0)
+    vendor = Refusing("", LimitedError("1"))
+    async with tasks.worker(database) as db:
+        env, operator = _environment(db, load_routes(file), vendor), tasks.Operator(database)
+        await _once(env)
+        said = "SELECT backbeat.set_route('tier', 'small', %(body)s::jsonb, 'test') AS was"
+        await actions.do(operator, said, {"body": '{"routes": ["two"]}'})
+        await _once(env)
+        await actions.do(operator, said, {"body": '{"routes": ["nowhere"]}'})
+        await _once(env)
+    assert vendor.models == ["claude-haiku-4-5", "claude-haiku-5-5", "claude-haiku-5-5"]
+    assert "names route 'nowhere'" in caplog.text
