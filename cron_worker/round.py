@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from shared.definitions import load_definitions
 from shared.domain.outcome import Outcome
 from shared.errors import ConfigError
 from shared.execution.environment import Deadline, Environment
+from shared.execution.prefixes import Prefixes
 from shared.execution.spans import tick_span
 from shared.llm.routes import load_routes
 from shared.telemetry import open_telemetry
@@ -39,16 +41,20 @@ async def environment(config: Config, db: Database, limits: Limits) -> AsyncIter
     if not registry.tasks:
         raise ConfigError("no definitions are named", fix="Set BACKBEAT_DEFINITIONS to your task modules")
     telemetry = open_telemetry(config, "cron-worker")
+    routes = load_routes(config.routes_file)
+    for line in routes.warnings(clock.wall().date()):
+        logging.warning("%s", line)
     set_json_loads(from_json)  # seven times as fast as Python's own
     env = Environment(
         config=config,
         db=db,
         registry=registry,
-        routes=load_routes(config.routes_file),
+        routes=routes,
         telemetry=telemetry,
         deadline=Deadline.after(limits.budget, limits.grace),
         expected_seconds=await calls.route_p95(db),
         likely_shares=await calls.likely_shares(db),
+        prefixes=Prefixes.of(await calls.beat(db), await calls.last_prefixes(db)),
     )
     try:
         yield env

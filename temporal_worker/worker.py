@@ -16,6 +16,7 @@ from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, Telemetr
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from shared import clock
 from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, open_pool
@@ -90,6 +91,8 @@ async def _environment(config: Config) -> AsyncIterator[Environment]:
     if not registry.effects:
         log.warning("no effects are loaded, so escalations wait: set BACKBEAT_DEFINITIONS to what the ticks load")
     routes = load_routes(config.routes_file)
+    for line in routes.warnings(clock.wall().date()):
+        log.warning("%s", line)
     telemetry = open_telemetry(config, "temporal-worker")
     async with open_pool(config.database_url, CONNECTIONS) as pool:
         env = Environment(config, Database(pool, PATIENCE), registry, routes, telemetry, runtime="temporal")

@@ -4,7 +4,7 @@
 --
 -- A rate is a generic cell rate algorithm with three clocks: requests, input tokens, output tokens. Each clock stands at the
 -- moment until which the route is given away; who asks gets the next moment and waits for it. So starts come evenly spread,
--- and no window of a period holds more than the limit: 5 % of it pays for the burst after a pause and for the way to the vendor.
+-- and no window of a period holds more than the limit: 7 % of it pay for the burst after a pause and for the way to the vendor.
 -- What a dead process was given passes by itself, and what it had in flight is forgotten when it stops saying so.
 
 -- Over the routes file. Of a tier: {routes: [name, …], canary: name, percent: 10}; of a route: the keys that differ.
@@ -54,7 +54,7 @@ BEGIN
     SELECT * INTO v_rate FROM llm_rate r WHERE r.route = p_route FOR UPDATE;
     v_now := extract(epoch FROM clock());
     v_block := greatest(extract(epoch FROM v_rate.blocked_until) - v_now, 0);
-    SELECT array_agg(coalesce(t.told, u.told) ORDER BY u.k), array_agg(v_rate.period * 1.05 / (least(p_limits[u.k], coalesce(t.told, u.told)) * shrunk(v_rate)) ORDER BY u.k)
+    SELECT array_agg(coalesce(t.told, u.told) ORDER BY u.k), array_agg(v_rate.period * 1.07 / (least(p_limits[u.k], coalesce(t.told, u.told)) * shrunk(v_rate)) ORDER BY u.k)
     INTO v_rate.told, v_unit FROM unnest(v_rate.told) WITH ORDINALITY AS u(told, k)
     LEFT JOIN LATERAL (SELECT nullif((p_news -> 'told' ->> (u.k - 1)::integer)::double precision, 0) AS told) t ON true;
     v_rate.given := ARRAY(SELECT g - coalesce((p_news -> 'back' ->> (k - 1)::integer)::double precision * v_unit[k], 0) FROM unnest(v_rate.given) WITH ORDINALITY AS u(g, k) ORDER BY k);
@@ -70,8 +70,8 @@ BEGIN
         FROM jsonb_array_elements(p_asks) WITH ORDINALITY AS e(body, n)
     LOOP
         charged := ARRAY[1, (v_ask -> 'input')::double precision * v_rate.share[2], (v_ask -> 'output')::double precision * v_rate.share[3]];
-        -- A clock may run ahead by a fortieth of the period, for a burst; a call that is larger than that waits until it does not.
-        SELECT greatest(v_now + v_block, max(x.given - greatest(v_rate.period / 40 - x.unit * x.amount, 0))) INTO v_start
+        -- A clock may run ahead by a sixtieth of the period, for a burst; a call that is larger than that waits until it does not.
+        SELECT greatest(v_now + v_block, max(x.given - greatest(v_rate.period / 60 - x.unit * x.amount, 0))) INTO v_start
         FROM unnest(v_rate.given, v_unit, charged) AS x(given, unit, amount) WHERE x.unit IS NOT NULL;
         wait := v_start - v_now;
         verdict := CASE WHEN v_known THEN 'memo' WHEN v_block > (v_ask -> 'patience')::double precision THEN 'blocked'

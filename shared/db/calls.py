@@ -41,6 +41,8 @@ class Reservation:
     likely_usd: Decimal | None = None
     likely_tokens: int | None = None
     meets: str = ""
+    prefix: str | None = None
+    cache: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ async def open_call(db: Database, ask: Reservation) -> Verdict:
         "likely_usd": _exact(ask.usd if ask.likely_usd is None else ask.likely_usd),
         "likely_tokens": ask.tokens if ask.likely_tokens is None else ask.likely_tokens,
         "price_version": ask.price_version,
+        "prefix": ask.prefix,
+        "cache": ask.cache,
     }
     row = await _desk(db).openings[ask.meets].ask(question)
     return Verdict(row["verdict"], row["seq"] or 0, row["response"], row["detail"] or "", row["until"])
@@ -174,6 +178,17 @@ async def likely_shares(db: Database) -> dict[tuple[str, str], tuple[Decimal, De
     """
     rows = await db.rows(_SQL["likely_shares"])
     return {(row["workflow"], row["route"]): (row["usd"], row["tokens"]) for row in rows}
+
+
+async def beat(db: Database) -> float | None:
+    """Seconds between the ticks that found work, of six hours; None where there were not two."""
+    seconds: float | None = (await db.row(_SQL["beat"]))["seconds"]
+    return seconds
+
+
+async def last_prefixes(db: Database) -> list[Row]:
+    """The prefixes that were sent last, each with its workflow, its model and its age in seconds."""
+    return await db.rows(_SQL["last_prefixes"])
 
 
 def _exact(amount: Decimal | None) -> str | None:

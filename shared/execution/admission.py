@@ -25,7 +25,7 @@ from shared.llm.limits import read_limits
 from shared.llm.protocol import Provider, Reply, Request
 from shared.llm.routes import Route
 
-LATE = 1.0  # seconds after which a moment has passed
+LATE = 0.5  # seconds after which a moment has passed
 NEWS = 5.0  # seconds between words on what calls took and how many are in flight; Postgres forgets them after 15
 FULL = 0.3  # seconds between looks for a call in flight that has ended
 PAUSE = 1.0  # seconds without calls after a 429 that names none

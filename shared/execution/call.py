@@ -57,6 +57,7 @@ class Ask:
     system: str = ""
     tier: str
     max_output_tokens: int = 1024
+    grows: bool = False  # its prompt begins with the whole one of a call before
 
     @property
     def request_hash(self) -> str:
@@ -149,8 +150,10 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
     """Postgres' leave to send, or the recorded answer. Raises Interrupt for every other verdict."""
     request = _request(env, task, ask, route, 0)
     tokens = prices.upper_tokens(*request.texts)
-    limit = request.max_output_tokens
-    ceiling = prices.ceiling(route.provider, route.model, tokens, limit, clock.wall(), price=route.price)
+    limit, (prefix, expected) = request.max_output_tokens, env.prefixes.expect(task.workflow, request)
+    ceiling = prices.ceiling(
+        route.provider, route.model, tokens, limit, clock.wall(), cache=request.cache, price=route.price
+    )
     usd_share, tokens_share = env.likely_shares.get((task.workflow, route.name), (Decimal(1), Decimal(1)))
     reservation = calls.Reservation(
         owner=task.id,
@@ -167,6 +170,8 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
         likely_usd=None if ceiling.usd is None else ceiling.usd * usd_share,
         likely_tokens=math.ceil((tokens + request.max_output_tokens) * tokens_share),
         meets=f"{task.tenant}/{task.workflow}",
+        prefix=prefix,
+        cache=expected,
     )
     if not env.deadline.allows(_expected(env, route)):
         raise Interrupt(Release("out_of_time"))
@@ -224,7 +229,9 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
             invalid = error
     # An answer that was sent back and is invalid again is not kept, or every later attempt would end with it too.
     kept = verdict.kind == "ok" and not (invalid and ask.key.endswith(AGAIN))
-    bill = prices.cost(route.provider, route.model, reply.usage, clock.wall(), price=route.price)
+    bill = prices.cost(
+        route.provider, route.model, reply.usage, clock.wall(), cache=env.prefixes.ttl, price=route.price
+    )
     end = calls.Closing(
         "done",
         usage=reply.usage,
@@ -275,6 +282,8 @@ def _request(env: Environment, task: Payer, ask: Ask, route: Route, seq: int) ->
         max_output_tokens=min(ask.max_output_tokens, route.max_output),
         schema=json_schema(ask.output),
         schema_name=ask.output.__name__,
+        cache=env.prefixes.ttl,
+        grows=ask.grows,
         timeout=max(min(env.deadline.left, CALL_TIMEOUT), 0.1),
         metadata={"owner": str(task.id), "key": ask.key, "seq": str(seq), "workflow": task.workflow},
     )

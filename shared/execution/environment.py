@@ -11,6 +11,7 @@ from shared.config import Config
 from shared.db.pool import Database
 from shared.definitions import Registry
 from shared.errors import ConfigError
+from shared.execution.prefixes import Prefixes
 from shared.execution.routing import Routing
 from shared.llm.protocol import Provider, make_provider
 from shared.llm.routes import Routes
@@ -60,6 +61,7 @@ class Environment:
     rng: Random = field(default_factory=Random)
     expected_seconds: dict[str, float] = field(default_factory=dict)
     likely_shares: dict[tuple[str, str], tuple[Decimal, Decimal]] = field(default_factory=dict)
+    prefixes: Prefixes = field(default_factory=Prefixes)
     routing: Routing = field(init=False)
     _providers: dict[str, Provider] = field(default_factory=dict)
     _connecting: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -32,14 +32,16 @@ class Routing:
         self._read_at, self._shut = float("-inf"), dict[str, tuple[float, str]]()
         self._worker, self._desks = uuid4().hex, dict[str, Desk]()
 
-    async def choose(self, tier: str, task: UUID, patience: float) -> Route:
-        """The route for a call of this task, waiting a little for one to open. Raises ConfigError when none has a key.
+    async def choose(self, tier: str, task: UUID, patience: float, window: int = 0) -> Route:
+        """The route for a call of this task, of `window` tokens if there is one, waiting a little for it to open.
 
-        Raises Interrupt: free release while rates are in the way, hold while somebody must act.
+        Raises ConfigError when none has a key, Interrupt with a free release while rates are in the way, with a hold
+        while somebody must act.
         """
         await self._read()
         # The last bits of a uuid are random: a task keeps its place in every canary, also when it is tried again.
-        candidates = self.routes.for_tier(tier, self._providers, task.int % 100)
+        routes = self.routes.for_tier(tier, self._providers, task.int % 100)
+        candidates = [route for route in routes if route.window >= window] or routes
         if open_ := [route for route in candidates if self._against(route)[0] <= 0]:
             return open_[0]
         route = min(candidates, key=lambda one: (self._against(one)[1] not in _PASSING, self._against(one)[0]))

@@ -26,9 +26,10 @@ _ADAPTERS = {"anthropic": "AnthropicProvider", "openai": "OpenAIProvider"}
 class Request:
     """One model call. Sending it makes exactly one HTTP request.
 
-    `system` is the stable prefix and gets the cache mark where the vendor wants one (`cache` is the life
-    of the entry, None marks nothing). `schema` is what `structured.json_schema` gave. `metadata` names the
-    call to whoever reads the vendor's log, form-encoded in the header `x-backbeat-call`.
+    `system` is the stable prefix and gets the cache mark where the vendor wants one (`cache` is the life of the entry,
+    None marks nothing). A prompt that `grows` begins with the whole one of the call before, and is kept too. `schema`
+    is what `structured.json_schema` gave. `metadata` names the call to whoever reads the vendor's log, form-encoded in
+    the header `x-backbeat-call`.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Request:
     schema: Mapping[str, Any] | None = None
     schema_name: str = "output"
     cache: CacheTtl | None = "5m"
+    grows: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 

@@ -94,6 +94,12 @@ class Routes:
         canaries = {t: (made.known(t, b["canary"]), int(b["percent"])) for t, b in tiers.items() if "canary" in b}
         return replace(made, canaries=canaries)
 
+    def warnings(self, today: date) -> list[str]:
+        """A line for each route of a tier whose vendor has named the day of its end."""
+        served = sorted({one for tier in self.tiers.values() for one in tier if one.sunset}, key=lambda one: one.name)
+        ends = ((one, "ended" if one.sunset and one.sunset <= today else "ends") for one in served)
+        return [f"route {one.name}: {one.model} {word} on {one.sunset}: name another in the tier" for one, word in ends]
+
     def known(self, tier: str, name: str) -> Route:
         """A route by its name. Raises ConfigError, saying that `tier` wants it."""
         if name not in self.table["routes"]:

@@ -1,4 +1,4 @@
-"""What people say about tiers and routes reaches calls without a deploy; the next route is taken when the first is shut."""
+"""What people say about routes reaches calls without a deploy; the next is taken when the first is shut."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -29,5 +29,17 @@ FROM (
     WHERE c.status = 'done' AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
 GROUP BY workflow, route HAVING count(*) >= 20
 
+-- name: beat
+SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gap) AS seconds FROM (
+    SELECT extract(epoch FROM m.minute - lag(m.minute) OVER (ORDER BY m.minute))::double precision AS gap
+    FROM (SELECT DISTINCT date_trunc('minute', t.started_at) AS minute FROM backbeat.ticks t WHERE t.id >= backbeat.uuid7_floor(backbeat.now() - interval '6 hours')) m) gaps
+
+-- name: last_prefixes
+SELECT DISTINCT ON (workflow, model, prefix) workflow, model, prefix, extract(epoch FROM backbeat.clock() - closed_at)::double precision AS age
+FROM (
+    SELECT c.workflow, c.model, c.prefix, c.closed_at FROM backbeat.model_calls c
+    WHERE c.status = 'done' AND c.prefix IS NOT NULL AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
+ORDER BY workflow, model, prefix, closed_at DESC
+
 -- name: held_routes
 SELECT key, reason FROM backbeat.pauses WHERE scope = 'route'

@@ -12,6 +12,7 @@ from shared.config import ProviderConfig
 from shared.domain.usage import Usage
 from shared.llm.protocol import CONNECT_SECONDS, Reply, Request, Stop, UnreadableReplyError
 
+BLOCK = 4096  # letters; a vendor looks back over 20 blocks for one that it knows
 _STOPS: dict[str | None, Stop] = {
     "end_turn": "end",
     "stop_sequence": "end",
@@ -50,12 +51,11 @@ def payload(request: Request) -> dict[str, Any]:
     """The arguments of `messages.create`."""
     system: dict[str, Any] = {"type": "text", "text": request.system}
     if request.cache:
-        ttl = {"ttl": request.cache} if request.cache != "5m" else {}
-        system["cache_control"] = {"type": "ephemeral", **ttl}
+        system["cache_control"] = _mark(request)
     arguments: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.max_output_tokens,
-        "messages": [{"role": "user", "content": request.prompt}],
+        "messages": [{"role": "user", "content": _content(request)}],
         "extra_headers": request.wire_headers,
         "timeout": httpx2.Timeout(request.timeout, connect=min(CONNECT_SECONDS, request.timeout / 2)),
     }
@@ -64,6 +64,21 @@ def payload(request: Request) -> dict[str, Any]:
     if request.schema:
         arguments["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
     return arguments
+
+
+def _content(request: Request) -> Any:
+    """The prompt; one that grows in blocks of equal size, so that those of the call before are found in the cache."""
+    whole = len(request.prompt) // BLOCK * BLOCK if request.grows and request.cache else 0
+    if not whole:
+        return request.prompt
+    texts = [request.prompt[at : at + BLOCK] for at in range(0, len(request.prompt), BLOCK)]
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": text} for text in texts]
+    blocks[whole // BLOCK - 1]["cache_control"] = _mark(request)
+    return blocks
+
+
+def _mark(request: Request) -> dict[str, str]:
+    return {"type": "ephemeral", **({"ttl": "1h"} if request.cache == "1h" else {})}
 
 
 def read(body: Any, request_id: str | None) -> Reply:
