@@ -2,8 +2,8 @@
 
     ask -> wait for the moment -> send -> tell what it took
 
-The calls of a process that ask at the same time get a block of moments by one statement. A moment that is not used is
-given back with the next one; those of a process that dies pass by themselves. A route without limits costs no
+The calls of a process that ask at the same time get a block of moments by one statement. A moment that is not used in
+time is given back with the next one; those of a process that dies pass by themselves. A route without limits costs no
 statement, until a vendor says no.
 """
 
@@ -57,8 +57,8 @@ class Slot:
         return self
 
     def give_back(self) -> None:
-        """The call did not leave."""
-        self._desk.ended(self, self._charged)
+        """The call did not leave. A moment that has passed is lost: given back, it would be sent beside a later one."""
+        self._desk.ended(self, () if clock.monotonic() > self._until else self._charged)
 
     async def aclose(self) -> None:
         """The provider outlives its slots."""

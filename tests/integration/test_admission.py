@@ -32,7 +32,12 @@ class Campaign:
 
 @asynccontextmanager
 async def campaign(
-    database: Database, patch: pytest.MonkeyPatch, seed: int, callers: int = CALLERS, **limits: Any
+    database: Database,
+    patch: pytest.MonkeyPatch,
+    seed: int,
+    callers: int = CALLERS,
+    stalls: float = 0.0,
+    **limits: Any,
 ) -> AsyncIterator[Campaign]:
     warp, dice = Warp(database, patch), Random(seed)
     route, vendor = Route("r", "anthropic", "m", 1, 1, bounded=True, **limits), Vendor(dice)
@@ -40,7 +45,7 @@ async def campaign(
         ways = [await stack.enter_async_context(warped(database, warp)) for _ in range(PROCESSES)]
 
         def start(place: int) -> Process:
-            return Process(ways[place], route, vendor, dice, callers)
+            return Process(ways[place], route, vendor, dice, callers, stalls)
 
         jumping = asyncio.create_task(warp.run())
         made = Campaign(dice, vendor, [start(place) for place in range(PROCESSES)], start)
@@ -66,6 +71,19 @@ async def test_sixteen_processes_use_a_limit_up_and_no_window_passes_it(
     assert fullest(log, MINUTE) <= 600
     assert fullest(log, 1.0) <= 0.05 * 600
     assert mean >= 0.9 * 600
+
+
+async def test_moments_that_processes_slept_through_are_lost_and_no_window_passes_the_limit(
+    database: Database, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    async with campaign(database, monkeypatch, seed, callers=16, stalls=0.9, rpm=300) as run:
+        await clock.sleep(30)
+        for process in run.processes:
+            process.stalls = 0.0
+        await clock.sleep(60)
+    log = [(at, 1.0) for at, _, _ in run.vendor.log]
+    print(f"fullest minute {fullest(log, MINUTE)}")
+    assert fullest(log, MINUTE) <= 300
 
 
 async def test_tokens_are_limited_by_what_calls_do_take(

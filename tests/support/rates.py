@@ -48,8 +48,10 @@ class Vendor:
 class Process:
     """One process with calls to make, until it is killed."""
 
-    def __init__(self, db: Connection, route: Route, vendor: Vendor, dice: Random, callers: int) -> None:
-        self._dice = dice
+    def __init__(
+        self, db: Connection, route: Route, vendor: Vendor, dice: Random, callers: int, stalls: float = 0.0
+    ) -> None:
+        self._dice, self.stalls = dice, stalls
         self.desk = Desk(db, uuid4().hex, lambda *_: None)
         self.desk.route, self.desk.provider = route, vendor
         self._callers = [asyncio.create_task(self._call()) for _ in range(callers)]
@@ -60,6 +62,8 @@ class Process:
             try:
                 slot = await self.desk.slot(wish | {"patience": 5.0})
                 assert slot is not None
+                if self._dice.random() < self.stalls:
+                    await clock.sleep(self._dice.uniform(0, 30))  # it loads something, or swaps
                 if self._dice.random() < 0.1:
                     slot.give_back()  # its money was refused, say
                 else:
