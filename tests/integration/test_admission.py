@@ -76,7 +76,7 @@ async def test_sixteen_processes_use_a_limit_up_and_no_window_passes_it(
 async def test_moments_that_processes_slept_through_are_lost_and_no_window_passes_the_limit(
     database: Database, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    async with campaign(database, monkeypatch, seed, callers=16, stalls=0.9, rpm=300) as run:
+    async with campaign(database, monkeypatch, seed, callers=8, stalls=0.9, rpm=300) as run:
         await clock.sleep(30)
         for process in run.processes:
             process.stalls = 0.0
