@@ -30,17 +30,14 @@ CREATE TYPE backbeat.ending AS (
 
 CREATE FUNCTION backbeat.now() RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN now();
 
 CREATE FUNCTION backbeat.clock() RETURNS timestamp with time zone
     LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN (backbeat.now() + (clock_timestamp() - now()));
 
 CREATE FUNCTION backbeat.uuid7(p_at timestamp with time zone DEFAULT backbeat.clock()) RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN (encode(OVERLAY(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3) FROM 1 FOR 6) PLACING set_byte('\x00'::bytea, 0, ((get_byte(uuid_send(gen_random_uuid()), 0) & 15) | 112)) FROM 7 FOR 1), 'hex'::text))::uuid;
 
 CREATE TABLE backbeat.joins (
@@ -496,8 +493,7 @@ CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, 
     AS $$
 DECLARE
     c_urgent_share CONSTANT double precision := 0.25;
-    v_tiers text[]; v_shut text[]; v_found uuid[]; v_seen uuid[] := '{}'; v_taken uuid[] := '{}'; v_rows simple_tasks[];
-    v_now timestamptz;
+    v_tiers text[]; v_shut text[]; v_taken uuid[] := '{}'; v_flows tid[]; v_rest integer; v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
@@ -517,49 +513,47 @@ BEGIN
             WHERE t.status = 'ready' AND t.class = 'urgent' AND NOT t.alone AND t.tier = ANY (v_tiers)
                 AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
             ORDER BY t.vstart, t.id LIMIT floor(p_limit * c_urgent_share + random()) FOR UPDATE SKIP LOCKED) l;
-        -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
-        FOR v_try IN 1..4 LOOP
-            EXIT WHEN cardinality(v_taken) >= p_limit;
-            SELECT array_agg(c.id) INTO v_found FROM (
-                SELECT walk.id FROM (
-                    SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
-                    -- A row that came late, from behind the floor, is found by those who find too few.
-                    FROM (SELECT v.tier, CASE v_try WHEN 1 THEN v.floor ELSE 0 END AS floor FROM virtual_time v WHERE v.tier = ANY (v_tiers)) wanted CROSS JOIN LATERAL (
-                        -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
-                        SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                        WHERE t.status = 'ready' AND t.tier = wanted.tier AND t.vstart >= wanted.floor AND NOT t.alone AND t.id <> ALL (v_seen || v_taken)
-                            AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
-                        ORDER BY t.vstart, t.id LIMIT p_limit - cardinality(v_taken)) r) walk
-                ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
-            EXIT WHEN v_found IS NULL AND v_try > 1;
-            CONTINUE WHEN v_found IS NULL;
-            v_seen := v_seen || v_found;
+        -- First a share of each tier; then what is left, of any, and a row that came late from behind the floor.
+        FOR v_try IN 1..2 LOOP
+            v_rest := p_limit - cardinality(v_taken);
+            EXIT WHEN v_rest <= 0;
             SELECT v_taken || coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
-                SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_found) AND t.status = 'ready'
-                ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
+                SELECT r.id FROM (
+                    SELECT v.tier, v.floor * (2 - v_try) AS floor, CASE v_try WHEN 1 THEN ceil(v_rest / count(*) OVER ())::integer ELSE v_rest END AS share
+                    FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier) w CROSS JOIN LATERAL (
+                    -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
+                    SELECT t.id FROM simple_tasks t
+                    WHERE t.status = 'ready' AND t.tier = w.tier AND t.vstart > w.floor AND NOT t.alone AND t.id <> ALL (v_taken)
+                        AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
+                    ORDER BY t.vstart, t.id LIMIT w.share FOR UPDATE SKIP LOCKED) r LIMIT v_rest) l;
         END LOOP;
     END IF;
     IF v_taken = '{}' THEN
         RETURN;
     END IF;
+    -- Where they are: a reader's old snapshot keeps every version of a flow, and looking it up again would walk over them again.
+    v_flows := ARRAY(
+        SELECT f.ctid FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
+        ORDER BY f.tenant, f.tier, f.class FOR UPDATE);
+    PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
+    RETURN QUERY
     WITH started AS (
         UPDATE simple_tasks t
         SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
             worker = p_worker, started_at = v_now, attempts = t.attempts + 1
-        WHERE t.id = ANY (v_taken) RETURNING t AS task
+        WHERE t.id = ANY (v_taken) RETURNING t.*
+    ), by_flow AS (
+        SELECT s.tenant, s.tier, s.class, count(*) AS n FROM started s GROUP BY 1, 2, 3
+    ), told AS (
+        UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n FROM by_flow c
+        WHERE f.ctid = ANY (v_flows) AND (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class)
+    ), moved AS (
+        UPDATE virtual_time v SET v = c.v FROM (
+            SELECT s.tier, max(s.vstart - s.estimate / (class_weight(s.class) * (SELECT n.weight FROM tenants n WHERE n.id = s.tenant))) AS v FROM started s GROUP BY 1) c
+        WHERE v.tier = c.tier AND v.v < c.v
     )
-    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
-    PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT r.tenant, r.tier, r.class FROM unnest(v_rows) r)
-    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
-    UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n
-    FROM (SELECT r.tenant, r.tier, r.class, count(*) AS n FROM unnest(v_rows) r GROUP BY 1, 2, 3) c
-    WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class);
-    PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
-    UPDATE virtual_time v SET v = c.v FROM (
-        SELECT r.tier, max(r.vstart - r.estimate / (n.weight * class_weight(r.class))) AS v FROM unnest(v_rows) r JOIN tenants n ON n.id = r.tenant GROUP BY 1) c
-    WHERE v.tier = c.tier AND v.v < c.v;
-    RETURN QUERY SELECT * FROM unnest(v_rows);
+    SELECT * FROM started s ORDER BY s.vstart, s.id;
 END $$;
 
 CREATE FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean DEFAULT true) RETURNS SETOF backbeat.simple_tasks
@@ -577,15 +571,15 @@ BEGIN
     p_loaded := startable(p_loaded);
     IF p_idle THEN
         SELECT array_agg(l.id) INTO v_taken FROM (
-            SELECT t.id FROM simple_tasks t JOIN flows f USING (tenant, tier, class)
-            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND flow_room(f) > 0
+            SELECT t.id FROM simple_tasks t JOIN flow_rooms f USING (tenant, tier, class)
+            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND f.room > 0
             ORDER BY t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) l;
     END IF;
     IF v_taken IS NULL THEN
         SELECT array_agg(c.id) INTO v_taken FROM (
             SELECT l.id FROM (
-                SELECT f.* FROM flows f JOIN virtual_time v ON v.tier = f.tier
-                WHERE f.tier LIKE 'bulk/%' AND flow_room(f) > 0
+                SELECT f.* FROM flow_rooms f JOIN virtual_time v ON v.tier = f.tier
+                WHERE f.tier LIKE 'bulk/%' AND f.room > 0
                   AND EXISTS (
                       SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
                       ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)
@@ -594,7 +588,7 @@ BEGIN
                 SELECT t.id FROM simple_tasks t
                 WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class AND NOT t.alone
                   AND t.workflow || '@' || t.version = ANY (p_loaded)
-                ORDER BY t.rank, t.id LIMIT least(flow_room(f), p_limit) FOR UPDATE SKIP LOCKED) l
+                ORDER BY t.rank, t.id LIMIT least(f.room, p_limit) FOR UPDATE SKIP LOCKED) l
             LIMIT p_limit) c;
     END IF;
     IF p_patient THEN
@@ -1177,43 +1171,6 @@ CREATE FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) RETURN
     SET search_path TO 'pg_catalog'
     RETURN (COALESCE(((p_rule -> 'approvers'::text) ? p_user), false) OR COALESCE(((p_rule -> 'groups'::text) ?| p_groups), false));
 
-CREATE TABLE backbeat.flows (
-    tenant text NOT NULL,
-    tier text NOT NULL,
-    class text NOT NULL,
-    last_v double precision DEFAULT 0 NOT NULL,
-    ready integer DEFAULT 0 NOT NULL,
-    running integer DEFAULT 0 NOT NULL,
-    CONSTRAINT flows_class_check CHECK ((class = ANY (ARRAY['urgent'::text, 'high'::text, 'normal'::text, 'low'::text]))),
-    CONSTRAINT flows_ready_check CHECK ((ready >= 0)),
-    CONSTRAINT flows_running_check CHECK ((running >= 0))
-)
-WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
-
-CREATE TABLE backbeat.pauses (
-    scope text NOT NULL,
-    key text NOT NULL,
-    reason text NOT NULL,
-    paused_by text NOT NULL,
-    paused_at timestamp with time zone NOT NULL,
-    CONSTRAINT pauses_key_check CHECK ((key <> ''::text)),
-    CONSTRAINT pauses_reason_check CHECK ((reason <> ''::text)),
-    CONSTRAINT pauses_scope_check CHECK ((scope = ANY (ARRAY['tenant'::text, 'workflow'::text, 'route'::text])))
-);
-
-CREATE TABLE backbeat.tenants (
-    id text NOT NULL,
-    weight double precision DEFAULT 1 NOT NULL,
-    max_running integer,
-    CONSTRAINT tenants_id_check CHECK ((id <> ''::text)),
-    CONSTRAINT tenants_max_running_check CHECK ((max_running > 0)),
-    CONSTRAINT tenants_weight_check CHECK ((weight > (0)::double precision))
-);
-
-CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
-    LANGUAGE sql STABLE
-    RETURN (SELECT GREATEST((0)::bigint, LEAST((CASE WHEN ((flow_room.p_flow).tier ~~ 'bulk/%'::text) THEN 10000 ELSE (64 - (flow_room.p_flow).ready) END)::bigint, (n.max_running - CASE WHEN (n.max_running IS NOT NULL) THEN (SELECT sum((f.ready + f.running)) AS sum FROM backbeat.flows f WHERE (f.tenant = n.id)) ELSE NULL::bigint END))) AS "greatest" FROM backbeat.tenants n WHERE ((n.id = (flow_room.p_flow).tenant) AND (NOT (EXISTS (SELECT FROM backbeat.pauses p WHERE ((p.scope = 'tenant'::text) AND (p.key = n.id)))))));
-
 CREATE TABLE backbeat.budget_blocks (
     id bigint NOT NULL,
     worker text NOT NULL,
@@ -1349,7 +1306,20 @@ BEGIN
     ORDER BY b.level, b.id FOR UPDATE;
 END $$;
 
-CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL::text[]) RETURNS void
+CREATE TABLE backbeat.flows (
+    tenant text NOT NULL,
+    tier text NOT NULL,
+    class text NOT NULL,
+    last_v double precision DEFAULT 0 NOT NULL,
+    ready integer DEFAULT 0 NOT NULL,
+    running integer DEFAULT 0 NOT NULL,
+    CONSTRAINT flows_class_check CHECK ((class = ANY (ARRAY['urgent'::text, 'high'::text, 'normal'::text, 'low'::text]))),
+    CONSTRAINT flows_ready_check CHECK ((ready >= 0)),
+    CONSTRAINT flows_running_check CHECK ((running >= 0))
+)
+WITH (fillfactor='20', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL::text[]) RETURNS SETOF backbeat.flows
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
@@ -1361,7 +1331,7 @@ CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL
     ), capped AS MATERIALIZED (
         SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
     )
-    SELECT FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
+    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
 $$;
 
 CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void
@@ -1700,10 +1670,10 @@ DECLARE
 BEGIN
     FOR v_round IN 1..20 LOOP
         SELECT array_agg(l.id) INTO v_ids
-        FROM unnest(p_flows) AS k JOIN flows f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
+        FROM unnest(p_flows) AS k JOIN flow_rooms f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
             SELECT t.id FROM simple_tasks t
             WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
-            ORDER BY t.rank, t.id LIMIT coalesce(flow_room(f), 0) FOR UPDATE SKIP LOCKED) l;
+            ORDER BY t.rank, t.id LIMIT f.room FOR UPDATE SKIP LOCKED) l;
         EXIT WHEN v_ids IS NULL OR NOT EXISTS (SELECT FROM pauses p WHERE p.scope = 'workflow');
         WITH parked AS (
             UPDATE simple_tasks t SET status = 'held', hold_reason = 'paused', hold_key = t.workflow, run_after = NULL
@@ -1725,7 +1695,7 @@ BEGIN
         FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
         WHERE t.id = ANY (v_ids)
     ), placed AS MATERIALIZED (
-        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
+        SELECT p.id, p.cost, greatest(f.last_v, v.v, v.floor) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
                / (n.weight * class_weight(p.class)) AS vstart
         FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
         WHERE p.in_flow <= 64 - f.ready
@@ -2285,9 +2255,7 @@ BEGIN
         SELECT DISTINCT t.tenant, w.lane, t.class FROM simple_tasks t JOIN workflows w ON w.name || '@' || w.version = ANY (v_children)
         WHERE t.id = ANY (v_ids) ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
     END IF;
-    PERFORM lock_flows(v_ids, v_children);
-    SELECT array_agg(f) INTO v_flows FROM flows f
-    WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_ids));
+    v_flows := ARRAY(SELECT f FROM lock_flows(v_ids, v_children) f);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
 
@@ -2397,7 +2365,6 @@ $$;
 
 CREATE FUNCTION backbeat.span_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN "left"(encode(sha256(convert_to(array_to_string(p_parts, ':'::text), 'UTF8'::name)), 'hex'::text), 16);
 
 CREATE FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) RETURNS TABLE(id uuid, created boolean, same boolean)
@@ -2440,6 +2407,17 @@ BEGIN
     PERFORM push_outbox(v_id, 'start');
     RETURN v_id;
 END $$;
+
+CREATE TABLE backbeat.pauses (
+    scope text NOT NULL,
+    key text NOT NULL,
+    reason text NOT NULL,
+    paused_by text NOT NULL,
+    paused_at timestamp with time zone NOT NULL,
+    CONSTRAINT pauses_key_check CHECK ((key <> ''::text)),
+    CONSTRAINT pauses_reason_check CHECK ((reason <> ''::text)),
+    CONSTRAINT pauses_scope_check CHECK ((scope = ANY (ARRAY['tenant'::text, 'workflow'::text, 'route'::text])))
+);
 
 CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
     LANGUAGE sql STABLE
@@ -2490,9 +2468,9 @@ BEGIN
     GET DIAGNOSTICS unloaded = ROW_COUNT;
     -- The flows of all that follows at once, or two sweeps would lock them in different orders; the least served first.
     -- ORDER BY and OFFSET 0: a look into the index a flow, never a join that reads all that waits.
-    SELECT array_agg(f) INTO v_flows FROM (
-        SELECT f FROM flows f
-        WHERE (flow_room(f) > 0 OR (f.tenant, f.tier, f.class) IN (
+    SELECT array_agg(w.flow) INTO v_flows FROM (
+        SELECT f.flow FROM flow_rooms f
+        WHERE (f.room > 0 OR (f.tenant, f.tier, f.class) IN (
                 SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless)))
           AND EXISTS (
                 SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
@@ -2516,7 +2494,7 @@ BEGIN
     promoted := promote(v_flows);
     PERFORM FROM virtual_time v ORDER BY v.tier FOR UPDATE;
     UPDATE virtual_time v SET floor = m.floor FROM (
-        SELECT o.tier, least(o.v, (SELECT t.vstart FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1)) AS floor
+        SELECT o.tier, coalesce((SELECT t.vstart * (1 - 1e-12) FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1), o.v) AS floor
         FROM virtual_time o) m
     WHERE v.tier = m.tier AND v.floor <> m.floor;
     RETURN NEXT;
@@ -2550,7 +2528,6 @@ END $$;
 
 CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN "left"(encode(sha256(convert_to(array_to_string(p_parts, ':'::text), 'UTF8'::name)), 'hex'::text), 32);
 
 CREATE FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
@@ -2591,12 +2568,10 @@ CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS bo
 
 CREATE FUNCTION backbeat.utc_day(p_at timestamp with time zone) RETURNS date
     LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN ((p_at AT TIME ZONE 'UTC'::text))::date;
 
 CREATE FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN ((encode(SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3), 'hex'::text) || repeat('0'::text, 20)))::uuid;
 
 CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE(id bigint, problem text)
@@ -2816,6 +2791,41 @@ CREATE TABLE backbeat.finished_tasks (
 )
 PARTITION BY RANGE (id);
 
+CREATE TABLE backbeat.tenants (
+    id text NOT NULL,
+    weight double precision DEFAULT 1 NOT NULL,
+    max_running integer,
+    CONSTRAINT tenants_id_check CHECK ((id <> ''::text)),
+    CONSTRAINT tenants_max_running_check CHECK ((max_running > 0)),
+    CONSTRAINT tenants_weight_check CHECK ((weight > (0)::double precision))
+);
+
+CREATE VIEW backbeat.flow_rooms AS
+ SELECT f.tenant,
+    f.tier,
+    f.class,
+    f.last_v,
+    f.ready,
+    f.running,
+    f.*::backbeat.flows AS flow,
+        CASE
+            WHEN (p.key IS NULL) THEN (GREATEST((0)::bigint, LEAST((
+            CASE
+                WHEN (f.tier ~~ 'bulk/%'::text) THEN 10000
+                ELSE (64 - f.ready)
+            END)::bigint,
+            CASE
+                WHEN (n.max_running IS NOT NULL) THEN (n.max_running - ( SELECT sum((g.ready + g.running)) AS sum
+                   FROM backbeat.flows g
+                  WHERE (g.tenant = n.id)))
+                ELSE NULL::bigint
+            END)))::integer
+            ELSE 0
+        END AS room
+   FROM ((backbeat.flows f
+     JOIN backbeat.tenants n ON ((n.id = f.tenant)))
+     LEFT JOIN backbeat.pauses p ON (((p.scope = 'tenant'::text) AND (p.key = f.tenant))));
+
 CREATE TABLE backbeat.idempotency (
     tenant text NOT NULL,
     key bytea NOT NULL,
@@ -3031,8 +3041,7 @@ CREATE TABLE backbeat.ticks (
 CREATE TABLE backbeat.virtual_time (
     tier text NOT NULL,
     v double precision DEFAULT 0 NOT NULL,
-    floor double precision DEFAULT 0 NOT NULL,
-    CONSTRAINT virtual_time_check CHECK ((floor <= v))
+    floor double precision DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
 
@@ -3382,14 +3391,6 @@ REVOKE ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp
 GRANT ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
-GRANT SELECT ON TABLE backbeat.pauses TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.pauses TO backbeat_operator;
-GRANT SELECT ON TABLE backbeat.tenants TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.tenants TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.fold(p_block backbeat.budget_blocks) FROM PUBLIC;
@@ -3405,6 +3406,8 @@ REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) FROM PUBLIC;
+GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
@@ -3510,6 +3513,8 @@ REVOKE ALL ON FUNCTION backbeat.start_tick(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_tick(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.pauses TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.pauses TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.startable(p_loaded text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
@@ -3556,6 +3561,10 @@ GRANT SELECT ON TABLE backbeat.feedback TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.feedback TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.tenants TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.tenants TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.flow_rooms TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.flow_rooms TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.notifications TO backbeat_worker;

@@ -9,8 +9,8 @@
 -- Fairness. Rows of one (tenant, tier, class) are a flow. A flow keeps at most a window of rows `ready`;
 -- each gets a virtual start time when it is promoted: max(V, the flow's clock) + estimated cost / weight.
 -- A claim walks (tier, vstart, id). Settling adds (actual - estimated cost) / weight to the flow's clock,
--- so a flow that turns out dear waits longer next time. V of a tier only rises. The unit of cost is one
--- thousand tokens, plus one for the task itself.
+-- so a flow that turns out dear waits longer next time. V of a tier only rises: to the start of what was claimed last, and with
+-- a sweep to its floor, the first that is ready. The unit of cost is one thousand tokens, plus one for the task itself.
 --
 -- Fences. Every claim takes a new lease from one sequence; whoever writes later must name it.
 --
@@ -70,13 +70,14 @@ CREATE TABLE backbeat.flows (
     ready integer NOT NULL DEFAULT 0 CHECK (ready >= 0),
     running integer NOT NULL DEFAULT 0 CHECK (running >= 0),
     PRIMARY KEY (tenant, tier, class)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
+-- Room for the versions that a reader's old snapshot keeps: each one that must move costs every later look at its flow a page.
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE backbeat.virtual_time (
     tier text PRIMARY KEY,
     v double precision NOT NULL DEFAULT 0,
-    -- Below it no row was ready at the last sweep: a claim does not walk over what left before. No row is placed below v.
-    floor double precision NOT NULL DEFAULT 0 CHECK (floor <= v)
+    -- Up to it no row was ready at the last sweep: a claim does not walk over what left before, and no row is placed there.
+    floor double precision NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE backbeat.simple_tasks (
@@ -285,19 +286,16 @@ BEGIN
     RETURN v_released;
 END $$;
 
--- How many more rows of a flow may be ready (of a bulk lane, running): what is left of its window, or of its tenant's cap
--- over all flows.
-CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
-LANGUAGE sql STABLE
-RETURN (
-    SELECT greatest(0, least(CASE WHEN (p_flow).tier LIKE 'bulk/%' THEN 10000 ELSE 64 - (p_flow).ready END, n.max_running - CASE WHEN n.max_running IS NOT NULL THEN
-        (SELECT sum(f.ready + f.running) FROM backbeat.flows f WHERE f.tenant = n.id) END))
-    FROM backbeat.tenants n
-    WHERE n.id = (p_flow).tenant AND NOT EXISTS (SELECT FROM backbeat.pauses p WHERE (p.scope, p.key) = ('tenant', n.id)));
+-- How many more rows of each flow may be ready (of a bulk lane, running): what is left of its window, or of its tenant's cap
+-- over all flows. A view, for the planner never writes out a function that looks into a table.
+CREATE VIEW backbeat.flow_rooms AS
+SELECT f.*, f AS flow, CASE WHEN p.key IS NULL THEN greatest(0, least(CASE WHEN f.tier LIKE 'bulk/%' THEN 10000 ELSE 64 - f.ready END, CASE WHEN n.max_running IS NOT NULL THEN
+    n.max_running - (SELECT sum(g.ready + g.running) FROM backbeat.flows g WHERE g.tenant = n.id) END))::integer ELSE 0 END AS room
+FROM backbeat.flows f JOIN backbeat.tenants n ON n.id = f.tenant LEFT JOIN backbeat.pauses p ON (p.scope, p.key) = ('tenant', f.tenant);
 
 -- Locks the flows of these tasks and those of their children (workflow@version), in order, and so before any of them is changed;
 -- before that their tenants with a cap: what such a tenant has in all its flows only grows under that lock.
-CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS SETOF backbeat.flows
 LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
     WITH own AS (
         SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids)
@@ -307,7 +305,7 @@ LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
     ), capped AS MATERIALIZED (
         SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
     )
-    SELECT FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
+    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
 $$;
 
 -- Puts rows of these flows into their windows, in order. Locks tasks before flows, so it may find less room than it saw.
@@ -318,10 +316,10 @@ DECLARE
 BEGIN
     FOR v_round IN 1..20 LOOP
         SELECT array_agg(l.id) INTO v_ids
-        FROM unnest(p_flows) AS k JOIN flows f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
+        FROM unnest(p_flows) AS k JOIN flow_rooms f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
             SELECT t.id FROM simple_tasks t
             WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
-            ORDER BY t.rank, t.id LIMIT coalesce(flow_room(f), 0) FOR UPDATE SKIP LOCKED) l;
+            ORDER BY t.rank, t.id LIMIT f.room FOR UPDATE SKIP LOCKED) l;
         EXIT WHEN v_ids IS NULL OR NOT EXISTS (SELECT FROM pauses p WHERE p.scope = 'workflow');
         WITH parked AS (
             UPDATE simple_tasks t SET status = 'held', hold_reason = 'paused', hold_key = t.workflow, run_after = NULL
@@ -343,7 +341,7 @@ BEGIN
         FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
         WHERE t.id = ANY (v_ids)
     ), placed AS MATERIALIZED (
-        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
+        SELECT p.id, p.cost, greatest(f.last_v, v.v, v.floor) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
                / (n.weight * class_weight(p.class)) AS vstart
         FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
         WHERE p.in_flow <= 64 - f.ready
@@ -404,9 +402,9 @@ BEGIN
     GET DIAGNOSTICS unloaded = ROW_COUNT;
     -- The flows of all that follows at once, or two sweeps would lock them in different orders; the least served first.
     -- ORDER BY and OFFSET 0: a look into the index a flow, never a join that reads all that waits.
-    SELECT array_agg(f) INTO v_flows FROM (
-        SELECT f FROM flows f
-        WHERE (flow_room(f) > 0 OR (f.tenant, f.tier, f.class) IN (
+    SELECT array_agg(w.flow) INTO v_flows FROM (
+        SELECT f.flow FROM flow_rooms f
+        WHERE (f.room > 0 OR (f.tenant, f.tier, f.class) IN (
                 SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless)))
           AND EXISTS (
                 SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
@@ -430,7 +428,7 @@ BEGIN
     promoted := promote(v_flows);
     PERFORM FROM virtual_time v ORDER BY v.tier FOR UPDATE;
     UPDATE virtual_time v SET floor = m.floor FROM (
-        SELECT o.tier, least(o.v, (SELECT t.vstart FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1)) AS floor
+        SELECT o.tier, coalesce((SELECT t.vstart * (1 - 1e-12) FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1), o.v) AS floor
         FROM virtual_time o) m
     WHERE v.tier = m.tier AND v.floor <> m.floor;
     RETURN NEXT;
@@ -475,8 +473,7 @@ CREATE FUNCTION backbeat.claim(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     c_urgent_share CONSTANT double precision := 0.25;
-    v_tiers text[]; v_shut text[]; v_found uuid[]; v_seen uuid[] := '{}'; v_taken uuid[] := '{}'; v_rows simple_tasks[];
-    v_now timestamptz;
+    v_tiers text[]; v_shut text[]; v_taken uuid[] := '{}'; v_flows tid[]; v_rest integer; v_now timestamptz;
 BEGIN
     IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
         RETURN;
@@ -496,49 +493,47 @@ BEGIN
             WHERE t.status = 'ready' AND t.class = 'urgent' AND NOT t.alone AND t.tier = ANY (v_tiers)
                 AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
             ORDER BY t.vstart, t.id LIMIT floor(p_limit * c_urgent_share + random()) FOR UPDATE SKIP LOCKED) l;
-        -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
-        FOR v_try IN 1..4 LOOP
-            EXIT WHEN cardinality(v_taken) >= p_limit;
-            SELECT array_agg(c.id) INTO v_found FROM (
-                SELECT walk.id FROM (
-                    SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
-                    -- A row that came late, from behind the floor, is found by those who find too few.
-                    FROM (SELECT v.tier, CASE v_try WHEN 1 THEN v.floor ELSE 0 END AS floor FROM virtual_time v WHERE v.tier = ANY (v_tiers)) wanted CROSS JOIN LATERAL (
-                        -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
-                        SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                        WHERE t.status = 'ready' AND t.tier = wanted.tier AND t.vstart >= wanted.floor AND NOT t.alone AND t.id <> ALL (v_seen || v_taken)
-                            AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
-                        ORDER BY t.vstart, t.id LIMIT p_limit - cardinality(v_taken)) r) walk
-                ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
-            EXIT WHEN v_found IS NULL AND v_try > 1;
-            CONTINUE WHEN v_found IS NULL;
-            v_seen := v_seen || v_found;
+        -- First a share of each tier; then what is left, of any, and a row that came late from behind the floor.
+        FOR v_try IN 1..2 LOOP
+            v_rest := p_limit - cardinality(v_taken);
+            EXIT WHEN v_rest <= 0;
             SELECT v_taken || coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
-                SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_found) AND t.status = 'ready'
-                ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
+                SELECT r.id FROM (
+                    SELECT v.tier, v.floor * (2 - v_try) AS floor, CASE v_try WHEN 1 THEN ceil(v_rest / count(*) OVER ())::integer ELSE v_rest END AS share
+                    FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier) w CROSS JOIN LATERAL (
+                    -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
+                    SELECT t.id FROM simple_tasks t
+                    WHERE t.status = 'ready' AND t.tier = w.tier AND t.vstart > w.floor AND NOT t.alone AND t.id <> ALL (v_taken)
+                        AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
+                    ORDER BY t.vstart, t.id LIMIT w.share FOR UPDATE SKIP LOCKED) r LIMIT v_rest) l;
         END LOOP;
     END IF;
     IF v_taken = '{}' THEN
         RETURN;
     END IF;
+    -- Where they are: a reader's old snapshot keeps every version of a flow, and looking it up again would walk over them again.
+    v_flows := ARRAY(
+        SELECT f.ctid FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
+        ORDER BY f.tenant, f.tier, f.class FOR UPDATE);
+    PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
+    RETURN QUERY
     WITH started AS (
         UPDATE simple_tasks t
         SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
             worker = p_worker, started_at = v_now, attempts = t.attempts + 1
-        WHERE t.id = ANY (v_taken) RETURNING t AS task
+        WHERE t.id = ANY (v_taken) RETURNING t.*
+    ), by_flow AS (
+        SELECT s.tenant, s.tier, s.class, count(*) AS n FROM started s GROUP BY 1, 2, 3
+    ), told AS (
+        UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n FROM by_flow c
+        WHERE f.ctid = ANY (v_flows) AND (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class)
+    ), moved AS (
+        UPDATE virtual_time v SET v = c.v FROM (
+            SELECT s.tier, max(s.vstart - s.estimate / (class_weight(s.class) * (SELECT n.weight FROM tenants n WHERE n.id = s.tenant))) AS v FROM started s GROUP BY 1) c
+        WHERE v.tier = c.tier AND v.v < c.v
     )
-    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
-    PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT r.tenant, r.tier, r.class FROM unnest(v_rows) r)
-    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
-    UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n
-    FROM (SELECT r.tenant, r.tier, r.class, count(*) AS n FROM unnest(v_rows) r GROUP BY 1, 2, 3) c
-    WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class);
-    PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
-    UPDATE virtual_time v SET v = c.v FROM (
-        SELECT r.tier, max(r.vstart - r.estimate / (n.weight * class_weight(r.class))) AS v FROM unnest(v_rows) r JOIN tenants n ON n.id = r.tenant GROUP BY 1) c
-    WHERE v.tier = c.tier AND v.v < c.v;
-    RETURN QUERY SELECT * FROM unnest(v_rows);
+    SELECT * FROM started s ORDER BY s.vstart, s.id;
 END $$;
 
 -- Gives up to p_limit rows of the bulk lanes to a worker. Such rows are cheap and many, so none is made ready first: the flow
@@ -559,15 +554,15 @@ BEGIN
     p_loaded := startable(p_loaded);
     IF p_idle THEN
         SELECT array_agg(l.id) INTO v_taken FROM (
-            SELECT t.id FROM simple_tasks t JOIN flows f USING (tenant, tier, class)
-            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND flow_room(f) > 0
+            SELECT t.id FROM simple_tasks t JOIN flow_rooms f USING (tenant, tier, class)
+            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND f.room > 0
             ORDER BY t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) l;
     END IF;
     IF v_taken IS NULL THEN
         SELECT array_agg(c.id) INTO v_taken FROM (
             SELECT l.id FROM (
-                SELECT f.* FROM flows f JOIN virtual_time v ON v.tier = f.tier
-                WHERE f.tier LIKE 'bulk/%' AND flow_room(f) > 0
+                SELECT f.* FROM flow_rooms f JOIN virtual_time v ON v.tier = f.tier
+                WHERE f.tier LIKE 'bulk/%' AND f.room > 0
                   AND EXISTS (
                       SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
                       ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)
@@ -576,7 +571,7 @@ BEGIN
                 SELECT t.id FROM simple_tasks t
                 WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class AND NOT t.alone
                   AND t.workflow || '@' || t.version = ANY (p_loaded)
-                ORDER BY t.rank, t.id LIMIT least(flow_room(f), p_limit) FOR UPDATE SKIP LOCKED) l
+                ORDER BY t.rank, t.id LIMIT least(f.room, p_limit) FOR UPDATE SKIP LOCKED) l
             LIMIT p_limit) c;
     END IF;
     IF p_patient THEN
@@ -779,9 +774,7 @@ BEGIN
         SELECT DISTINCT t.tenant, w.lane, t.class FROM simple_tasks t JOIN workflows w ON w.name || '@' || w.version = ANY (v_children)
         WHERE t.id = ANY (v_ids) ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
     END IF;
-    PERFORM lock_flows(v_ids, v_children);
-    SELECT array_agg(f) INTO v_flows FROM flows f
-    WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_ids));
+    v_flows := ARRAY(SELECT f FROM lock_flows(v_ids, v_children) f);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
 
@@ -940,6 +933,6 @@ END $$;
 -- Only the doors; what they call inside stays closed.
 GRANT EXECUTE ON FUNCTION
     backbeat.register_definitions, backbeat.register_worker, backbeat.claim, backbeat.claim_bulk, backbeat.heartbeat, backbeat.settle, backbeat.turn, backbeat.reap, backbeat.sweep,
-    backbeat.release_held, backbeat.flow_room, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
+    backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
 TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;
