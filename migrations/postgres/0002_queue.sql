@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- The queue.
 --
@@ -205,16 +206,13 @@ CREATE TYPE backbeat.ending AS (
 CREATE TYPE backbeat.departure AS (id uuid, status text, result jsonb, error_class text, error text, workflow_id uuid, entry jsonb);
 
 -- Without SET and SECURITY DEFINER, so that the planner can write it out where it is used, once a row; so with others below.
-CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE p_class WHEN 'urgent' THEN 4 WHEN 'high' THEN 4 WHEN 'normal' THEN 2 ELSE 1 END;
 
 -- Opens days ahead of time, and the days of tasks that still live: a settlement never waits for DDL. A day is made beside
 -- the history and attached, which no reader and no settlement blocks. The only way a worker reaches DDL.
-CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET lock_timeout = '2s' AS $$
-DECLARE
-    v_made integer := 0;
+CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '2s' AS $$
+DECLARE v_made integer := 0;
     v_today date := utc_day(backbeat.now());
     v_day date; v_name text;
 BEGIN
@@ -248,8 +246,7 @@ END $$;
 SELECT backbeat.maintain_partitions();
 
 -- Tells Postgres what some code declares. Idempotent; what changed holds for new tasks.
-CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts, bulk, history, trace, idempotency, max_usd, max_tokens)
     SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts, d.bulk, coalesce(d.history, 'full'), coalesce(d.trace, 'task'),
            coalesce(d.idempotency, true), d.max_usd, d.max_tokens
@@ -263,10 +260,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 $$;
 
 -- Says that a worker is there and what it has loaded; rows that waited for one of its versions go on.
-CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_loaded text[]; v_released integer;
+CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_loaded text[]; v_released integer;
 BEGIN
     PERFORM register_definitions(p_kind, p_definitions);
     UPDATE workflows w SET seen_at = backbeat.now()
@@ -295,8 +290,7 @@ FROM backbeat.flows f JOIN backbeat.tenants n ON n.id = f.tenant LEFT JOIN backb
 
 -- Locks the flows of these tasks and those of their children (workflow@version), in order, and so before any of them is changed;
 -- before that their tenants with a cap: what such a tenant has in all its flows only grows under that lock.
-CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS SETOF backbeat.flows
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS SETOF backbeat.flows LANGUAGE sql AS $$
     WITH own AS (
         SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids)
     ), wanted AS (
@@ -309,10 +303,8 @@ LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
 $$;
 
 -- Puts rows of these flows into their windows, in order. Locks tasks before flows, so it may find less room than it saw.
-CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_ids uuid[]; v_parked uuid[]; v_moved integer;
+CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_ids uuid[]; v_parked uuid[]; v_moved integer;
 BEGIN
     FOR v_round IN 1..20 LOOP
         SELECT array_agg(l.id) INTO v_ids
@@ -330,9 +322,7 @@ BEGIN
         SELECT array_agg(i.id) INTO v_ids FROM unnest(v_ids) AS i(id) WHERE i.id <> ALL (v_parked);
         EXIT WHEN v_ids IS NOT NULL;
     END LOOP;
-    IF v_ids IS NULL THEN
-        RETURN 0;
-    END IF;
+    IF v_ids IS NULL THEN RETURN 0; END IF;
     PERFORM lock_flows(v_ids);
     WITH picked AS (
         SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost,
@@ -361,9 +351,8 @@ END $$;
 
 -- Everything that time alone moves, bounded: due rows, expired rows, windows with room, versions nobody has loaded.
 CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE (due integer, expired integer, promoted integer, unloaded integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -435,10 +424,8 @@ BEGIN
 END $$;
 
 -- Lifts a hold: the rows go to the front of their own flow.
-CREATE FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer DEFAULT 5000) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_moved integer;
+CREATE FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer DEFAULT 5000) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_moved integer;
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -458,26 +445,19 @@ BEGIN
 END $$;
 
 -- What a worker may start of what it has loaded.
-CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp
+CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[] LANGUAGE sql STABLE
 RETURN ARRAY(
     SELECT l.name FROM unnest(p_loaded) AS l(name)
     WHERE NOT EXISTS (SELECT FROM backbeat.pauses p WHERE p.scope = 'workflow' AND p.key = split_part(l.name, '@', 1)));
 
 -- Gives up to p_limit ready rows to a worker, only of definitions it has loaded ("name@version"), tiers in turn. A worker that runs nothing (p_idle) gets a row that must run alone first, and then that one only.
 -- A quarter of a claim, on average where it is small, goes to urgent rows before all others.
-CREATE FUNCTION backbeat.claim(
-    p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision,
-    p_idle boolean DEFAULT true
-) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
-DECLARE
-    c_urgent_share CONSTANT double precision := 0.25;
+CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true) RETURNS SETOF
+    backbeat.simple_tasks LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
+DECLARE c_urgent_share CONSTANT double precision := 0.25;
     v_tiers text[]; v_shut text[]; v_taken uuid[] := '{}'; v_flows tid[]; v_rest integer; v_now timestamptz;
 BEGIN
-    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
-        RETURN;
-    END IF;
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN RETURN; END IF;
     SELECT array_agg(v.tier) INTO v_tiers FROM virtual_time v WHERE v.tier NOT LIKE 'bulk/%';
     SELECT coalesce(array_agg(p.key) FILTER (WHERE p.scope = 'tenant'), '{}') INTO v_shut FROM pauses p;
     p_loaded := startable(p_loaded);
@@ -508,9 +488,7 @@ BEGIN
                     ORDER BY t.vstart, t.id LIMIT w.share FOR UPDATE SKIP LOCKED) r LIMIT v_rest) l;
         END LOOP;
     END IF;
-    IF v_taken = '{}' THEN
-        RETURN;
-    END IF;
+    IF v_taken = '{}' THEN RETURN; END IF;
     -- Where they are: a reader's old snapshot keeps every version of a flow, and looking it up again would walk over them again.
     v_flows := ARRAY(
         SELECT f.ctid FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
@@ -540,17 +518,12 @@ END $$;
 -- whose clock is least gives as many as it has, then the next. A row that must run alone comes alone, to a worker that runs
 -- nothing. One claim in four begins with the urgent. Unless p_patient, a row is left where somebody else is at its flow: the
 -- caller holds flows already, and must not wait for more.
-CREATE FUNCTION backbeat.claim_bulk(
-    p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean DEFAULT true
-) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_urgent boolean := random() < 0.25;
+CREATE FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean
+    DEFAULT true) RETURNS SETOF backbeat.simple_tasks LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_urgent boolean := random() < 0.25;
     v_taken uuid[]; v_now timestamptz;
 BEGIN
-    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
-        RETURN;
-    END IF;
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN RETURN; END IF;
     p_loaded := startable(p_loaded);
     IF p_idle THEN
         SELECT array_agg(l.id) INTO v_taken FROM (
@@ -584,18 +557,14 @@ BEGIN
         )
         SELECT array_agg(t.id) INTO v_taken FROM simple_tasks t JOIN free USING (tenant, tier, class) WHERE t.id = ANY (v_taken);
     END IF;
-    IF v_taken IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_taken IS NULL THEN RETURN; END IF;
     -- The room of a tenant with a cap is known only now; its rows of several flows share it.
     IF EXISTS (SELECT FROM tenants n WHERE n.max_running IS NOT NULL) THEN
         SELECT array_agg(p.id) INTO v_taken FROM (
             SELECT t.id, t.tenant, row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS place FROM simple_tasks t WHERE t.id = ANY (v_taken)) p
         JOIN tenants n ON n.id = p.tenant
         WHERE n.max_running IS NULL OR p.place <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id);
-        IF v_taken IS NULL THEN
-            RETURN;
-        END IF;
+        IF v_taken IS NULL THEN RETURN; END IF;
     END IF;
     PERFORM FROM virtual_time v WHERE v.tier IN (SELECT t.tier FROM simple_tasks t WHERE t.id = ANY (v_taken)) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
@@ -623,7 +592,7 @@ END $$;
 
 -- Prolongs leases; answers the ids whose lease is no longer the caller's.
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
     RETURN QUERY
@@ -639,8 +608,7 @@ END $$;
 
 -- Takes rows that are ready or running out of their flows, before anything else is done to them, and tells the
 -- flow and the estimate what a run really cost. The rows and their flows are locked by the caller.
-CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     WITH leaving AS (
         SELECT t.tenant, t.tier, t.class, t.workflow, t.version, t.status, t.estimate, 1 + coalesce(b.tokens, 0) / 1000.0::double precision AS cost
@@ -664,10 +632,8 @@ END $$;
 
 -- Ends locked rows: history, dead letters, and the stored answers of their calls dropped; a dead one keeps them, for it may be
 -- asked to go on.
-CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
+CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
     IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
@@ -703,22 +669,17 @@ BEGIN
 END $$;
 
 -- What an attempt leaves in its task's history.
-CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb
-LANGUAGE sql VOLATILE
+CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb LANGUAGE sql VOLATILE
 RETURN jsonb_strip_nulls(jsonb_build_object(
     'lease', (p_task).lease, 'worker', (p_task).worker, 'started_at', (p_task).started_at, 'ended_at', backbeat.clock(),
     'outcome', p_outcome, 'error_class', p_error_class, 'error', left(p_error, 2000)));
 
 -- Ends tasks from outside an attempt: expiry, or a cancel, which takes even a running one (the fence then stops its worker).
-CREATE FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_ids uuid[];
+CREATE FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) RETURNS SETOF uuid LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_ids uuid[];
 BEGIN
     SELECT array_agg(l.id) INTO v_ids FROM (SELECT t.id FROM simple_tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR UPDATE) l;
-    IF v_ids IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_ids IS NULL THEN RETURN; END IF;
     PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
@@ -731,10 +692,8 @@ END $$;
 
 -- Whether what a task of an attempt since p_since is to be held for still stands. If so, nobody lifts it before the caller
 -- commits; or the hold would be written just after the one moment that looks for it.
-CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamptz) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_stands boolean;
+CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamptz) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_stands boolean;
 BEGIN
     IF p_reason IN ('budget', 'price') THEN
         SELECT c.set_at <= p_since INTO v_stands FROM budget_caps c
@@ -746,16 +705,13 @@ BEGIN
 END $$;
 
 -- Whether an outcome is one of the free releases that are counted: a vendor was asked in vain. Running out of time is not.
-CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN p_outcome = 'release' AND coalesce(p_reason NOT IN ('out_of_time', 'cut_off'), true);
 
 -- Records how attempts ended, given as a JSON array of `ending`. Each names the lease it holds; one whose lease is gone
 -- changes nothing, and its task is reported back.
-CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    c_free_releases CONSTANT integer := 20;
+CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE c_free_releases CONSTANT integer := 20;
     v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
     v_ends ending[]; v_ids uuid[]; v_children text[]; v_flows flows[]; v_departures departure[];
 BEGIN
@@ -813,10 +769,8 @@ BEGIN
 END $$;
 
 -- The tasks that a task leaves behind: they carry on its origin, in its tenant and class.
-CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_task simple_tasks; v_kind record;
+CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE v_task simple_tasks; v_kind record;
 BEGIN
     SELECT * INTO v_task FROM simple_tasks t WHERE t.id = (p_end).id;
     FOR v_kind IN
@@ -832,7 +786,7 @@ END $$;
 -- Settles and claims in one transaction: how a worker of bulk rows spends its day. Answers what it claimed, and before that
 -- the ids that were refused, as rows of status `refused`.
 CREATE FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     RETURN QUERY SELECT (jsonb_populate_record(NULL::simple_tasks, jsonb_build_object('id', s.id, 'status', 'refused'))).* FROM settle(p_rows) AS s(id);
     RETURN QUERY SELECT * FROM claim_bulk(p_worker, p_loaded, p_limit, p_lease_seconds, p_idle => false, p_patient => false);
@@ -841,18 +795,15 @@ END $$;
 -- Takes back runs whose lease ran out. The run counts as an attempt, so a task that kills its worker ends in the dead
 -- letters; its open calls are presumed spent. p_leases: only these runs.
 CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEFAULT NULL) RETURNS TABLE (task_id uuid, lease bigint, status text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE
-    v_ids uuid[]; v_leases bigint[]; v_dead departure[];
+DECLARE v_ids uuid[]; v_leases bigint[]; v_dead departure[];
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
         SELECT t.id, t.lease FROM simple_tasks t
         WHERE t.status = 'running' AND t.lease_until < clock() AND (p_leases IS NULL OR t.lease = ANY (p_leases))
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    IF v_ids IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_ids IS NULL THEN RETURN; END IF;
     PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
@@ -872,10 +823,8 @@ END $$;
 
 -- Lets nothing of a tenant or a workflow start any more, or no call take a route; what runs goes on. Rows in the windows make
 -- room for others.
-CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_ids uuid[];
+CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_ids uuid[];
 BEGIN
     IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
         RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
@@ -896,8 +845,7 @@ BEGIN
 END $$;
 
 -- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
-CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
     IF FOUND THEN
@@ -909,22 +857,20 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
+LANGUAGE sql SECURITY DEFINER AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
 
 CREATE FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
+LANGUAGE sql SECURITY DEFINER AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
 
 -- The kill switch: 'all' lets no model call start, 'effects' no effect, anywhere.
-CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
     ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
     PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
 END $$;
 
-CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     DELETE FROM switches WHERE name = p_name;
     RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
@@ -936,3 +882,5 @@ GRANT EXECUTE ON FUNCTION
     backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
 TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;
+
+CALL backbeat.pin_functions();
