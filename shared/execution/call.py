@@ -254,6 +254,7 @@ def _request(env: Environment, task: Payer, ask: Ask, route: Route, seq: int) ->
         schema=json_schema(ask.output),
         schema_name=ask.output.__name__,
         timeout=max(min(env.deadline.left, CALL_TIMEOUT), 0.1),
+        capabilities=route.capabilities,
         metadata={"owner": str(task.id), "key": ask.key, "seq": str(seq), "workflow": task.workflow},
     )
 

@@ -9,6 +9,8 @@ from typing import Any
 from shared.errors import ConfigError
 
 DEFAULT_FILE = Path(__file__).with_name("routes.toml")
+CAPABILITIES = ("json_schema", "usage", "json_object", "cache", "seed", "max_completion_tokens")
+ABLE = CAPABILITIES[:2]  # unless a route says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,7 @@ class Route:
 
     `window` is what input and output may be together, `max_output` what one answer may be, both in tokens.
     `bounded`: the input can be counted beforehand and the output limit is honoured, so that a hard cap holds.
+    `capabilities` say what an OpenAI-compatible endpoint can do; see docs/how-to/connect-a-provider.md.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Route:
     window: int
     max_output: int
     bounded: bool
+    capabilities: tuple[str, ...] = ABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +78,16 @@ def _known(file: Path, tier: str, name: str, routes: Mapping[str, Route]) -> Rou
 
 
 def _route(file: Path, name: str, entry: Any) -> Route:
-    wanted: dict[str, Any] = {field.name: field.type for field in fields(Route) if field.name != "name"}
-    if not isinstance(entry, Mapping) or entry.keys() != wanted.keys():
+    wanted: dict[str, Any] = {
+        field.name: field.type for field in fields(Route) if field.name not in ("name", "capabilities")
+    }
+    if not isinstance(entry, Mapping) or entry.keys() - {"capabilities"} != wanted.keys():
         raise ConfigError(f"{file}: route {name!r} is incomplete", fix=f"It needs exactly {', '.join(wanted)}")
     for key, kind in wanted.items():
         if type(entry[key]) is not kind or entry[key] == "" or (kind is int and entry[key] < 1):
             raise ConfigError(f"{file}: route {name!r}: {key} is {entry[key]!r}", fix=f"Give a proper {kind.__name__}")
-    return Route(name=name, **entry)
+    able = entry.get("capabilities", [*ABLE])
+    if not isinstance(able, list) or not all(word in CAPABILITIES for word in able):
+        fix = f"Give a list of {', '.join(CAPABILITIES)}"
+        raise ConfigError(f"{file}: route {name!r}: capabilities is {able!r}", fix=fix)
+    return Route(name=name, **{**entry, "capabilities": tuple(able)})

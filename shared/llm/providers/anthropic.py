@@ -1,15 +1,13 @@
 """Anthropic's Messages API. Its input count leaves cached tokens out."""
 
-import asyncio
 from typing import Any
 
-import httpx2
 from anthropic import AsyncAnthropic
-from anthropic.resources.messages import AsyncMessages
 
 from shared.config import ProviderConfig
 from shared.domain.usage import Usage
-from shared.llm.protocol import CONNECT_SECONDS, Reply, Request, Stop, UnreadableReplyError
+from shared.llm.protocol import Reply, Request, Stop
+from shared.llm.providers.sdk import SdkProvider, common
 
 _STOPS: dict[str | None, Stop] = {
     "end_turn": "end",
@@ -21,28 +19,15 @@ _STOPS: dict[str | None, Stop] = {
 }
 
 
-class AnthropicProvider:
-    """Sends requests to the Messages API."""
-
-    def __init__(self, config: ProviderConfig) -> None:
-        # The SDK's retries sleep through `retry-after`, and its spans would double ours.
-        self._client = AsyncAnthropic(
-            api_key=config.api_key, base_url=config.base_url, max_retries=0, open_telemetry=False
-        )
-        self._messages: AsyncMessages = self._client.messages
-
-    async def send(self, request: Request) -> Reply:
-        """Make the call, once; see `Provider.send`."""
-        async with asyncio.timeout(request.timeout):
-            raw = await self._messages.with_raw_response.create(**payload(request))
-        try:
-            return read(raw.http_response.json(), raw.headers.get("request-id"))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UnreadableReplyError(f"anthropic sent an unreadable reply: {error!r}") from error
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+def connect(config: ProviderConfig) -> SdkProvider:
+    """A connection to the Messages API."""
+    # The SDK's retries sleep through `retry-after`, and its spans would double ours.
+    client = AsyncAnthropic(api_key=config.api_key, base_url=config.base_url, max_retries=0, open_telemetry=False)
+    messages = client.messages
+    create, count = messages.with_raw_response.create, messages.count_tokens
+    return SdkProvider(
+        config.name, client, create, payload, read, id_header="request-id", count=count, uncounted={"max_tokens"}
+    )
 
 
 def payload(request: Request) -> dict[str, Any]:
@@ -52,11 +37,9 @@ def payload(request: Request) -> dict[str, Any]:
         ttl = {"ttl": request.cache} if request.cache != "5m" else {}
         system["cache_control"] = {"type": "ephemeral", **ttl}
     arguments: dict[str, Any] = {
-        "model": request.model,
+        **common(request),
         "max_tokens": request.max_output_tokens,
         "messages": [{"role": "user", "content": request.prompt}],
-        "extra_headers": request.wire_headers,
-        "timeout": httpx2.Timeout(request.timeout, connect=min(CONNECT_SECONDS, request.timeout / 2)),
     }
     if request.system:
         arguments["system"] = [system]
@@ -65,7 +48,7 @@ def payload(request: Request) -> dict[str, Any]:
     return arguments
 
 
-def read(body: Any, request_id: str | None) -> Reply:
+def read(body: Any, request_id: str | None, _request: Request | None = None) -> Reply:
     """A Messages response as a Reply. Raises LookupError, TypeError or AttributeError when it is none."""
     usage, stop = body["usage"], body.get("stop_reason")
     return Reply(
