@@ -29,8 +29,8 @@ D = TypeVar("D", "Definition", "Orchestration")
 class Definition:
     """A task that can be enqueued: what goes in, what comes out, and the coroutine between.
 
-    `run(context, input)` returns an instance of `output`, or an outcome. `tier` names the routes its main
-    calls use and the queue lane it waits in. `attempts` bounds runs that count. `bulk` is how many rows one call of
+    `run(context, input)` returns an instance of `output`, JSON that fits it where it is a schema, or an outcome. `tier`
+    names the routes of its main calls and the queue lane. `attempts` bounds runs that count. `bulk` is how many rows a
     `run` takes (None: one, and not in a list). `history` is what a finished row keeps of its attempts: full, failures
     or none. `trace` is a span a task or a span a batch. Without `idempotency` equal payloads are different tasks.
     `max_usd` and `max_tokens` cap what one task may spend.
@@ -39,7 +39,7 @@ class Definition:
     name: str
     version: int
     input: "type[BaseModel]"
-    output: "type[BaseModel]"
+    output: "type[BaseModel] | Mapping[str, Any]"
     tier: str
     attempts: int = 3
     bulk: int | None = None

@@ -57,7 +57,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, billed by `usage` whatever `stop` says. `detail` is the vendor's own word for the stop."""
+    """What came back, billed by `usage` whatever `stop` says. `detail` is the vendor's own word for the stop.
+
+    `limits` are the headers it came with, those that say what the vendor still allows among them.
+    """
 
     text: str
     usage: Usage
@@ -66,6 +69,7 @@ class Reply:
     response_id: str
     request_id: str | None = None
     detail: str = ""
+    limits: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 class UnreadableReplyError(UnavailableError):

@@ -420,4 +420,4 @@ async def test_anthropics_own_spans_are_off() -> None:
     async with AsyncAnthropic(api_key="key") as untouched:
         assert untouched._tracer is not None
     async with aclosing(make_provider(ProviderConfig("anthropic", api_key="key"))) as provider:
-        assert provider._client._tracer is None  # type: ignore[attr-defined]  # inside one adapter on purpose
+        assert provider.client._tracer is None  # type: ignore[attr-defined]  # inside one adapter on purpose

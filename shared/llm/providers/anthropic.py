@@ -23,11 +23,8 @@ def connect(config: ProviderConfig) -> SdkProvider:
     """A connection to the Messages API."""
     # The SDK's retries sleep through `retry-after`, and its spans would double ours.
     client = AsyncAnthropic(api_key=config.api_key, base_url=config.base_url, max_retries=0, open_telemetry=False)
-    messages = client.messages
-    create, count = messages.with_raw_response.create, messages.count_tokens
-    return SdkProvider(
-        config.name, client, create, payload, read, id_header="request-id", count=count, uncounted={"max_tokens"}
-    )
+    create, count = client.messages.with_raw_response.create, client.messages.count_tokens
+    return SdkProvider(config.name, client, create, payload, read, "request-id", count, {"max_tokens"})
 
 
 def payload(request: Request) -> dict[str, Any]:

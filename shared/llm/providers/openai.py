@@ -20,7 +20,7 @@ def connect(config: ProviderConfig) -> SdkProvider:
     # The SDK's retries sleep through `retry-after`.
     client = AsyncOpenAI(api_key=config.api_key, base_url=config.base_url, max_retries=0)
     create, count = client.responses.with_raw_response.create, client.responses.input_tokens.count
-    return SdkProvider(config.name, client, create, payload, read, count=count, uncounted=_UNCOUNTED)
+    return SdkProvider(config.name, client, create, payload, read, counter=count, uncounted=_UNCOUNTED)
 
 
 def payload(request: Request) -> dict[str, Any]:
