@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from pydantic import BaseModel
 
+from backbeat.pieces import in_pieces
 from shared.definitions import NAME_PATTERN, Definition, Effect, Orchestration, placeholders
 from shared.errors import DefinitionError
 from shared.execution.batch import BatchContext
@@ -47,7 +48,7 @@ def single_shot(
 ) -> Definition:
     """A task that is one model call: `prompt` is filled from the fields of `input`, the answer is an `output`.
 
-    `overflow="chunk"` answers a prompt that is longer than every window in pieces; see `Context.llm`.
+    `overflow="chunk"` answers a prompt that is longer than every window in pieces; see `in_pieces`.
     Raises DefinitionError when the prompt asks for a field that `input` lacks.
     """
     try:
@@ -60,15 +61,11 @@ def single_shot(
         raise _mistake(name, "max_output_tokens must be at least 1")
 
     async def run(ctx: Context, value: BaseModel) -> Any:
-        return await ctx.llm(
-            "answer",
-            output=output,
-            system=system,
-            prompt=prompt.format(**{field: getattr(value, field) for field in type(value).model_fields}),
-            tier=tier,
-            max_output_tokens=max_output_tokens,
-            overflow=overflow,
-        )
+        filled = prompt.format(**{field: getattr(value, field) for field in type(value).model_fields})
+        asked: Any = {"prompt": filled, "system": system, "tier": tier, "max_output_tokens": max_output_tokens}
+        if overflow == "chunk":
+            return await in_pieces(ctx, "answer", output=output, **asked)
+        return await ctx.llm("answer", output=output, **asked)
 
     return _definition(name, version, input, output, tier, attempts, run, **options)
 

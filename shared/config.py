@@ -190,13 +190,9 @@ def _provider(name: str, entry: Any, path: Path | None) -> ProviderConfig:
     base_url, file, kind = (
         _text(entry[key], f"{where}.{key}") if key in entry else None for key in ("base_url", "api_key_file", "kind")
     )
-    if name not in _VENDORS and (kind != "compatible" or not base_url):
+    if kind if name in _VENDORS else not (kind == "compatible" and base_url):
         fix = f'Vendors are {" and ".join(_VENDORS)}; any other endpoint needs kind = "compatible" and a base_url'
-        raise ConfigError(f"{path}: unknown provider {name!r}", fix=fix)
-    if kind and name in _VENDORS:
-        raise ConfigError(
-            f"{where}.kind: {name!r} is a vendor of its own", fix="Leave kind out, or choose another name"
-        )
+        raise ConfigError(f"{path}: unknown provider {name!r} of kind {kind!r}", fix=fix)
     simulated = entry.get("simulated", False)
     if not isinstance(simulated, bool):
         raise _wrong(f"{where}.simulated", "true or false")

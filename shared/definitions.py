@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _MOST_PROBLEMS = 20
+BUILT_IN = "backbeat.prompt"  # whose task is known without being named, unless a team has one of that name
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 D = TypeVar("D", "Definition", "Orchestration")
 
@@ -183,7 +184,8 @@ def load_definitions(modules: Iterable[str]) -> Registry:
                     raise DefinitionError(f"{name}: {value.full_name} is defined twice", fix="Give one a new version")
             elif isinstance(value, Effect) and effects.setdefault(value.kind, value) is not value:
                 raise DefinitionError(f"{name}: the effect {value.kind!r} is defined twice", fix="Rename one")
-    return Registry(tasks, effects, orchestrations)
+    built_in: Definition = _import(BUILT_IN).prompt
+    return Registry({built_in.full_name: built_in} | tasks, effects, orchestrations)
 
 
 def _newest(defined: "Iterable[D]", kind: str, name: str) -> "D":

@@ -28,7 +28,7 @@ from shared.db.text import clean
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
-from shared.execution.overflow import TooLongError, answer_fitting
+from shared.execution.overflow import TooLong, answer_fitting
 from shared.execution.spans import Payer, call_span, recovered_call_span
 from shared.llm import prices
 from shared.llm.classify import Verdict, backoff, classify
@@ -51,9 +51,8 @@ _under_way: WeakValueDictionary[tuple[UUID, str], asyncio.Lock] = WeakValueDicti
 class Ask:
     """What an author asks of a model; `key` names the call within its task and must not depend on time or chance.
 
-    `output` is a Pydantic model, a raw JSON Schema, or None for plain text. `overflow` says what becomes of a prompt
-    that no model of the tier can read at once: dead, or chunk. `escalate`: what is invalid twice goes to the next tier
-    up. The rest is set on the way: a `final` answer is not kept when invalid, a route must have this `window`.
+    `output` is a Pydantic model, a raw JSON Schema, or None for plain text. `escalate`: what is invalid twice goes to
+    the next tier up. The rest is set on the way: a `final` answer is not kept when invalid, `window` is what it needs.
     """
 
     key: str
@@ -62,7 +61,6 @@ class Ask:
     system: str = ""
     tier: str
     max_output_tokens: int = 1024
-    overflow: str = "dead"
     escalate: bool = True
     final: bool = False
     window: int = 0
@@ -96,7 +94,7 @@ async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
             again = wrong and rung.tier == ask.tier
             asked = replace(rung, prompt=reask_prompt(ask.prompt, wrong)) if again and wrong else rung
             try:
-                return await answer_fitting(env, asked, partial(_answer, env, task), partial(model_call, env, task))
+                return await answer_fitting(env, asked, partial(_answer, env, task))
             except OutputInvalidError as error:
                 wrong = error
     raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {wrong}", backoff(task.attempts, env.rng)))
@@ -281,7 +279,7 @@ def _outcome(verdict: Verdict, route: Route, delay: float) -> Any:
         return Hold("route", route.name, clock.wall() + timedelta(minutes=15))
     match verdict.kind:
         case "context_overflow":
-            raise TooLongError(None, route.window)
+            raise TooLong(None, route.window)
         case "dead":
             return Dead(verdict.reason, error)
         case "immediate" if verdict.free:

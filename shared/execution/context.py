@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
@@ -27,14 +27,11 @@ Schema = Mapping[str, Any] | None
 class Options(TypedDict, total=False):
     """What a call may say beside its question.
 
-    `system` is the stable prefix that vendors cache. `overflow`: what becomes of a prompt longer than every window of
-    the tier: "dead", or "chunk": it is answered in pieces, and one more call merges their answers. `escalate=False`
-    keeps an answer that is invalid twice from being asked of the next tier up.
+    `system` is the stable prefix that vendors cache. `escalate=False`: what is invalid twice is not asked a tier up.
     """
 
     system: str
     max_output_tokens: int
-    overflow: Literal["dead", "chunk"]
     escalate: bool
 
 
@@ -46,6 +43,11 @@ class Context:
         self._prefix = prefix
         self._running: set[asyncio.Future[Any]] = set()
         self.task = task
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers there are to ask."""
+        return tuple(self._env.routes.tiers)
 
     @overload
     async def llm(self, key: str, *, output: type[T], prompt: str, tier: str, **options: Unpack[Options]) -> T: ...

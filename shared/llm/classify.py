@@ -57,21 +57,17 @@ _SERVER_ERROR = Verdict("backoff", "server_error")
 _GATEWAY = Verdict("backoff", "gateway_error", lost=True)
 
 _BY_STATUS = {
+    **dict.fromkeys((408, 499, 504), _TIMEOUT),
+    **dict.fromkeys((502, 520, 524), _GATEWAY),
     401: Verdict("dead", "authentication", hold_route=True),
     402: _UNPAID,
     403: Verdict("dead", "permission", hold_route=True),
     404: Verdict("dead", "not_found", hold_route=True),
-    408: _TIMEOUT,
     409: Verdict("immediate", "conflict"),
     413: _OVERFLOW,
     422: Verdict("backoff", "unprocessable"),
     429: _RATE_LIMITED,
-    499: _TIMEOUT,
-    502: _GATEWAY,
     503: Verdict("immediate", "unavailable", free=True),
-    504: _TIMEOUT,
-    520: _GATEWAY,
-    524: _GATEWAY,
     529: Verdict("immediate", "overloaded", free=True),
 }
 _BY_STOP = {
@@ -92,7 +88,6 @@ _FAILED = {"server_error": _SERVER_ERROR, "vector_store_timeout": _SERVER_ERROR,
 _SENTENCES = (
     (400, re.compile("^your credit balance is too low"), _UNPAID),
     (400, re.compile("^api key not valid"), _BY_STATUS[401]),
-    (400, re.compile("^output blocked by content filtering"), _POLICY),
     (
         400,
         re.compile("prompt is too long|exceed context limit|exceeds the context window|maximum context length"),
@@ -100,6 +95,7 @@ _SENTENCES = (
     ),
     (400, re.compile("exceeds the maximum number of tokens|longer than the maximum model length"), _OVERFLOW),
     (402, re.compile("in_flight_budget"), _RATE_LIMITED),
+    (400, re.compile("^output blocked by content filtering"), _POLICY),
     (403, re.compile("flagged"), _POLICY),
 )
 

@@ -7,7 +7,7 @@ import importlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 from urllib.parse import urlencode
 
 from shared.config import ProviderConfig
@@ -77,21 +77,16 @@ class UnreadableReplyError(UnavailableError):
 
 
 class Provider(Protocol):
-    """One vendor. It holds one pool of connections, so a process makes one and shares it."""
+    """One vendor. It holds one pool of connections, so a process makes one and shares it.
+
+    Where it has `async def count(request) -> int | None`, that says how many input tokens a request has, unsent.
+    """
 
     async def send(self, request: Request) -> Reply:
         """Make the call, once. Raises the vendor SDK's errors, TimeoutError or UnreadableReplyError: see `classify`."""
 
     async def aclose(self) -> None:
         """Close the connections."""
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """A provider that can say beforehand how long a request is."""
-
-    async def count(self, request: Request) -> int | None:
-        """Its input tokens, unsent; None where the vendor does not say. Raises as `Provider.send` does."""
 
 
 def _adapter(kind: str) -> Any:

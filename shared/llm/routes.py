@@ -87,9 +87,7 @@ def _known(file: Path, tier: str, name: str, routes: Mapping[str, Route]) -> Rou
 
 
 def _route(file: Path, name: str, entry: Any) -> Route:
-    wanted: dict[str, Any] = {
-        field.name: field.type for field in fields(Route) if field.name not in ("name", "capabilities")
-    }
+    wanted: dict[str, Any] = {field.name: field.type for field in fields(Route)[1:-1]}
     if not isinstance(entry, Mapping) or entry.keys() - {"capabilities"} != wanted.keys():
         raise ConfigError(f"{file}: route {name!r} is incomplete", fix=f"It needs exactly {', '.join(wanted)}")
     for key, kind in wanted.items():

@@ -92,10 +92,10 @@ def _fitting(schema: Mapping[str, Any], text: str) -> Any:
         value = from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise OutputInvalidError([f"answer: Invalid JSON: {error}"], text) from None
-    found = validator(json.dumps(schema)).iter_errors(value)
-    lines = [f"{'.'.join(map(str, one.instance_path)) or 'answer'}: {one.message}" for one in found]
-    if lines:
-        raise OutputInvalidError(lines[:_MOST_ERRORS], text)
+    found = [*validator(json.dumps(schema)).iter_errors(value)][:_MOST_ERRORS]
+    if found:
+        lines = [f"{'.'.join(map(str, one.instance_path)) or 'answer'}: {one.message}" for one in found]
+        raise OutputInvalidError(lines, text)
     return value
 
 

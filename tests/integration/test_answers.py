@@ -1,11 +1,13 @@
 """What becomes of answers that do not fit, and of prompts that do not; the vendor alone is scripted."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, field_validator
 
+from backbeat import in_pieces
 from backbeat.operate import actions
 from shared.config import Config, ProviderConfig
 from shared.db.pool import Database as Connection
@@ -107,7 +109,8 @@ async def _attempt(
 ) -> Any:
     async def run(ctx: Context, _value: Given) -> Any:
         asked: Any = {"prompt": prompt, "tier": "small", "max_output_tokens": 20, **options}
-        answer: Any = await ctx.llm("key", output=output, **asked)
+        ask = partial(in_pieces, ctx) if asked.pop("overflow", "") == "chunk" else ctx.llm
+        answer: Any = await ask("key", output=output, **asked)
         return answer if output is not None else Given(n=len(answer))
 
     made = Given if output is None else output

@@ -38,7 +38,7 @@ class SdkProvider:
             raise UnreadableReplyError(f"{self.name} sent an unreadable reply: {error!r}") from error
 
     async def count(self, request: Request) -> int | None:
-        """See `Counting.count`."""
+        """The input tokens of a request, which is not made; None where the vendor does not say."""
         if self.counter is None:
             return None
         asked = {key: value for key, value in self.payload(request).items() if key not in self.uncounted}
