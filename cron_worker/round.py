@@ -22,6 +22,7 @@ from shared.db.pool import Database
 from shared.db.queue import Task
 from shared.definitions import load_definitions
 from shared.domain.outcome import Outcome
+from shared.errors import ConfigError
 from shared.execution.environment import Deadline, Environment
 from shared.execution.spans import tick_span
 from shared.llm.routes import load_routes
@@ -74,6 +75,7 @@ class Round:
         await queue.register(env.db, self._worker, "cron", env.registry.rows())
         tick_id = await queue.start_tick(env.db, self._worker)
         await self._maintain()
+        await self._connect()
         report.stopped = (await queue.switches(env.db)).get("all", "")
         bulk = asyncio.create_task(self._bulk.run())
         while await self._claim() or self._slots.busy or not bulk.done():
@@ -92,6 +94,13 @@ class Round:
         await calls.return_blocks(env.db)
         await queue.end_tick(env.db, tick_id, report.claimed, report.settled)
         return report
+
+    async def _connect(self) -> None:
+        """Load the vendors of ready tasks before these are claimed: a second that others could use on the same rows."""
+        env = self._env
+        for tier in await queue.ready_tiers(env.db):
+            with contextlib.suppress(ConfigError):  # said by the call that needs it
+                await env.provider(env.routes.for_tier(tier, env.config.providers)[0].provider)
 
     async def _maintain(self) -> None:
         """What time and dead workers left to do; there is no other process whose task it is."""

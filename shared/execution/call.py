@@ -38,6 +38,7 @@ from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_
 
 TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queue
 LONGEST_KEY = 500  # bytes
+LADDER = ("small", "medium", "large")  # what is answered wrongly twice climbs it; tiers of one's own do not
 AGAIN = "#again"  # behind the key of a call whose answer was sent back
 CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
 RESERVATION_WAIT = 0.25  # seconds between looks while only other calls' reservations are in the way
@@ -83,7 +84,9 @@ async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
     Returns what `ask.output` makes of it. Raises Interrupt with the attempt's outcome when it cannot be had now.
     """
     _check_key(ask.key)
-    above = env.routes.above(ask.tier, env.config.providers) if ask.escalate else None
+    higher = LADDER[LADDER.index(ask.tier) + 1 :] if ask.escalate and ask.tier in LADDER else ()
+    have = env.config.providers
+    above = next((tier for tier in higher if any(one.provider in have for one in env.routes.tiers.get(tier, ()))), None)
     rungs = [ask, replace(ask, key=f"{ask.key}{AGAIN}")]
     if above:
         rungs.append(replace(ask, key=f"{ask.key}#{above}", tier=above))
@@ -114,7 +117,8 @@ def _check_key(key: str) -> None:
 
 async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
     """One valid answer, sending again in this tick what may be sent again. Raises OutputInvalidError."""
-    route = env.routes.for_tier(ask.tier, env.config.providers.keys(), ask.window)[0]
+    routes = env.routes.for_tier(ask.tier, env.config.providers.keys())
+    route = next((one for one in routes if one.window >= ask.window), routes[0])
     # Loading a vendor's SDK takes a second: not while money is reserved, nor inside the call's span.
     provider = await env.provider(route.provider)
     for send in range(1, TRIES_IN_TICK + 1):

@@ -10,7 +10,6 @@ from shared.errors import ConfigError
 
 DEFAULT_FILE = Path(__file__).with_name("routes.toml")
 CAPABILITIES = ("json_schema", "usage", "json_object", "cache", "seed", "max_completion_tokens")
-LADDER = ("small", "medium", "large")  # what is answered wrongly twice climbs it
 ABLE = CAPABILITIES[:2]  # unless a route says otherwise
 
 
@@ -39,16 +38,8 @@ class Routes:
     tiers: Mapping[str, tuple[Route, ...]]
     source: str
 
-    def above(self, tier: str, providers: Collection[str]) -> str | None:
-        """The next tier up that has a provider; None beyond the largest, and for tiers of one's own."""
-        higher = LADDER[LADDER.index(tier) + 1 :] if tier in LADDER else ()
-        return next((one for one in higher if any(r.provider in providers for r in self.tiers.get(one, ()))), None)
-
-    def for_tier(self, tier: str, providers: Collection[str] | None = None, window: int = 0) -> tuple[Route, ...]:
-        """The routes of a tier, best first, of `providers` only when given. Raises ConfigError if there is none.
-
-        Where some have a window of `window` tokens at least, only those.
-        """
+    def for_tier(self, tier: str, providers: Collection[str] | None = None) -> tuple[Route, ...]:
+        """The routes of a tier, best first, of `providers` only when given. Raises ConfigError if there is none."""
         if tier not in self.tiers:
             raise ConfigError(f"{self.source} has no tier {tier!r}", fix=f"It has {', '.join(self.tiers)}")
         found = tuple(route for route in self.tiers[tier] if providers is None or route.provider in providers)
@@ -57,7 +48,7 @@ class Routes:
             raise ConfigError(
                 f"tier {tier!r} needs a provider: {' or '.join(wanted)}", fix="Configure one, with its API key"
             )
-        return tuple(route for route in found if route.window >= window) or found
+        return found
 
 
 def load_routes(path: Path | None = None) -> Routes:

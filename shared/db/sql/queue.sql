@@ -1,5 +1,8 @@
 -- The queue, as workers and producers see it. Every change of state is a function of migrations/postgres/0002_queue.sql.
 
+-- name: ready_tiers
+SELECT DISTINCT tier FROM backbeat.flows WHERE ready > 0
+
 -- name: anything_to_do
 SELECT EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'ready')
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'running' AND lease_until < backbeat.clock())
