@@ -48,7 +48,7 @@ clean: clean-demo
 	rm -rf $(VENV) dist
 
 soak: $(STAMP)
-	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_plans.py
+	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_plans.py tests/integration/test_held_rows.py tests/integration/test_queue_machine.py tests/integration/test_approval_machine.py
 
 # The queues that ours is measured against.
 $(VENV)/.bench: requirements/bench.lock $(STAMP)

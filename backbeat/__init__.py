@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backbeat.authoring import bounded_loop, bulk, effect, orchestration, single_shot
+    from backbeat.pieces import in_pieces
     from shared.domain.outcome import Dead, Escalate, FanOut, Outcome, Retry, Snooze, Succeed
     from shared.errors import BackbeatError, InputError
     from shared.execution.batch import BatchContext
@@ -27,6 +28,7 @@ __all__ = [
     "bounded_loop",
     "bulk",
     "effect",
+    "in_pieces",
     "orchestration",
     "single_shot",
 ]
@@ -35,6 +37,7 @@ _HOMES = {
     **dict.fromkeys(("single_shot", "bounded_loop", "bulk", "effect", "orchestration"), "backbeat.authoring"),
     **dict.fromkeys(("Dead", "Escalate", "FanOut", "Outcome", "Retry", "Snooze", "Succeed"), "shared.domain.outcome"),
     **dict.fromkeys(("BackbeatError", "InputError"), "shared.errors"),
+    "in_pieces": "backbeat.pieces",
     "BatchContext": "shared.execution.batch",
     "Context": "shared.execution.context",
     "EffectRefusedError": "shared.execution.effects",

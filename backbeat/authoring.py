@@ -3,18 +3,23 @@
 A mistake in a declaration is a DefinitionError that names the file and line it stands on.
 """
 
+import json
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from pydantic import BaseModel
 
+from backbeat.pieces import in_pieces
 from shared.definitions import NAME_PATTERN, Definition, Effect, Orchestration, placeholders
 from shared.errors import DefinitionError
 from shared.execution.batch import BatchContext
 from shared.execution.context import Context
+from shared.llm.structured import json_schema, validator
+
+Output = type[BaseModel] | Mapping[str, Any]  # a Pydantic model or a JSON Schema
 
 
 class Options(TypedDict, total=False):
@@ -32,16 +37,18 @@ def single_shot(
     *,
     version: int,
     input: type[BaseModel],  # noqa: A002
-    output: type[BaseModel],
+    output: Output,
     tier: str,
     prompt: str,
     system: str = "",
     max_output_tokens: int = 1024,
+    overflow: Literal["dead", "chunk"] = "dead",
     attempts: int = 3,
     **options: Unpack[Options],
 ) -> Definition:
     """A task that is one model call: `prompt` is filled from the fields of `input`, the answer is an `output`.
 
+    `overflow="chunk"` answers a prompt that is longer than every window in pieces; see `in_pieces`.
     Raises DefinitionError when the prompt asks for a field that `input` lacks.
     """
     try:
@@ -53,15 +60,12 @@ def single_shot(
     if max_output_tokens < 1:
         raise _mistake(name, "max_output_tokens must be at least 1")
 
-    async def run(ctx: Context, value: BaseModel) -> BaseModel:
-        return await ctx.llm(
-            "answer",
-            output=output,
-            system=system,
-            prompt=prompt.format(**{field: getattr(value, field) for field in type(value).model_fields}),
-            tier=tier,
-            max_output_tokens=max_output_tokens,
-        )
+    async def run(ctx: Context, value: BaseModel) -> Any:
+        filled = prompt.format(**{field: getattr(value, field) for field in type(value).model_fields})
+        asked: Any = {"prompt": filled, "system": system, "tier": tier, "max_output_tokens": max_output_tokens}
+        if overflow == "chunk":
+            return await in_pieces(ctx, "answer", output=output, **asked)
+        return await ctx.llm("answer", output=output, **asked)
 
     return _definition(name, version, input, output, tier, attempts, run, **options)
 
@@ -71,7 +75,7 @@ def bounded_loop(
     *,
     version: int,
     input: type[BaseModel],  # noqa: A002
-    output: type[BaseModel],
+    output: Output,
     tier: str,
     run: Callable[[Context, Any], Awaitable[Any]],
     attempts: int = 3,
@@ -90,7 +94,7 @@ def bulk(
     *,
     version: int,
     input: type[BaseModel],  # noqa: A002
-    output: type[BaseModel],
+    output: Output,
     run: Callable[[BatchContext, Any], Awaitable[Sequence[Any]]],
     rows: int = 500,
     tier: str = "rules",
@@ -158,6 +162,15 @@ def orchestration(
     )
 
 
+def _check_schema(name: str, schema: Mapping[str, Any]) -> None:
+    """What no vendor can decode by, or is no schema, would fail at every call."""
+    try:
+        validator(json.dumps(schema))
+        json_schema(schema)
+    except (DefinitionError, TypeError) as error:
+        raise _mistake(name, f"its output: {getattr(error, 'what', error)}") from error
+
+
 def _check_name(name: str, version: int) -> None:
     if not re.match(NAME_PATTERN, name):
         raise _mistake(name, "a name is lower case letters, digits and underscores, and starts with a letter")
@@ -186,8 +199,10 @@ def _definition(
     if not 1 <= attempts <= 100:
         raise _mistake(name, "attempts are 1 to 100")
     for role, model in (("input", given), ("output", made)):
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise _mistake(name, f"its {role} must be a Pydantic model")
+        if role == "output" and isinstance(model, Mapping):
+            _check_schema(name, model)
+        elif not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise _mistake(name, f"its {role} must be a Pydantic model{' or a JSON Schema' * (role == 'output')}")
     if options.get("history", "full") not in ("full", "failures", "none"):
         raise _mistake(name, "history is 'full', 'failures' or 'none'")
     if options.get("trace", "task") not in ("task", "batch"):

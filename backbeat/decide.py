@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from backbeat import tokens
 from shared.db import approvals
 from shared.db.approvals import Ballot, Verdict
 from shared.db.pool import Database
 from shared.definitions import Effect
 from shared.errors import AuthError, BackbeatError, ConflictError, DefinitionError, InputError, NotFoundError
-from shared.security import tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
-from backbeat import bounded_loop, effect, orchestration
+from backbeat import bounded_loop, effect, orchestration, tokens
 from backbeat.embedded import stack
 from backbeat.operate import runs
 from benchmarks.bench import finish, say
@@ -33,7 +33,6 @@ from shared.definitions import Registry
 from shared.domain.outcome import Succeed
 from shared.execution.environment import Environment
 from shared.llm.routes import load_routes
-from shared.security import tokens
 from shared.telemetry.spans import NullTelemetry
 from temporal_worker.orchestrations import runner
 from temporal_worker.worker import Options, serve

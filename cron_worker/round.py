@@ -38,8 +38,6 @@ POLL = 0.5  # seconds between looks for new rows while slots are free and other 
 async def environment(config: Config, db: Database, limits: Limits) -> AsyncIterator[Environment]:
     """Everything a round needs, closed at its end. Raises DefinitionError and ConfigError."""
     registry = load_definitions(config.definitions)
-    if not registry.tasks:
-        raise ConfigError("no definitions are named", fix="Set BACKBEAT_DEFINITIONS to your task modules")
     telemetry = open_telemetry(config, "cron-worker")
     routes = load_routes(config.routes_file)
     for line in routes.warnings(clock.wall().date()):
@@ -83,6 +81,7 @@ class Round:
         await queue.register(env.db, self._worker, "cron", env.registry.rows())
         tick_id = await queue.start_tick(env.db, self._worker)
         await self._maintain()
+        await self._connect()
         report.stopped = (await queue.switches(env.db)).get("all", "")
         bulk = asyncio.create_task(self._bulk.run())
         while await self._claim() or self._slots.busy or not bulk.done():
@@ -101,6 +100,13 @@ class Round:
         await calls.return_blocks(env.db)
         await queue.end_tick(env.db, tick_id, report.claimed, report.settled)
         return report
+
+    async def _connect(self) -> None:
+        """Load the vendors of ready tasks before these are claimed: a second that others could use on the same rows."""
+        env = self._env
+        for tier in await queue.ready_tiers(env.db):
+            with contextlib.suppress(ConfigError):  # said by the call that needs it
+                await env.provider(env.routes.for_tier(tier, env.config.providers)[0].provider)
 
     async def _maintain(self) -> None:
         """What time and dead workers left to do; there is no other process whose task it is."""

@@ -30,17 +30,14 @@ CREATE TYPE backbeat.ending AS (
 
 CREATE FUNCTION backbeat.now() RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN now();
 
 CREATE FUNCTION backbeat.clock() RETURNS timestamp with time zone
     LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN (backbeat.now() + (clock_timestamp() - now()));
 
 CREATE FUNCTION backbeat.uuid7(p_at timestamp with time zone DEFAULT backbeat.clock()) RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN (encode(OVERLAY(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3) FROM 1 FOR 6) PLACING set_byte('\x00'::bytea, 0, ((get_byte(uuid_send(gen_random_uuid()), 0) & 15) | 112)) FROM 7 FOR 1), 'hex'::text))::uuid;
 
 CREATE TABLE backbeat.joins (
@@ -58,11 +55,10 @@ WITH (fillfactor='50');
 
 CREATE FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) RETURNS SETOF backbeat.joins
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_workflow orchestrated_workflows; v_join joins;
+DECLARE v_workflow orchestrated_workflows; v_join joins;
     v_keys bytea[] := ARRAY(SELECT sha256(convert_to(concat_ws(':', 'child', p_workflow, n, p_step), 'UTF8')) FROM generate_series(p_from, p_from + cardinality(p_payloads) - 1) n);
     v_ids uuid[];
 BEGIN
@@ -242,8 +238,7 @@ CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_de
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_prev audit_head; v_at timestamptz; v_hash bytea;
+DECLARE v_prev audit_head; v_at timestamptz; v_hash bytea;
 BEGIN
     SELECT * INTO v_prev FROM audit_head FOR UPDATE;
     v_at := clock();
@@ -255,7 +250,6 @@ END $$;
 
 CREATE FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN sha256((p_prev || convert_to((jsonb_build_array(p_id, (floor((EXTRACT(epoch FROM p_at) * (1000000)::numeric)))::bigint, p_actor, p_action, p_subject, p_detail))::text, 'UTF8'::name)));
 
 CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) RETURNS TABLE(verdict text, token bigint, outcome jsonb, wait_seconds double precision, detail text)
@@ -263,8 +257,7 @@ CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uui
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_token bigint := nextval('leases');
+DECLARE v_token bigint := nextval('leases');
     v_effect side_effects; v_mark text;
 BEGIN
     IF p_owner_kind = 'task' THEN
@@ -277,9 +270,7 @@ BEGIN
     SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     IF NOT FOUND OR v_effect.status = 'intended' AND v_effect.fire_until IS NULL AND v_effect.request_hash = p_request_hash THEN
         RETURN QUERY SELECT 'stopped', NULL::bigint, NULL::jsonb, NULL::double precision, s.reason FROM switches s ORDER BY s.name LIMIT 1;
-        IF FOUND THEN
-            RETURN;
-        END IF;
+        IF FOUND THEN RETURN; END IF;
         IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) OR p_approval IS NULL AND p_owner_kind = 'workflow' AND NOT EXISTS (
             SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
@@ -333,8 +324,7 @@ CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_open integer := (p_status = 'open')::integer - (p_call.status IS NOT DISTINCT FROM 'open')::integer;
+DECLARE v_open integer := (p_status = 'open')::integer - (p_call.status IS NOT DISTINCT FROM 'open')::integer;
     v_lost integer := (p_status = 'lost')::integer - (p_call.status IS NOT DISTINCT FROM 'lost')::integer;
     v_ends integer := (p_status = 'done')::integer;
     v_usd numeric := coalesce(p_call.reserved_usd, 0);
@@ -360,11 +350,10 @@ END $$;
 
 CREATE FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer DEFAULT 500) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_tasks uuid[];
+DECLARE v_tasks uuid[];
 BEGIN
     PERFORM push_outbox(o.id, 'cancel') FROM (
         SELECT c.id FROM orchestrated_workflows c JOIN orchestrated_workflows w ON w.id = c.parent_workflow
@@ -395,11 +384,10 @@ CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS
 
 CREATE FUNCTION backbeat.canonical(p_value jsonb, p_depth integer DEFAULT 0) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-    SET search_path TO 'backbeat', 'pg_temp'
     SET extra_float_digits TO '1'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    c_deepest CONSTANT integer := 100;
+DECLARE c_deepest CONSTANT integer := 100;
     v_number numeric;
 BEGIN
     CASE jsonb_typeof(p_value)
@@ -438,8 +426,7 @@ CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timesta
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_stands boolean;
+DECLARE v_stands boolean;
 BEGIN
     IF p_reason IN ('budget', 'price') THEN
         SELECT c.set_at <= p_since INTO v_stands FROM budget_caps c
@@ -497,8 +484,7 @@ CREATE FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_parent orchestrated_workflows; v_id uuid;
+DECLARE v_parent orchestrated_workflows; v_id uuid;
 BEGIN
     SELECT * INTO v_parent FROM orchestrated_workflows w WHERE w.id = p_parent AND w.finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM orchestrated_workflows c WHERE (c.parent_workflow, c.parent_step) = (p_parent, p_step)) THEN
@@ -557,17 +543,13 @@ WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_
 
 CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true) RETURNS SETOF backbeat.simple_tasks
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    c_urgent_share CONSTANT double precision := 0.25;
-    v_tiers text[]; v_shut text[]; v_found uuid[]; v_seen uuid[] := '{}'; v_taken uuid[] := '{}'; v_rows simple_tasks[];
-    v_now timestamptz;
+DECLARE c_urgent_share CONSTANT double precision := 0.25;
+    v_tiers text[]; v_shut text[]; v_taken uuid[] := '{}'; v_flows tid[]; v_rest integer; v_now timestamptz;
 BEGIN
-    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
-        RETURN;
-    END IF;
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN RETURN; END IF;
     SELECT array_agg(v.tier) INTO v_tiers FROM virtual_time v WHERE v.tier NOT LIKE 'bulk/%';
     SELECT coalesce(array_agg(p.key) FILTER (WHERE p.scope = 'tenant'), '{}') INTO v_shut FROM pauses p;
     p_loaded := startable(p_loaded);
@@ -583,75 +565,68 @@ BEGIN
             WHERE t.status = 'ready' AND t.class = 'urgent' AND NOT t.alone AND t.tier = ANY (v_tiers)
                 AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
             ORDER BY t.vstart, t.id LIMIT floor(p_limit * c_urgent_share + random()) FOR UPDATE SKIP LOCKED) l;
-        -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
-        FOR v_try IN 1..4 LOOP
-            EXIT WHEN cardinality(v_taken) >= p_limit;
-            SELECT array_agg(c.id) INTO v_found FROM (
-                SELECT walk.id FROM (
-                    SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
-                    -- A row that came late, from behind the floor, is found by those who find too few.
-                    FROM (SELECT v.tier, CASE v_try WHEN 1 THEN v.floor ELSE 0 END AS floor FROM virtual_time v WHERE v.tier = ANY (v_tiers)) wanted CROSS JOIN LATERAL (
-                        -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
-                        SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                        WHERE t.status = 'ready' AND t.tier = wanted.tier AND t.vstart >= wanted.floor AND NOT t.alone AND t.id <> ALL (v_seen || v_taken)
-                            AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
-                        ORDER BY t.vstart, t.id LIMIT p_limit - cardinality(v_taken)) r) walk
-                ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
-            EXIT WHEN v_found IS NULL AND v_try > 1;
-            CONTINUE WHEN v_found IS NULL;
-            v_seen := v_seen || v_found;
+        -- First a share of each tier; then what is left, of any, and a row that came late from behind the floor.
+        FOR v_try IN 1..2 LOOP
+            v_rest := p_limit - cardinality(v_taken);
+            EXIT WHEN v_rest <= 0;
             SELECT v_taken || coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
-                SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_found) AND t.status = 'ready'
-                ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
+                SELECT r.id FROM (
+                    SELECT v.tier, v.floor * (2 - v_try) AS floor, CASE v_try WHEN 1 THEN ceil(v_rest / count(*) OVER ())::integer ELSE v_rest END AS share
+                    FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier) w CROSS JOIN LATERAL (
+                    -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
+                    SELECT t.id FROM simple_tasks t
+                    WHERE t.status = 'ready' AND t.tier = w.tier AND t.vstart > w.floor AND NOT t.alone AND t.id <> ALL (v_taken)
+                        AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
+                    ORDER BY t.vstart, t.id LIMIT w.share FOR UPDATE SKIP LOCKED) r LIMIT v_rest) l;
         END LOOP;
     END IF;
-    IF v_taken = '{}' THEN
-        RETURN;
-    END IF;
+    IF v_taken = '{}' THEN RETURN; END IF;
+    -- Where they are: a reader's old snapshot keeps every version of a flow, and looking it up again would walk over them again.
+    v_flows := ARRAY(
+        SELECT f.ctid FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
+        ORDER BY f.tenant, f.tier, f.class FOR UPDATE);
+    PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
+    RETURN QUERY
     WITH started AS (
         UPDATE simple_tasks t
         SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
             worker = p_worker, started_at = v_now, attempts = t.attempts + 1
-        WHERE t.id = ANY (v_taken) RETURNING t AS task
+        WHERE t.id = ANY (v_taken) RETURNING t.*
+    ), by_flow AS (
+        SELECT s.tenant, s.tier, s.class, count(*) AS n FROM started s GROUP BY 1, 2, 3
+    ), told AS (
+        UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n FROM by_flow c
+        WHERE f.ctid = ANY (v_flows) AND (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class)
+    ), moved AS (
+        UPDATE virtual_time v SET v = c.v FROM (
+            SELECT s.tier, max(s.vstart - s.estimate / (class_weight(s.class) * (SELECT n.weight FROM tenants n WHERE n.id = s.tenant))) AS v FROM started s GROUP BY 1) c
+        WHERE v.tier = c.tier AND v.v < c.v
     )
-    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
-    PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT r.tenant, r.tier, r.class FROM unnest(v_rows) r)
-    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
-    UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n
-    FROM (SELECT r.tenant, r.tier, r.class, count(*) AS n FROM unnest(v_rows) r GROUP BY 1, 2, 3) c
-    WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class);
-    PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
-    UPDATE virtual_time v SET v = c.v FROM (
-        SELECT r.tier, max(r.vstart - r.estimate / (n.weight * class_weight(r.class))) AS v FROM unnest(v_rows) r JOIN tenants n ON n.id = r.tenant GROUP BY 1) c
-    WHERE v.tier = c.tier AND v.v < c.v;
-    RETURN QUERY SELECT * FROM unnest(v_rows);
+    SELECT * FROM started s ORDER BY s.vstart, s.id;
 END $$;
 
 CREATE FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean DEFAULT true) RETURNS SETOF backbeat.simple_tasks
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_urgent boolean := random() < 0.25;
+DECLARE v_urgent boolean := random() < 0.25;
     v_taken uuid[]; v_now timestamptz;
 BEGIN
-    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
-        RETURN;
-    END IF;
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN RETURN; END IF;
     p_loaded := startable(p_loaded);
     IF p_idle THEN
         SELECT array_agg(l.id) INTO v_taken FROM (
-            SELECT t.id FROM simple_tasks t JOIN flows f USING (tenant, tier, class)
-            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND flow_room(f) > 0
+            SELECT t.id FROM simple_tasks t JOIN flow_rooms f USING (tenant, tier, class)
+            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND f.room > 0
             ORDER BY t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) l;
     END IF;
     IF v_taken IS NULL THEN
         SELECT array_agg(c.id) INTO v_taken FROM (
             SELECT l.id FROM (
-                SELECT f.* FROM flows f JOIN virtual_time v ON v.tier = f.tier
-                WHERE f.tier LIKE 'bulk/%' AND flow_room(f) > 0
+                SELECT f.* FROM flow_rooms f JOIN virtual_time v ON v.tier = f.tier
+                WHERE f.tier LIKE 'bulk/%' AND f.room > 0
                   AND EXISTS (
                       SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
                       ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)
@@ -660,7 +635,7 @@ BEGIN
                 SELECT t.id FROM simple_tasks t
                 WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class AND NOT t.alone
                   AND t.workflow || '@' || t.version = ANY (p_loaded)
-                ORDER BY t.rank, t.id LIMIT least(flow_room(f), p_limit) FOR UPDATE SKIP LOCKED) l
+                ORDER BY t.rank, t.id LIMIT least(f.room, p_limit) FOR UPDATE SKIP LOCKED) l
             LIMIT p_limit) c;
     END IF;
     IF p_patient THEN
@@ -673,18 +648,14 @@ BEGIN
         )
         SELECT array_agg(t.id) INTO v_taken FROM simple_tasks t JOIN free USING (tenant, tier, class) WHERE t.id = ANY (v_taken);
     END IF;
-    IF v_taken IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_taken IS NULL THEN RETURN; END IF;
     -- The room of a tenant with a cap is known only now; its rows of several flows share it.
     IF EXISTS (SELECT FROM tenants n WHERE n.max_running IS NOT NULL) THEN
         SELECT array_agg(p.id) INTO v_taken FROM (
             SELECT t.id, t.tenant, row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS place FROM simple_tasks t WHERE t.id = ANY (v_taken)) p
         JOIN tenants n ON n.id = p.tenant
         WHERE n.max_running IS NULL OR p.place <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id);
-        IF v_taken IS NULL THEN
-            RETURN;
-        END IF;
+        IF v_taken IS NULL THEN RETURN; END IF;
     END IF;
     PERFORM FROM virtual_time v WHERE v.tier IN (SELECT t.tier FROM simple_tasks t WHERE t.id = ANY (v_taken)) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
@@ -716,19 +687,16 @@ CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision
 
 CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_calls model_calls[]; v_places bigint[]; v_call model_calls;
+DECLARE v_calls model_calls[]; v_places bigint[]; v_call model_calls;
 BEGIN
     SELECT array_agg(l.c), array_agg(l.n) INTO v_calls, v_places FROM (
         SELECT c, e.n FROM jsonb_array_elements(p_ends) WITH ORDINALITY AS e(body, n)
         JOIN model_calls c ON (c.owner, c.call_key, c.seq) = ((e.body ->> 'owner')::uuid, e.body ->> 'call_key', (e.body ->> 'seq')::smallint)
         WHERE c.status IN ('open', 'lost') AND c.status <> e.body ->> 'status' ORDER BY c.owner, c.call_key, c.seq FOR UPDATE OF c) l;
-    IF v_calls IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_calls IS NULL THEN RETURN; END IF;
     PERFORM lock_budgets(v_calls);
     FOR i IN 1..cardinality(v_calls) LOOP
         v_call := jsonb_populate_record(v_calls[i], p_ends -> (v_places[i] - 1)::integer);
@@ -755,8 +723,7 @@ CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE(state te
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
+DECLARE v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
 BEGIN
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
@@ -788,12 +755,10 @@ END $$;
 
 CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN CASE WHEN (jsonb_typeof(p_rule) IS DISTINCT FROM 'object'::text) THEN (p_path || ' is not an object'::text) WHEN ((p_rule - p_keys) <> '{}'::jsonb) THEN ((p_path || ': unknown key '::text) || (SELECT string_agg(k.k, ', '::text ORDER BY k.k) AS string_agg FROM jsonb_object_keys((rule_problem.p_rule - rule_problem.p_keys)) k(k))) WHEN ((jsonb_typeof(COALESCE((p_rule -> 'approvers'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_rule, '$."approvers"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN (p_path || '.approvers is not a list of user names'::text) WHEN ((jsonb_typeof(COALESCE((p_rule -> 'groups'::text), '[]'::jsonb)) <> 'array'::text) OR jsonb_path_exists(p_rule, '$."groups"[*]?(@.type() != "string" || @ == "")'::jsonpath)) THEN (p_path || '.groups is not a list of group names'::text) WHEN (COALESCE((p_rule ->> 'needed'::text), '1'::text) !~ '^[1-9][0-9]?$'::text) THEN (p_path || '.needed is not a number from 1 to 99'::text) WHEN (('after'::text = ANY (p_keys)) AND (NOT jsonb_path_exists(COALESCE((p_rule -> 'after'::text), 'null'::jsonb), 'strict $?(@ >= 1 && @ <= 31622400)'::jsonpath))) THEN (p_path || '.after is not a number of seconds from 1 to 31622400'::text) WHEN (p_nobody_is_fine OR (jsonb_array_length(COALESCE((p_rule -> 'groups'::text), '[]'::jsonb)) > 0)) THEN NULL::text WHEN ((COALESCE((p_rule ->> 'needed'::text), '1'::text))::integer > (SELECT count(DISTINCT a.value) AS count FROM jsonb_array_elements_text(COALESCE((rule_problem.p_rule -> 'approvers'::text), '[]'::jsonb)) a(value))) THEN (p_path || ': nobody can satisfy it: it needs more approvers than it names'::text) ELSE NULL::text END;
 
 CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'backbeat', 'pg_temp'
     RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'policy is not an object'::text WHEN ((p_policy ? 'rules'::text) AND (p_policy ?| '{approvers,groups,needed}'::text[])) THEN 'policy.rules stands in place of approvers, groups and needed'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND ((COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text) OR (p_policy ? 'rules'::text) OR (p_policy @> '{"four_eyes": true}'::jsonb))) THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'::text ELSE (SELECT string_agg(f.problem, '; '::text ORDER BY f.n) AS string_agg FROM (SELECT 0 AS n, format('policy.%s is not %s'::text, t.field, t.what) AS problem FROM (VALUES ('rules'::text,'(@.type() == "array" && @.size() > 0)'::text,'a list of rules'::text), ('escalate'::text,'(@.type() == "array")'::text,'a list of steps'::text), ('four_eyes'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('allow_unsigned_signal'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('on_expiry'::text,'(@ == "reject" || @ == "approve")'::text,'reject or approve'::text), ('calendar'::text,'(@.type() == "string")'::text,'the name of a calendar'::text), ('max_rounds'::text,'(@ >= 0 && @ <= 99 && @ == @.floor())'::text,'a number from 0 to 99'::text), ('remind_every'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text), ('effect_delay'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text)) t(field, test, what) WHERE ((policy_problem.p_policy ? t.field) AND (NOT jsonb_path_exists((policy_problem.p_policy -> t.field), (('strict $ ? '::text || t.test))::jsonpath))) UNION ALL SELECT 1, backbeat.rule_problem((policy_problem.p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[]), 'policy'::text, '{approvers,groups,needed}'::text[], ((policy_problem.p_policy ? 'rules'::text) OR (policy_problem.p_policy @> '{"allow_unsigned_signal": true}'::jsonb))) AS rule_problem UNION ALL SELECT (1 + r.n), backbeat.rule_problem(r.rule, format('policy.rules[%s]'::text, (r.n - 1)), '{approvers,groups,needed}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."rules"[*]'::jsonpath) WITH ORDINALITY r(rule, n) UNION ALL SELECT (1000 + e.n), backbeat.rule_problem(e.step, format('policy.escalate[%s]'::text, (e.n - 1)), '{after,approvers,groups}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."escalate"[*]'::jsonpath) WITH ORDINALITY e(step, n)) f) END;
 
 CREATE TABLE backbeat.approval_requests (
@@ -837,8 +802,7 @@ CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash te
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
+DECLARE v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
@@ -867,8 +831,7 @@ CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[],
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_id text := left(encode(sha256(p_key), 'hex'), 16);
+DECLARE v_id text := left(encode(sha256(p_key), 'hex'), 16);
 BEGIN
     INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at)
     VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
@@ -881,8 +844,7 @@ CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p
     SET search_path TO 'backbeat', 'pg_temp'
     AS $_$
 #variable_conflict use_column
-DECLARE
-    c_refusals_a_minute CONSTANT integer := 30;
+DECLARE c_refusals_a_minute CONSTANT integer := 30;
     c_largest CONSTANT integer := 262144;
     v_comment text := coalesce(p_comment, '');
     v_body text; v_problem text; v_user text; v_verdict text; v_state text;
@@ -1014,11 +976,10 @@ $$;
 
 CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
+DECLARE v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
     IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
@@ -1069,12 +1030,11 @@ $$;
 
 CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL::bytea[], p_tenant text DEFAULT 'default'::text, p_class text DEFAULT 'normal'::text, p_run_after timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_source_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_traceparent text DEFAULT NULL::text, p_origin uuid DEFAULT NULL::uuid, p_parent uuid DEFAULT NULL::uuid, p_salt text DEFAULT ''::text) RETURNS TABLE(ord bigint, task_id uuid, created boolean, status text)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    c_payload_cap CONSTANT integer := 1048576;
+DECLARE c_payload_cap CONSTANT integer := 1048576;
     v_workflow workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
     v_at timestamptz := clock();
     v_start bigint := floor(extract(epoch FROM v_at) * 1000);
@@ -1158,8 +1118,7 @@ CREATE FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at tim
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since <= p_request.deadline);
+DECLARE v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since <= p_request.deadline);
     v_back timestamptz := least(p_at, (SELECT min(p.since) FROM presence p WHERE p.since > v_gone));
     v_lost interval := v_back - greatest(v_gone, p_request.requested_at, p_request.outages_until);
 BEGIN
@@ -1174,8 +1133,7 @@ CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_task simple_tasks; v_kind record;
+DECLARE v_task simple_tasks; v_kind record;
 BEGIN
     SELECT * INTO v_task FROM simple_tasks t WHERE t.id = (p_end).id;
     FOR v_kind IN
@@ -1192,13 +1150,10 @@ CREATE FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text,
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_ids uuid[];
+DECLARE v_ids uuid[];
 BEGIN
     SELECT array_agg(l.id) INTO v_ids FROM (SELECT t.id FROM simple_tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR UPDATE) l;
-    IF v_ids IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_ids IS NULL THEN RETURN; END IF;
     PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
@@ -1227,8 +1182,7 @@ CREATE FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_schedule schedules;
+DECLARE v_schedule schedules;
 BEGIN
     UPDATE schedules s SET watermark = p_slot, next_at = p_next_at, note = p_note WHERE s.name = p_name AND s.watermark = p_watermark
         AND p_slot BETWEEN p_watermark AND backbeat.now() AND NOT s.paused RETURNING * INTO v_schedule;
@@ -1240,45 +1194,7 @@ END $$;
 
 CREATE FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN (COALESCE(((p_rule -> 'approvers'::text) ? p_user), false) OR COALESCE(((p_rule -> 'groups'::text) ?| p_groups), false));
-
-CREATE TABLE backbeat.flows (
-    tenant text NOT NULL,
-    tier text NOT NULL,
-    class text NOT NULL,
-    last_v double precision DEFAULT 0 NOT NULL,
-    ready integer DEFAULT 0 NOT NULL,
-    running integer DEFAULT 0 NOT NULL,
-    CONSTRAINT flows_class_check CHECK ((class = ANY (ARRAY['urgent'::text, 'high'::text, 'normal'::text, 'low'::text]))),
-    CONSTRAINT flows_ready_check CHECK ((ready >= 0)),
-    CONSTRAINT flows_running_check CHECK ((running >= 0))
-)
-WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
-
-CREATE TABLE backbeat.pauses (
-    scope text NOT NULL,
-    key text NOT NULL,
-    reason text NOT NULL,
-    paused_by text NOT NULL,
-    paused_at timestamp with time zone NOT NULL,
-    CONSTRAINT pauses_key_check CHECK ((key <> ''::text)),
-    CONSTRAINT pauses_reason_check CHECK ((reason <> ''::text)),
-    CONSTRAINT pauses_scope_check CHECK ((scope = ANY (ARRAY['tenant'::text, 'workflow'::text, 'route'::text])))
-);
-
-CREATE TABLE backbeat.tenants (
-    id text NOT NULL,
-    weight double precision DEFAULT 1 NOT NULL,
-    max_running integer,
-    CONSTRAINT tenants_id_check CHECK ((id <> ''::text)),
-    CONSTRAINT tenants_max_running_check CHECK ((max_running > 0)),
-    CONSTRAINT tenants_weight_check CHECK ((weight > (0)::double precision))
-);
-
-CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
-    LANGUAGE sql STABLE
-    RETURN (SELECT GREATEST((0)::bigint, LEAST((CASE WHEN ((flow_room.p_flow).tier ~~ 'bulk/%'::text) THEN 10000 ELSE (64 - (flow_room.p_flow).ready) END)::bigint, (n.max_running - CASE WHEN (n.max_running IS NOT NULL) THEN (SELECT sum((f.ready + f.running)) AS sum FROM backbeat.flows f WHERE (f.tenant = n.id)) ELSE NULL::bigint END))) AS "greatest" FROM backbeat.tenants n WHERE ((n.id = (flow_room.p_flow).tenant) AND (NOT (EXISTS (SELECT FROM backbeat.pauses p WHERE ((p.scope = 'tenant'::text) AND (p.key = n.id)))))));
 
 CREATE TABLE backbeat.budget_blocks (
     id bigint NOT NULL,
@@ -1349,17 +1265,15 @@ CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome t
 
 CREATE FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text DEFAULT ''::text) RETURNS bytea
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    SET search_path TO 'backbeat', 'pg_temp'
     RETURN sha256(convert_to(format('[%s,%s,"%s",%s]'::text, to_jsonb(p_workflow), p_version, encode(sha256(convert_to(backbeat.canonical(p_payload), 'UTF8'::name)), 'hex'::text), to_jsonb(p_salt)), 'UTF8'::name));
 
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_now timestamptz := clock();
+DECLARE v_now timestamptz := clock();
 BEGIN
     RETURN QUERY
     WITH picked AS (
@@ -1379,8 +1293,8 @@ END $$;
 
 CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
     WITH leaving AS (
@@ -1415,7 +1329,20 @@ BEGIN
     ORDER BY b.level, b.id FOR UPDATE;
 END $$;
 
-CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL::text[]) RETURNS void
+CREATE TABLE backbeat.flows (
+    tenant text NOT NULL,
+    tier text NOT NULL,
+    class text NOT NULL,
+    last_v double precision DEFAULT 0 NOT NULL,
+    ready integer DEFAULT 0 NOT NULL,
+    running integer DEFAULT 0 NOT NULL,
+    CONSTRAINT flows_class_check CHECK ((class = ANY (ARRAY['urgent'::text, 'high'::text, 'normal'::text, 'low'::text]))),
+    CONSTRAINT flows_ready_check CHECK ((ready >= 0)),
+    CONSTRAINT flows_running_check CHECK ((running >= 0))
+)
+WITH (fillfactor='20', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL::text[]) RETURNS SETOF backbeat.flows
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
@@ -1427,7 +1354,7 @@ CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL
     ), capped AS MATERIALIZED (
         SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
     )
-    SELECT FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
+    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
 $$;
 
 CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void
@@ -1450,11 +1377,10 @@ CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS void
 
 CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET lock_timeout TO '2s'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_made integer := 0;
+DECLARE v_made integer := 0;
     v_today date := utc_day(backbeat.now());
     v_day date; v_name text;
 BEGIN
@@ -1491,9 +1417,7 @@ CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
     SET search_path TO 'backbeat', 'pg_temp'
     AS $_$
 BEGIN
-    IF EXISTS (SELECT FROM tenants t WHERE t.id = p_id AND t.id <> '*') THEN
-        RETURN;
-    END IF;
+    IF EXISTS (SELECT FROM tenants t WHERE t.id = p_id AND t.id <> '*') THEN RETURN; END IF;
     INSERT INTO tenants (id, weight, max_running)
     SELECT p_id, t.weight, t.max_running FROM tenants t WHERE t.id = '*' AND p_id ~ '^[^[:cntrl:]]{1,200}$'
     ON CONFLICT DO NOTHING;
@@ -1567,12 +1491,11 @@ CREATE FUNCTION backbeat.objection(p_row backbeat.budgets, p_usd numeric, p_toke
 
 CREATE FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) RETURNS TABLE(n bigint, verdict text, seq smallint, response jsonb, detail text, until timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_answered integer; v_ask record; v_call model_calls; v_lost model_calls[]; v_rows bigint[]; v_hot bigint[];
+DECLARE v_answered integer; v_ask record; v_call model_calls; v_lost model_calls[]; v_rows bigint[]; v_hot bigint[];
     v_block budget_blocks; v_need record; v_part record; v_no record;
 BEGIN
     -- KEY SHARE blocks a reaper and a settlement, not a heartbeat: no call opens under a lease that is being taken away.
@@ -1581,9 +1504,7 @@ BEGIN
     SELECT a.n, CASE WHEN NOT a.payable AND a.seq IS NULL THEN 'fenced' WHEN a.payable THEN 'stopped' ELSE 'memo' END, a.seq, a.response, w.reason, NULL::timestamptz
     FROM asked(p_calls) a LEFT JOIN switches w ON w.name = 'all' WHERE NOT a.payable OR w.name IS NOT NULL;
     GET DIAGNOSTICS v_answered = ROW_COUNT;
-    IF v_answered = jsonb_array_length(p_calls) THEN
-        RETURN;
-    END IF;
+    IF v_answered = jsonb_array_length(p_calls) THEN RETURN; END IF;
     v_lost := ARRAY(
         SELECT c FROM asked(p_calls) a JOIN model_calls c ON (c.owner, c.call_key, c.status) = ((a.call).owner, (a.call).call_key, 'open')
         WHERE a.payable ORDER BY c.owner, c.call_key FOR UPDATE OF c);
@@ -1661,8 +1582,7 @@ CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by tex
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_ids uuid[];
+DECLARE v_ids uuid[];
 BEGIN
     IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
         RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
@@ -1687,8 +1607,7 @@ CREATE FUNCTION backbeat.payers(p_owner uuid) RETURNS TABLE(scope text, key text
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_next uuid := p_owner; v_task record; v_workflow text; v_above text; v_tenant text;
+DECLARE v_next uuid := p_owner; v_task record; v_workflow text; v_above text; v_tenant text;
 BEGIN
     WHILE v_next IS NOT NULL LOOP
         SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
@@ -1717,12 +1636,24 @@ BEGIN
     LEFT JOIN budget_caps c ON (c.scope, c.key) = (s.scope, s.key) LEFT JOIN budgets b ON (b.scope, b.key, b.day) = (s.scope, s.key, utc_day(backbeat.now())) WHERE s.key IS NOT NULL;
 END $$;
 
+CREATE PROCEDURE backbeat.pin_functions()
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE v_function regprocedure;
+BEGIN
+    FOR v_function IN SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'backbeat'::regnamespace AND p.prosqlbody IS NULL
+        AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS c(setting) WHERE c.setting LIKE 'search_path=%')
+    LOOP
+        EXECUTE format('ALTER ROUTINE %s SET search_path = backbeat, pg_temp', v_function);
+    END LOOP;
+END $$;
+
 CREATE FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_news boolean := project_state(p_workflow, p_seq, p_status, p_run_id, p_waiting_for, p_result, p_error);
+DECLARE v_news boolean := project_state(p_workflow, p_seq, p_status, p_run_id, p_waiting_for, p_result, p_error);
 BEGIN
     INSERT INTO orchestrated_workflows_steps SELECT s.* FROM jsonb_populate_recordset(NULL::orchestrated_workflows_steps, p_steps) s WHERE v_news
     ON CONFLICT (workflow_id, seq) DO UPDATE SET status = excluded.status, waits_for = excluded.waits_for, ended_at = excluded.ended_at, detail = excluded.detail;
@@ -1733,8 +1664,7 @@ CREATE FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_ended boolean := p_status IN ('completed', 'failed', 'cancelled');
+DECLARE v_ended boolean := p_status IN ('completed', 'failed', 'cancelled');
     v_now timestamptz; v_request uuid;
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow FOR NO KEY UPDATE;
@@ -1743,9 +1673,7 @@ BEGIN
     SET status = p_status, state_seq = p_seq, run_id = p_run_id, waiting_for = p_waiting_for, result = p_result, error = p_error,
         updated_at = v_now, checked_at = v_now, finished_at = CASE WHEN v_ended THEN v_now END
     WHERE id = p_workflow AND state_seq < p_seq AND finished_at IS NULL;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
+    IF NOT FOUND THEN RETURN false; END IF;
     IF v_ended THEN
         FOR v_request IN UPDATE approval_requests SET state = 'cancelled', closed_at = v_now, closed_by = '(workflow)'
             WHERE workflow_id = p_workflow AND (state IN ('pending', 'changes') OR state = 'approved' AND effect_after > v_now) RETURNING id
@@ -1758,18 +1686,17 @@ END $$;
 
 CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_ids uuid[]; v_parked uuid[]; v_moved integer;
+DECLARE v_ids uuid[]; v_parked uuid[]; v_moved integer;
 BEGIN
     FOR v_round IN 1..20 LOOP
         SELECT array_agg(l.id) INTO v_ids
-        FROM unnest(p_flows) AS k JOIN flows f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
+        FROM unnest(p_flows) AS k JOIN flow_rooms f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
             SELECT t.id FROM simple_tasks t
             WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
-            ORDER BY t.rank, t.id LIMIT coalesce(flow_room(f), 0) FOR UPDATE SKIP LOCKED) l;
+            ORDER BY t.rank, t.id LIMIT f.room FOR UPDATE SKIP LOCKED) l;
         EXIT WHEN v_ids IS NULL OR NOT EXISTS (SELECT FROM pauses p WHERE p.scope = 'workflow');
         WITH parked AS (
             UPDATE simple_tasks t SET status = 'held', hold_reason = 'paused', hold_key = t.workflow, run_after = NULL
@@ -1780,9 +1707,7 @@ BEGIN
         SELECT array_agg(i.id) INTO v_ids FROM unnest(v_ids) AS i(id) WHERE i.id <> ALL (v_parked);
         EXIT WHEN v_ids IS NOT NULL;
     END LOOP;
-    IF v_ids IS NULL THEN
-        RETURN 0;
-    END IF;
+    IF v_ids IS NULL THEN RETURN 0; END IF;
     PERFORM lock_flows(v_ids);
     WITH picked AS (
         SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost,
@@ -1791,7 +1716,7 @@ BEGIN
         FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
         WHERE t.id = ANY (v_ids)
     ), placed AS MATERIALIZED (
-        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
+        SELECT p.id, p.cost, greatest(f.last_v, v.v, v.floor) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
                / (n.weight * class_weight(p.class)) AS vstart
         FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
         WHERE p.in_flow <= 64 - f.ready
@@ -1823,16 +1748,13 @@ CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEF
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_ids uuid[]; v_leases bigint[]; v_dead departure[];
+DECLARE v_ids uuid[]; v_leases bigint[]; v_dead departure[];
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
         SELECT t.id, t.lease FROM simple_tasks t
         WHERE t.status = 'running' AND t.lease_until < clock() AND (p_leases IS NULL OR t.lease = ANY (p_leases))
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    IF v_ids IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_ids IS NULL THEN RETURN; END IF;
     PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
@@ -1854,8 +1776,7 @@ CREATE FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) RETURNS
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_now timestamptz := clock(); v_open integer;
+DECLARE v_now timestamptz := clock(); v_open integer;
     v_groups text[] := ARRAY(SELECT DISTINCT unnest(t.groups) FROM api_tokens t WHERE t.user_name = p_from ORDER BY 1);
 BEGIN
     IF p_from = p_to OR NOT EXISTS (SELECT FROM api_tokens t WHERE t.user_name = p_to AND t.revoked_at IS NULL AND (t.expires_at > v_now) IS NOT FALSE) THEN
@@ -1881,8 +1802,7 @@ CREATE FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_call model_calls;
+DECLARE v_call model_calls;
 BEGIN
     SELECT * INTO v_call FROM model_calls c WHERE (c.owner, c.call_key, c.seq, c.status) = (p_owner, p_key, p_seq, 'lost') FOR UPDATE;
     IF FOUND THEN
@@ -1900,9 +1820,7 @@ CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_second
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
-    IF p_fire_seconds > 0 AND EXISTS (SELECT FROM switches) THEN
-        RETURN false;
-    END IF;
+    IF p_fire_seconds > 0 AND EXISTS (SELECT FROM switches) THEN RETURN false; END IF;
     UPDATE side_effects
     SET status = 'intended', error = p_error, resolved_by = NULL,
         fire_until = CASE WHEN p_fire_seconds > 0 THEN clock() + make_interval(secs => p_fire_seconds) END,
@@ -1939,8 +1857,7 @@ CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitio
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_loaded text[]; v_released integer;
+DECLARE v_loaded text[]; v_released integer;
 BEGIN
     PERFORM register_definitions(p_kind, p_definitions);
     UPDATE workflows w SET seen_at = backbeat.now()
@@ -1964,8 +1881,7 @@ CREATE FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_moved integer;
+DECLARE v_moved integer;
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -2003,12 +1919,11 @@ $$;
 
 CREATE FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamp with time zone, p_seconds double precision, p_by text, p_reason text) RETURNS TABLE(letter uuid, task_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    c_free CONSTANT jsonb := '{"status": "memo", "lease": null, "reserved_usd": 0, "reserved_tokens": 0, "cost_usd": null, "charged": [],
+DECLARE c_free CONSTANT jsonb := '{"status": "memo", "lease": null, "reserved_usd": 0, "reserved_tokens": 0, "cost_usd": null, "charged": [],
                                "uncached": null, "cache_read": null, "cache_write": null, "output": null, "reasoning": null}';
     v_now timestamptz := clock(); v_ids uuid[]; v_new uuid[];
 BEGIN
@@ -2028,9 +1943,7 @@ BEGIN
     )
     SELECT array_agg(p.id ORDER BY p.id), array_agg(p.new ORDER BY p.id) INTO v_ids, v_new FROM pairs p
     WHERE p.idempotency_key IS NULL OR p.new IN (SELECT k.task_id FROM taken k);
-    IF v_ids IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_ids IS NULL THEN RETURN; END IF;
 
     -- Without its parent: that has been told already that this one died.
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, source_at, max_attempts, origin_id,
@@ -2076,9 +1989,7 @@ BEGIN
     UPDATE side_effects SET status = CASE WHEN p_outcome IS NULL THEN 'intended' ELSE 'done' END, outcome = p_outcome, resolved_by = p_by,
         error = CASE WHEN p_outcome IS NULL THEN p_reason END, done_at = CASE WHEN p_outcome IS NOT NULL THEN clock() END, fire_until = NULL
     WHERE key = p_key AND status <> 'done' AND (fire_until > clock()) IS NOT TRUE;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
+    IF NOT FOUND THEN RETURN false; END IF;
     PERFORM release_held('effect', p_key);
     PERFORM audit(session_user, 'effect.resolved', p_key, jsonb_build_object('outcome', p_outcome, 'reason', p_reason, 'by', p_by));
     RETURN true;
@@ -2104,16 +2015,13 @@ END $$;
 
 CREATE FUNCTION backbeat.retain(p_limit integer DEFAULT 5000) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
     SET lock_timeout TO '100ms'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $_$
-DECLARE
-    v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
+DECLARE v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN
-        RETURN NULL;
-    END IF;
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN RETURN NULL; END IF;
     SELECT max(b.at) FILTER (WHERE b.policy = 'ticks') AS ticks, max(b.at) FILTER (WHERE b.policy = 'outbox') AS outbox,
            max(b.at) FILTER (WHERE b.policy = 'finished') AS finished INTO v_before
     FROM (SELECT r.policy, backbeat.now() - make_interval(days => r.days) AS at FROM retention r) b;
@@ -2159,8 +2067,7 @@ CREATE FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_was text;
+DECLARE v_was text;
 BEGIN
     SELECT CASE WHEN EXISTS (SELECT FROM side_effects e WHERE e.owner = w.id AND e.key LIKE '%:undo:%') THEN 'undone' ELSE w.status END INTO v_was
     FROM orchestrated_workflows w WHERE w.id = p_workflow FOR NO KEY UPDATE;
@@ -2178,8 +2085,7 @@ CREATE FUNCTION backbeat.return_blocks(p_worker text DEFAULT NULL::text) RETURNS
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_blocks budget_blocks[] := ARRAY(
+DECLARE v_blocks budget_blocks[] := ARRAY(
         SELECT k FROM budget_blocks k WHERE k.worker = p_worker OR k.leased_until < clock() ORDER BY k.id FOR UPDATE SKIP LOCKED);
 BEGIN
     PERFORM FROM budgets b WHERE b.id IN (SELECT unnest(k.budgets) FROM unnest(v_blocks) k) ORDER BY b.level, b.id FOR UPDATE;
@@ -2190,8 +2096,7 @@ CREATE FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_request approval_requests;
+DECLARE v_request approval_requests;
 BEGIN
     UPDATE approval_requests r
     SET state = 'pending', revision = r.revision + 1, payload = jsonb_set(r.payload, '{request}', p_body), stuck = false,
@@ -2248,10 +2153,9 @@ $_$;
 
 CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) RETURNS SETOF jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_sql text; v_row jsonb;
+DECLARE v_sql text; v_row jsonb;
 BEGIN
     ASSERT current_user = 'backbeat_selector', 'backbeat.run_selector must belong to backbeat_selector';
     PERFORM set_config('transaction_read_only', 'on', true);
@@ -2267,8 +2171,7 @@ CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_name text := p_scope || '/' || p_key; v_rows bigint[]; v_released integer;
+DECLARE v_name text := p_scope || '/' || p_key; v_rows bigint[]; v_released integer;
 BEGIN
     INSERT INTO budget_caps AS c (scope, key, usd, tokens, soft, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_soft, p_by, clock())
     ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, soft = excluded.soft, set_by = excluded.set_by, set_at = clock();
@@ -2341,11 +2244,10 @@ END $_$;
 
 CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    c_free_releases CONSTANT integer := 20;
+DECLARE c_free_releases CONSTANT integer := 20;
     v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
     v_ends ending[]; v_ids uuid[]; v_children text[]; v_flows flows[]; v_departures departure[];
 BEGIN
@@ -2364,9 +2266,7 @@ BEGIN
         SELECT DISTINCT t.tenant, w.lane, t.class FROM simple_tasks t JOIN workflows w ON w.name || '@' || w.version = ANY (v_children)
         WHERE t.id = ANY (v_ids) ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
     END IF;
-    PERFORM lock_flows(v_ids, v_children);
-    SELECT array_agg(f) INTO v_flows FROM flows f
-    WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_ids));
+    v_flows := ARRAY(SELECT f FROM lock_flows(v_ids, v_children) f);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
 
@@ -2406,11 +2306,10 @@ END $$;
 
 CREATE FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_workflow uuid;
+DECLARE v_workflow uuid;
 BEGIN
     PERFORM FROM joins j WHERE j.id IN (SELECT t.parent_id FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id) ORDER BY j.id FOR NO KEY UPDATE;
     FOR v_workflow IN
@@ -2428,8 +2327,7 @@ CREATE FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease big
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_now timestamptz; v_kind text;
+DECLARE v_now timestamptz; v_kind text;
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_stream FOR NO KEY UPDATE;
     v_now := clock();
@@ -2497,7 +2395,6 @@ $$;
 
 CREATE FUNCTION backbeat.span_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN "left"(encode(sha256(convert_to(array_to_string(p_parts, ':'::text), 'UTF8'::name)), 'hex'::text), 16);
 
 CREATE FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text) RETURNS TABLE(id uuid, created boolean, same boolean)
@@ -2505,8 +2402,7 @@ CREATE FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer,
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_id uuid;
+DECLARE v_id uuid;
 BEGIN
     IF NOT EXISTS (SELECT FROM workflows w WHERE (w.name, w.version, w.runtime) = (p_workflow, p_version, 'temporal')) THEN
         RAISE EXCEPTION 'no orchestration % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
@@ -2529,8 +2425,7 @@ CREATE FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_te
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_id uuid := uuid7(); v_now timestamptz := clock();
+DECLARE v_id uuid := uuid7(); v_now timestamptz := clock();
 BEGIN
     INSERT INTO orchestrated_workflows (
         id, workflow, version, tenant, input, parent_task, origin_id, traceparent, created_at, updated_at, checked_at)
@@ -2541,17 +2436,26 @@ BEGIN
     RETURN v_id;
 END $$;
 
+CREATE TABLE backbeat.pauses (
+    scope text NOT NULL,
+    key text NOT NULL,
+    reason text NOT NULL,
+    paused_by text NOT NULL,
+    paused_at timestamp with time zone NOT NULL,
+    CONSTRAINT pauses_key_check CHECK ((key <> ''::text)),
+    CONSTRAINT pauses_reason_check CHECK ((reason <> ''::text)),
+    CONSTRAINT pauses_scope_check CHECK ((scope = ANY (ARRAY['tenant'::text, 'workflow'::text, 'route'::text])))
+);
+
 CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
     LANGUAGE sql STABLE
-    SET search_path TO 'backbeat', 'pg_temp'
     RETURN ARRAY(SELECT l.name FROM unnest(startable.p_loaded) l(name) WHERE (NOT (EXISTS (SELECT FROM backbeat.pauses p WHERE ((p.scope = 'workflow'::text) AND (p.key = split_part(l.name, '@'::text, 1)))))));
 
 CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE(due integer, expired integer, promoted integer, unloaded integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
+DECLARE v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -2590,9 +2494,9 @@ BEGIN
     GET DIAGNOSTICS unloaded = ROW_COUNT;
     -- The flows of all that follows at once, or two sweeps would lock them in different orders; the least served first.
     -- ORDER BY and OFFSET 0: a look into the index a flow, never a join that reads all that waits.
-    SELECT array_agg(f) INTO v_flows FROM (
-        SELECT f FROM flows f
-        WHERE (flow_room(f) > 0 OR (f.tenant, f.tier, f.class) IN (
+    SELECT array_agg(w.flow) INTO v_flows FROM (
+        SELECT f.flow FROM flow_rooms f
+        WHERE (f.room > 0 OR (f.tenant, f.tier, f.class) IN (
                 SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless)))
           AND EXISTS (
                 SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
@@ -2616,7 +2520,7 @@ BEGIN
     promoted := promote(v_flows);
     PERFORM FROM virtual_time v ORDER BY v.tier FOR UPDATE;
     UPDATE virtual_time v SET floor = m.floor FROM (
-        SELECT o.tier, least(o.v, (SELECT t.vstart FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1)) AS floor
+        SELECT o.tier, coalesce((SELECT t.vstart * (1 - 1e-12) FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1), o.v) AS floor
         FROM virtual_time o) m
     WHERE v.tier = m.tier AND v.floor <> m.floor;
     RETURN NEXT;
@@ -2650,7 +2554,6 @@ END $$;
 
 CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN "left"(encode(sha256(convert_to(array_to_string(p_parts, ':'::text), 'UTF8'::name)), 'hex'::text), 32);
 
 CREATE FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
@@ -2691,12 +2594,10 @@ CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS bo
 
 CREATE FUNCTION backbeat.utc_day(p_at timestamp with time zone) RETURNS date
     LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN ((p_at AT TIME ZONE 'UTC'::text))::date;
 
 CREATE FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog'
     RETURN ((encode(SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3), 'hex'::text) || repeat('0'::text, 20)))::uuid;
 
 CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE(id bigint, problem text)
@@ -2741,8 +2642,7 @@ CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double pr
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_now timestamptz := clock();
+DECLARE v_now timestamptz := clock();
 BEGIN
     RETURN QUERY
     WITH picked AS (
@@ -2915,6 +2815,41 @@ CREATE TABLE backbeat.finished_tasks (
     CONSTRAINT finished_tasks_status_check CHECK ((status = ANY (ARRAY['succeeded'::text, 'dead'::text, 'cancelled'::text, 'expired'::text, 'escalated'::text])))
 )
 PARTITION BY RANGE (id);
+
+CREATE TABLE backbeat.tenants (
+    id text NOT NULL,
+    weight double precision DEFAULT 1 NOT NULL,
+    max_running integer,
+    CONSTRAINT tenants_id_check CHECK ((id <> ''::text)),
+    CONSTRAINT tenants_max_running_check CHECK ((max_running > 0)),
+    CONSTRAINT tenants_weight_check CHECK ((weight > (0)::double precision))
+);
+
+CREATE VIEW backbeat.flow_rooms AS
+ SELECT f.tenant,
+    f.tier,
+    f.class,
+    f.last_v,
+    f.ready,
+    f.running,
+    f.*::backbeat.flows AS flow,
+        CASE
+            WHEN (p.key IS NULL) THEN (GREATEST((0)::bigint, LEAST((
+            CASE
+                WHEN (f.tier ~~ 'bulk/%'::text) THEN 10000
+                ELSE (64 - f.ready)
+            END)::bigint,
+            CASE
+                WHEN (n.max_running IS NOT NULL) THEN (n.max_running - ( SELECT sum((g.ready + g.running)) AS sum
+                   FROM backbeat.flows g
+                  WHERE (g.tenant = n.id)))
+                ELSE NULL::bigint
+            END)))::integer
+            ELSE 0
+        END AS room
+   FROM ((backbeat.flows f
+     JOIN backbeat.tenants n ON ((n.id = f.tenant)))
+     LEFT JOIN backbeat.pauses p ON (((p.scope = 'tenant'::text) AND (p.key = f.tenant))));
 
 CREATE TABLE backbeat.idempotency (
     tenant text NOT NULL,
@@ -3142,8 +3077,7 @@ CREATE TABLE backbeat.ticks (
 CREATE TABLE backbeat.virtual_time (
     tier text NOT NULL,
     v double precision DEFAULT 0 NOT NULL,
-    floor double precision DEFAULT 0 NOT NULL,
-    CONSTRAINT virtual_time_check CHECK ((floor <= v))
+    floor double precision DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
 
@@ -3504,14 +3438,6 @@ REVOKE ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp
 GRANT ALL ON FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
-GRANT SELECT ON TABLE backbeat.pauses TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.pauses TO backbeat_operator;
-GRANT SELECT ON TABLE backbeat.tenants TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.tenants TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.flow_room(p_flow backbeat.flows) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.fold(p_block backbeat.budget_blocks) FROM PUBLIC;
@@ -3527,6 +3453,8 @@ REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) FROM PUBLIC;
+GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
@@ -3545,6 +3473,7 @@ GRANT ALL ON FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) TO backb
 REVOKE ALL ON FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.payers(p_owner uuid) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE backbeat.pin_functions() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) FROM PUBLIC;
@@ -3639,6 +3568,8 @@ REVOKE ALL ON FUNCTION backbeat.start_tick(p_worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_tick(p_worker text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.pauses TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.pauses TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.startable(p_loaded text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
@@ -3685,6 +3616,10 @@ GRANT SELECT ON TABLE backbeat.feedback TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.feedback TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.finished_tasks TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.tenants TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.tenants TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.flow_rooms TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.flow_rooms TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.idempotency TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.llm_routes TO backbeat_worker;

@@ -6,6 +6,7 @@ vendors. Secrets come from files or the environment only. Nothing else in Backbe
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,12 +20,21 @@ TELEMETRY_MODES = ("spool", "off")
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """How to reach one vendor. `api_key` is masked in repr; `simulated` labels every result it gives."""
+    """How to reach one vendor. `api_key` is masked in repr; `simulated` labels every result it gives.
+
+    `kind` is "compatible" for an endpoint of any name that speaks Chat Completions; the two vendors need none.
+    """
 
     name: str
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     simulated: bool = False
+    kind: str = ""
+
+    @property
+    def adapter(self) -> str:
+        """Which adapter speaks to it."""
+        return self.kind or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +94,8 @@ _ENVIRONMENT = {
     "github_token_file": "BACKBEAT_GITHUB_TOKEN_FILE",
 }
 _PATHS = ("spool_dir", "routes_file", "token_file", "payload_keys_file", "github_token_file")
-_PROVIDER_KEYS = ("base_url", "api_key_file", "simulated")
-_VENDOR_KEYS = {"anthropic": "ANTHROPIC", "openai": "OPENAI"}
+_PROVIDER_KEYS = ("base_url", "api_key_file", "simulated", "kind")
+_VENDORS = ("anthropic", "openai")
 
 
 def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
@@ -159,15 +169,15 @@ def _providers(table: Any, env: Mapping[str, str], path: Path | None) -> dict[st
     """A key in the environment means the real vendor, whatever the file says about a simulated one."""
     if not isinstance(table, dict):
         raise _wrong(f"{path}: providers", "a table")
-    for name in sorted(set(table) - set(_VENDOR_KEYS)):
-        known = ", ".join(_VENDOR_KEYS)
-        raise ConfigError(f"{path}: unknown provider {name!r}", fix=f"Known providers: {known}")
     found = {name: _provider(name, entry, path) for name, entry in table.items()}
-    for name, prefix in _VENDOR_KEYS.items():
+    for name in {*_VENDORS, *found}:
+        prefix = re.sub(r"\W", "_", name.upper())
         key = env.get(f"{prefix}_API_KEY") or _secret(env.get(f"{prefix}_API_KEY_FILE"), None)
-        if key:
+        if key and name in _VENDORS:
             base_url = env.get(f"{prefix}_BASE_URL")
             found[name] = ProviderConfig(name, base_url and _text(base_url, f"{prefix}_BASE_URL"), key)
+        elif key:
+            found[name] = replace(found[name], api_key=key)
     return found
 
 
@@ -177,13 +187,17 @@ def _provider(name: str, entry: Any, path: Path | None) -> ProviderConfig:
     if not isinstance(entry, dict):
         raise _wrong(where, "a table")
     _known(entry, _PROVIDER_KEYS, f"{where}: ")
-    base_url, file = (
-        _text(entry[key], f"{where}.{key}") if key in entry else None for key in ("base_url", "api_key_file")
+    base_url, file, kind = (
+        _text(entry[key], f"{where}.{key}") if key in entry else None for key in ("base_url", "api_key_file", "kind")
     )
+    if kind if name in _VENDORS else not (kind == "compatible" and base_url):
+        fix = f'Vendors are {" and ".join(_VENDORS)}; any other endpoint needs kind = "compatible" and a base_url'
+        raise ConfigError(f"{path}: unknown provider {name!r} of kind {kind!r}", fix=fix)
     simulated = entry.get("simulated", False)
     if not isinstance(simulated, bool):
         raise _wrong(f"{where}.simulated", "true or false")
-    return ProviderConfig(name, base_url, _secret(file, path) or ("simulated" if simulated else None), simulated)
+    key = _secret(file, path) or ("simulated" if simulated else None)
+    return ProviderConfig(name, base_url, key, simulated, kind or "")
 
 
 def _secret(file: str | None, beside: Path | None) -> str | None:

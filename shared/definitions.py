@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _MOST_PROBLEMS = 20
+BUILT_IN = "backbeat.prompt"  # whose task is known without being named, unless a team has one of that name
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 D = TypeVar("D", "Definition", "Orchestration")
 
@@ -29,8 +30,8 @@ D = TypeVar("D", "Definition", "Orchestration")
 class Definition:
     """A task that can be enqueued: what goes in, what comes out, and the coroutine between.
 
-    `run(context, input)` returns an instance of `output`, or an outcome. `tier` names the routes its main
-    calls use and the queue lane it waits in. `attempts` bounds runs that count. `bulk` is how many rows one call of
+    `run(context, input)` returns an instance of `output`, JSON that fits it where it is a schema, or an outcome. `tier`
+    names the routes of its main calls and the queue lane. `attempts` bounds runs that count. `bulk` is how many rows a
     `run` takes (None: one, and not in a list). `history` is what a finished row keeps of its attempts: full, failures
     or none. `trace` is a span a task or a span a batch. Without `idempotency` equal payloads are different tasks.
     `max_usd` and `max_tokens` cap what one task may spend.
@@ -39,7 +40,7 @@ class Definition:
     name: str
     version: int
     input: "type[BaseModel]"
-    output: "type[BaseModel]"
+    output: "type[BaseModel] | Mapping[str, Any]"
     tier: str
     attempts: int = 3
     bulk: int | None = None
@@ -183,7 +184,8 @@ def load_definitions(modules: Iterable[str]) -> Registry:
                     raise DefinitionError(f"{name}: {value.full_name} is defined twice", fix="Give one a new version")
             elif isinstance(value, Effect) and effects.setdefault(value.kind, value) is not value:
                 raise DefinitionError(f"{name}: the effect {value.kind!r} is defined twice", fix="Rename one")
-    return Registry(tasks, effects, orchestrations)
+    built_in: Definition = _import(BUILT_IN).prompt
+    return Registry({built_in.full_name: built_in} | tasks, effects, orchestrations)
 
 
 def _newest(defined: "Iterable[D]", kind: str, name: str) -> "D":

@@ -34,8 +34,8 @@ def approval() -> None:
 @output_option
 def list_(state: str, mine: bool, limit: int, token_file: Path | None, output: str) -> None:
     """List requests: open ones first, the nearest deadline first."""
+    from backbeat import tokens
     from shared.config import load
-    from shared.security import tokens
 
     config = load(token_file=token_file)
     me = tokens.fingerprint(tokens.read(config.token_file)) if mine else None
@@ -87,8 +87,8 @@ def sign(request: UUID, decision: str, comment: str, token_file: Path | None) ->
     """
     import json
 
+    from backbeat import tokens
     from shared.config import load
-    from shared.security import tokens
 
     config = load(token_file=token_file)
     token = tokens.read(config.token_file)

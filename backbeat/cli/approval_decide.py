@@ -147,8 +147,8 @@ def _one(
     file: Path | None,
     output: str,
 ) -> None:
+    from backbeat import tokens
     from shared.config import load
-    from shared.security import tokens
 
     config = load(token_file=file)
     token = tokens.read(config.token_file)
@@ -189,8 +189,8 @@ async def _submit(db: "Database", token: str, found: "Request", wish: Wish, show
 
 def _many(named: dict[UUID, str | None], wish: Wish, yes: bool, file: Path | None, output: str) -> int:
     """The exit code of the first that was refused; the others are decided all the same."""
+    from backbeat import tokens
     from shared.config import load
-    from shared.security import tokens
 
     config = load(token_file=file)
     token = tokens.read(config.token_file)

@@ -112,8 +112,8 @@ COMMANDS = (comment, claim, unclaim, delegate, reassign, calendar)
 
 def _say(request: UUID | None, decision: str, file: Path | None, **more: Any) -> str:
     """Submit what is about no content; who said it."""
+    from backbeat import tokens
     from shared.config import load
-    from shared.security import tokens
 
     config = load(token_file=file)
     token = tokens.read(config.token_file)

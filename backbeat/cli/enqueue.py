@@ -36,7 +36,7 @@ class Summary:
 
 @click.command()
 @click.argument("name")
-@click.option("--payload", type=json_value, metavar="JSON", help="One payload.")
+@click.option("--payload", "--input", type=json_value, metavar="JSON", help="One payload.")
 @click.option(
     "--file", "file", type=click.File(encoding="utf-8"), help="A JSON payload, or a list of them; - is stdin."
 )
@@ -77,9 +77,9 @@ def enqueue(
 ) -> None:
     """Enqueue tasks of a definition.
 
-    Payloads are checked against the definition first, which must be in a module that BACKBEAT_DEFINITIONS names. The
-    same payload again answers with the task that has it. --from goes in by the thousand, each of those at once: killed
-    half-way and run again, every line is one task.
+    Payloads are checked against the definition first, which must be in a module that BACKBEAT_DEFINITIONS names, or
+    `prompt`, which is always there. The same payload again answers with the task that has it. --from goes in by the
+    thousand, each of those at once: killed half-way and run again, every line is one task.
     """
     if sum(given is not None for given in (payload, file, source)) != 1:
         raise click.UsageError("give one of --payload, --file and --from")

@@ -1,5 +1,7 @@
 """The `backbeat` command: a table of command groups, each imported when it is asked for."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -93,6 +95,17 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; whatever goes wrong is one line on stderr."""
+    code = _main(argv)
+    if argv is None and "temporalio.bridge" in sys.modules:
+        # Threads of the SDK's core may still be calling into Python: an ordinary exit then crashes, now and then.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -33,6 +33,10 @@ def up(dry_run: bool, show_sql: bool, output: str) -> None:
     if show_sql:
         click.echo(pending_sql(config.migrator_url), nl=False)
     applied = [("postgres", label) for label in postgres_up(config.migrator_url, dry_run=dry_run, log=talk)]
+    if not dry_run:
+        from backbeat.prompt import make_known
+
+        make_known(config.migrator_url)
     if config.clickhouse_url:
         applied += [("clickhouse", label) for label in _clickhouse(config, dry_run=dry_run)]
     if not (show_sql and output == "text"):

@@ -25,16 +25,16 @@ def with_database(ask: "Callable[[Database], Coroutine[Any, Any, T]]", *, operat
 
 def pause(scope: str, name: str, reason: str) -> int:
     """How many tasks that makes wait at once. Raises NotFoundError."""
-    from shared.db import producers
+    from backbeat.operate import tenants
 
-    return with_database(lambda db: producers.pause(db, scope, name, reason, os_user()))
+    return with_database(lambda db: tenants.pause(db, scope, name, reason, os_user()))
 
 
 def resume(scope: str, name: str, said: str = "paused") -> None:
     """Raises ConflictError when it was not `said`."""
-    from shared.db import producers
+    from backbeat.operate import tenants
     from shared.errors import ConflictError
 
-    if not with_database(lambda db: producers.resume(db, scope, name, os_user())):
+    if not with_database(lambda db: tenants.resume(db, scope, name, os_user())):
         listing = "definitions" if scope == "workflow" else "list"
         raise ConflictError(f"{scope} {name!r} is not {said}", fix=f"`backbeat {scope} {listing}` shows which are")

@@ -33,8 +33,8 @@ def list_(output: str) -> None:
     """List schedules and what went wrong with them last."""
 
     async def main() -> "list[Schedule]":
+        from backbeat.operate import schedules
         from shared.config import load
-        from shared.db import schedules
 
         async with database(load()) as db:
             return await schedules.find(db)
@@ -87,8 +87,8 @@ def remove(name: str) -> None:
     """Forget a schedule; the tasks it enqueued stay."""
 
     async def main() -> None:
+        from backbeat.operate import schedules
         from shared.config import load
-        from shared.db import schedules
 
         async with database(load(), owner=True) as db:
             await schedules.remove(db, name)
@@ -103,8 +103,8 @@ def pause(name: str) -> None:
     """Let no slot come until `backbeat schedule resume`."""
 
     async def main() -> None:
+        from backbeat.operate import schedules
         from shared.config import load
-        from shared.db import schedules
 
         async with database(load(), owner=True) as db:
             await schedules.pause(db, name)
@@ -119,8 +119,8 @@ def resume(name: str) -> None:
     """Let a paused schedule go on from now; slots of the pause do not come."""
 
     async def main() -> "Schedule":
+        from backbeat.operate import schedules
         from shared.config import load
-        from shared.db import schedules
         from shared.domain import cron
 
         async with database(load(), owner=True) as db:
@@ -168,8 +168,8 @@ def run_now(name: str, output: str) -> None:
 
 
 async def _one(name: str) -> "Schedule":
+    from backbeat.operate import schedules
     from shared.config import load
-    from shared.db import schedules
 
     async with database(load()) as db:
         return await schedules.one(db, name)
@@ -178,8 +178,10 @@ async def _one(name: str) -> "Schedule":
 async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any]) -> "tuple[Schedule, str]":
     import re
 
+    from backbeat.operate import schedules
     from shared.config import load
-    from shared.db import producers, schedules
+    from shared.db import producers
+    from shared.db.schedules import Schedule
     from shared.definitions import NAME_PATTERN
     from shared.domain import cron
     from shared.errors import InputError
@@ -194,7 +196,7 @@ async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any
     cron.check(how["cron"], how["zone"])
     async with database(config, owner=True) as db:
         now = await schedules.now(db)
-        made = schedules.Schedule(
+        made = Schedule(
             name=name,
             workflow=definition.name,
             version=definition.version,
@@ -217,8 +219,8 @@ async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any
 
 
 async def _run_now(name: str) -> tuple[list[dict[str, Any]], str]:
+    from backbeat.operate import schedules
     from shared.config import load
-    from shared.db import schedules
     from shared.errors import ConflictError
     from shared.execution.producer import submit
     from shared.execution.schedules import gather

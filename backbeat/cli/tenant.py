@@ -27,9 +27,9 @@ def tenant() -> None:
 @output_option
 def list_(output: str) -> None:
     """List all tenants; `*` stands for those that are made as their first task comes."""
-    from shared.db import producers
+    from backbeat.operate import tenants
 
-    emit(pausing.with_database(producers.tenants, operator=False), columns=_COLUMNS, output=output)
+    emit(pausing.with_database(tenants.tenants, operator=False), columns=_COLUMNS, output=output)
 
 
 @tenant.command("set")
@@ -50,14 +50,14 @@ def set_(name: str, weight: float | None, max_running: int | None) -> None:
 @_max_running
 def unknown(policy: str, weight: float | None, max_running: int | None) -> None:
     """Say what becomes of a task whose tenant nobody made: the tenant is made like this, or the task refused."""
-    from shared.db import producers
+    from backbeat.operate import tenants
 
     if policy == "create":
         _set(UNKNOWN, weight, max_running)
     elif (weight, max_running) != (None, None):
         raise click.UsageError("--weight and --max-running belong to `create`")
     else:
-        pausing.with_database(lambda db: producers.refuse_unknown_tenants(db, os_user()))
+        pausing.with_database(lambda db: tenants.refuse_unknown_tenants(db, os_user()))
     talk(f"unknown tenants: {policy}")
 
 
@@ -79,6 +79,6 @@ def resume(name: str) -> None:
 
 
 def _set(name: str, weight: float | None, max_running: int | None) -> None:
-    from shared.db import producers
+    from backbeat.operate import tenants
 
-    pausing.with_database(lambda db: producers.set_tenant(db, name, weight, max_running, os_user()))
+    pausing.with_database(lambda db: tenants.set_tenant(db, name, weight, max_running, os_user()))

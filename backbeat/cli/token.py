@@ -29,7 +29,7 @@ def token() -> None:
 @output_option
 def create(user: str, groups: tuple[str, ...], expires: timedelta | None, out: Path | None, output: str) -> None:
     """Make a token. It is shown once; only what verifies it is kept."""
-    from shared.security import tokens
+    from backbeat import tokens
 
     made = tokens.create()
     if out:

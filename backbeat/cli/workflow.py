@@ -21,9 +21,9 @@ for command in (runs.start, runs.list_, runs.show, runs.cancel, runs.retry, runs
 @output_option
 def definitions(output: str) -> None:
     """List every definition and version that was registered; `seen_at` is when a worker last had it loaded."""
-    from shared.db import producers
+    from backbeat.operate import tenants
 
-    emit(pausing.with_database(producers.workflows, operator=False), columns=_COLUMNS, output=output)
+    emit(pausing.with_database(tenants.workflows, operator=False), columns=_COLUMNS, output=output)
 
 
 @workflow.command()

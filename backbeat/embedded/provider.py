@@ -1,9 +1,10 @@
-"""The simulated provider: an HTTP server that speaks Anthropic Messages and OpenAI Responses.
+"""The simulated provider: an HTTP server that speaks Anthropic Messages, OpenAI Responses and Chat Completions.
 
     python -m backbeat.embedded.provider --port 8080 --log calls.jsonl --latency 0.2-2
 
 The vendors' own SDKs run against it unmodified with base URL http://127.0.0.1:8080/anthropic, or
-http://127.0.0.1:8080/openai/v1. Nothing it says comes from a model: see `backbeat.embedded.simulated`.
+http://127.0.0.1:8080/openai/v1; http://127.0.0.1:8080/v1 is an OpenAI-compatible endpoint. Nothing it says comes from
+a model: see `backbeat.embedded.simulated`.
 Everything it sends is labelled: header `x-simulated: true`, ids that begin with `sim_`.
 """
 
@@ -35,6 +36,7 @@ from backbeat.embedded.simulated import (
     server,
     tokens,
     wire_anthropic,
+    wire_chat,
     wire_openai,
 )
 from backbeat.embedded.simulated.exchange import Answer, Ask, BadRequestError, Stop, Wire
@@ -244,24 +246,31 @@ async def _stream(
     events = list(wire.events(made))
     half = len(events) // 2 if fault.kind in ("truncated", "disconnect-mid") else len(events)
     for event in events[:half]:
-        yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+        name = f"event: {event['type']}\n" if "type" in event else ""
+        yield f"{name}data: {json.dumps(event)}\n\n"
         await sleep(seconds / len(events))
+    if half == len(events) and wire is wire_chat:
+        yield "data: [DONE]\n\n"
     if fault.kind == "disconnect-mid":
         request.state.transport.close()
         await asyncio.sleep(0)
 
 
 def application(provider: Provider) -> Starlette:
-    """The routes of both vendors, under their own prefix and at the root."""
+    """The routes of every wire, under its vendor's prefix and at the root."""
+    chat = tuple(f"{prefix}/v1/chat/completions" for prefix in ("", "/openai"))
     wires: tuple[tuple[Wire, tuple[str, ...], str], ...] = (
         (wire_anthropic, ("/anthropic/v1/messages", "/v1/messages"), "count_tokens"),
         (wire_openai, ("/openai/v1/responses", "/v1/responses"), "input_tokens"),
+        (wire_chat, chat, ""),
     )
     routes = [Route("/health", _health)]
     for wire, paths, counting in wires:
         create, count = _endpoints(provider, wire)
         for path in paths:
-            routes += [Route(path, create, methods=["POST"]), Route(f"{path}/{counting}", count, methods=["POST"])]
+            routes.append(Route(path, create, methods=["POST"]))
+            if counting:
+                routes.append(Route(f"{path}/{counting}", count, methods=["POST"]))
     return Starlette(routes=routes)
 
 

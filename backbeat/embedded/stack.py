@@ -180,10 +180,12 @@ def _prepare(site: Site, names: Sequence[str], log: Log) -> list[str]:
     if "postgres" in names:
         from backbeat.embedded import roles
         from backbeat.migrate import postgres_up
+        from backbeat.prompt import make_known
 
         admin = dsn(site.home("postgres"), site.port("postgres"))
         roles.create_owner(admin, site.secret(roles.OWNER))
         applied += postgres_up(settings.database_url(site, roles.OWNER), log=log)
+        make_known(settings.database_url(site, roles.OWNER))
         for login in roles.MEMBERS:
             roles.create_member(admin, login, site.secret(login))
     if "clickhouse" in names:

@@ -18,10 +18,10 @@ from uuid import UUID
 
 from backbeat.clickhouse import session
 from backbeat.embedded.simulated.log import read
+from backbeat.operate.spans import ExpectedSpan, expected_spans
 from examples.code_review.github import marker
 from shared.config import Config
 from shared.db.pool import Database
-from shared.db.spans import ExpectedSpan, expected_spans
 
 _STATES = """
 SELECT t.id, t.status, t.error_class, t.error, r.state, w.status AS workflow_status, w.id AS workflow_id

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from itertools import cycle
 from pathlib import Path
 
+from backbeat import tokens
 from backbeat.decide import decide
 from backbeat.operate import tokens as stored
 from examples.fraud_review.definitions import ANALYSTS
@@ -11,7 +12,6 @@ from shared.config import Config
 from shared.db import approvals
 from shared.db.pool import Database, connect
 from shared.errors import ConflictError
-from shared.security import tokens
 
 _AT_ONCE = 1000
 

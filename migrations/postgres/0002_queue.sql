@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- The queue.
 --
@@ -9,8 +10,8 @@
 -- Fairness. Rows of one (tenant, tier, class) are a flow. A flow keeps at most a window of rows `ready`;
 -- each gets a virtual start time when it is promoted: max(V, the flow's clock) + estimated cost / weight.
 -- A claim walks (tier, vstart, id). Settling adds (actual - estimated cost) / weight to the flow's clock,
--- so a flow that turns out dear waits longer next time. V of a tier only rises. The unit of cost is one
--- thousand tokens, plus one for the task itself.
+-- so a flow that turns out dear waits longer next time. V of a tier only rises: to the start of what was claimed last, and with
+-- a sweep to its floor, the first that is ready. The unit of cost is one thousand tokens, plus one for the task itself.
 --
 -- Fences. Every claim takes a new lease from one sequence; whoever writes later must name it.
 --
@@ -70,13 +71,14 @@ CREATE TABLE backbeat.flows (
     ready integer NOT NULL DEFAULT 0 CHECK (ready >= 0),
     running integer NOT NULL DEFAULT 0 CHECK (running >= 0),
     PRIMARY KEY (tenant, tier, class)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
+-- Room for the versions that a reader's old snapshot keeps: each one that must move costs every later look at its flow a page.
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE backbeat.virtual_time (
     tier text PRIMARY KEY,
     v double precision NOT NULL DEFAULT 0,
-    -- Below it no row was ready at the last sweep: a claim does not walk over what left before. No row is placed below v.
-    floor double precision NOT NULL DEFAULT 0 CHECK (floor <= v)
+    -- Up to it no row was ready at the last sweep: a claim does not walk over what left before, and no row is placed there.
+    floor double precision NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE backbeat.simple_tasks (
@@ -204,16 +206,13 @@ CREATE TYPE backbeat.ending AS (
 CREATE TYPE backbeat.departure AS (id uuid, status text, result jsonb, error_class text, error text, workflow_id uuid, entry jsonb);
 
 -- Without SET and SECURITY DEFINER, so that the planner can write it out where it is used, once a row; so with others below.
-CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+CREATE FUNCTION backbeat.class_weight(p_class text) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE p_class WHEN 'urgent' THEN 4 WHEN 'high' THEN 4 WHEN 'normal' THEN 2 ELSE 1 END;
 
 -- Opens days ahead of time, and the days of tasks that still live: a settlement never waits for DDL. A day is made beside
 -- the history and attached, which no reader and no settlement blocks. The only way a worker reaches DDL.
-CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET lock_timeout = '2s' AS $$
-DECLARE
-    v_made integer := 0;
+CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '2s' AS $$
+DECLARE v_made integer := 0;
     v_today date := utc_day(backbeat.now());
     v_day date; v_name text;
 BEGIN
@@ -247,8 +246,7 @@ END $$;
 SELECT backbeat.maintain_partitions();
 
 -- Tells Postgres what some code declares. Idempotent; what changed holds for new tasks.
-CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     INSERT INTO workflows AS w (name, version, runtime, tier, max_attempts, bulk, history, trace, idempotency, max_usd, max_tokens)
     SELECT d.name, d.version, p_runtime, d.tier, d.max_attempts, d.bulk, coalesce(d.history, 'full'), coalesce(d.trace, 'task'),
            coalesce(d.idempotency, true), d.max_usd, d.max_tokens
@@ -262,10 +260,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 $$;
 
 -- Says that a worker is there and what it has loaded; rows that waited for one of its versions go on.
-CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_loaded text[]; v_released integer;
+CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_loaded text[]; v_released integer;
 BEGIN
     PERFORM register_definitions(p_kind, p_definitions);
     UPDATE workflows w SET seen_at = backbeat.now()
@@ -285,20 +281,16 @@ BEGIN
     RETURN v_released;
 END $$;
 
--- How many more rows of a flow may be ready (of a bulk lane, running): what is left of its window, or of its tenant's cap
--- over all flows.
-CREATE FUNCTION backbeat.flow_room(p_flow backbeat.flows) RETURNS integer
-LANGUAGE sql STABLE
-RETURN (
-    SELECT greatest(0, least(CASE WHEN (p_flow).tier LIKE 'bulk/%' THEN 10000 ELSE 64 - (p_flow).ready END, n.max_running - CASE WHEN n.max_running IS NOT NULL THEN
-        (SELECT sum(f.ready + f.running) FROM backbeat.flows f WHERE f.tenant = n.id) END))
-    FROM backbeat.tenants n
-    WHERE n.id = (p_flow).tenant AND NOT EXISTS (SELECT FROM backbeat.pauses p WHERE (p.scope, p.key) = ('tenant', n.id)));
+-- How many more rows of each flow may be ready (of a bulk lane, running): what is left of its window, or of its tenant's cap
+-- over all flows. A view, for the planner never writes out a function that looks into a table.
+CREATE VIEW backbeat.flow_rooms AS
+SELECT f.*, f AS flow, CASE WHEN p.key IS NULL THEN greatest(0, least(CASE WHEN f.tier LIKE 'bulk/%' THEN 10000 ELSE 64 - f.ready END, CASE WHEN n.max_running IS NOT NULL THEN
+    n.max_running - (SELECT sum(g.ready + g.running) FROM backbeat.flows g WHERE g.tenant = n.id) END))::integer ELSE 0 END AS room
+FROM backbeat.flows f JOIN backbeat.tenants n ON n.id = f.tenant LEFT JOIN backbeat.pauses p ON (p.scope, p.key) = ('tenant', f.tenant);
 
 -- Locks the flows of these tasks and those of their children (workflow@version), in order, and so before any of them is changed;
 -- before that their tenants with a cap: what such a tenant has in all its flows only grows under that lock.
-CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS void
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS SETOF backbeat.flows LANGUAGE sql AS $$
     WITH own AS (
         SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids)
     ), wanted AS (
@@ -307,21 +299,19 @@ LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
     ), capped AS MATERIALIZED (
         SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
     )
-    SELECT FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
+    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
 $$;
 
 -- Puts rows of these flows into their windows, in order. Locks tasks before flows, so it may find less room than it saw.
-CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_ids uuid[]; v_parked uuid[]; v_moved integer;
+CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_ids uuid[]; v_parked uuid[]; v_moved integer;
 BEGIN
     FOR v_round IN 1..20 LOOP
         SELECT array_agg(l.id) INTO v_ids
-        FROM unnest(p_flows) AS k JOIN flows f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
+        FROM unnest(p_flows) AS k JOIN flow_rooms f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
             SELECT t.id FROM simple_tasks t
             WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
-            ORDER BY t.rank, t.id LIMIT coalesce(flow_room(f), 0) FOR UPDATE SKIP LOCKED) l;
+            ORDER BY t.rank, t.id LIMIT f.room FOR UPDATE SKIP LOCKED) l;
         EXIT WHEN v_ids IS NULL OR NOT EXISTS (SELECT FROM pauses p WHERE p.scope = 'workflow');
         WITH parked AS (
             UPDATE simple_tasks t SET status = 'held', hold_reason = 'paused', hold_key = t.workflow, run_after = NULL
@@ -332,9 +322,7 @@ BEGIN
         SELECT array_agg(i.id) INTO v_ids FROM unnest(v_ids) AS i(id) WHERE i.id <> ALL (v_parked);
         EXIT WHEN v_ids IS NOT NULL;
     END LOOP;
-    IF v_ids IS NULL THEN
-        RETURN 0;
-    END IF;
+    IF v_ids IS NULL THEN RETURN 0; END IF;
     PERFORM lock_flows(v_ids);
     WITH picked AS (
         SELECT t.id, t.tenant, t.tier, t.class, t.rank, coalesce(e.cost, 1) AS cost,
@@ -343,7 +331,7 @@ BEGIN
         FROM simple_tasks t LEFT JOIN estimates e ON (e.workflow, e.version) = (t.workflow, t.version)
         WHERE t.id = ANY (v_ids)
     ), placed AS MATERIALIZED (
-        SELECT p.id, p.cost, greatest(f.last_v, v.v) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
+        SELECT p.id, p.cost, greatest(f.last_v, v.v, v.floor) + sum(p.cost) OVER (PARTITION BY p.tenant, p.tier, p.class ORDER BY p.rank, p.id)
                / (n.weight * class_weight(p.class)) AS vstart
         FROM picked p JOIN flows f USING (tenant, tier, class) JOIN tenants n ON n.id = p.tenant JOIN virtual_time v ON v.tier = p.tier
         WHERE p.in_flow <= 64 - f.ready
@@ -363,9 +351,8 @@ END $$;
 
 -- Everything that time alone moves, bounded: due rows, expired rows, windows with room, versions nobody has loaded.
 CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE (due integer, expired integer, promoted integer, unloaded integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -404,9 +391,9 @@ BEGIN
     GET DIAGNOSTICS unloaded = ROW_COUNT;
     -- The flows of all that follows at once, or two sweeps would lock them in different orders; the least served first.
     -- ORDER BY and OFFSET 0: a look into the index a flow, never a join that reads all that waits.
-    SELECT array_agg(f) INTO v_flows FROM (
-        SELECT f FROM flows f
-        WHERE (flow_room(f) > 0 OR (f.tenant, f.tier, f.class) IN (
+    SELECT array_agg(w.flow) INTO v_flows FROM (
+        SELECT f.flow FROM flow_rooms f
+        WHERE (f.room > 0 OR (f.tenant, f.tier, f.class) IN (
                 SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless)))
           AND EXISTS (
                 SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
@@ -430,17 +417,15 @@ BEGIN
     promoted := promote(v_flows);
     PERFORM FROM virtual_time v ORDER BY v.tier FOR UPDATE;
     UPDATE virtual_time v SET floor = m.floor FROM (
-        SELECT o.tier, least(o.v, (SELECT t.vstart FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1)) AS floor
+        SELECT o.tier, coalesce((SELECT t.vstart * (1 - 1e-12) FROM simple_tasks t WHERE t.status = 'ready' AND t.tier = o.tier ORDER BY t.vstart, t.id LIMIT 1), o.v) AS floor
         FROM virtual_time o) m
     WHERE v.tier = m.tier AND v.floor <> m.floor;
     RETURN NEXT;
 END $$;
 
 -- Lifts a hold: the rows go to the front of their own flow.
-CREATE FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer DEFAULT 5000) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_moved integer;
+CREATE FUNCTION backbeat.release_held(p_reason text, p_key text, p_limit integer DEFAULT 5000) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_moved integer;
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -460,27 +445,19 @@ BEGIN
 END $$;
 
 -- What a worker may start of what it has loaded.
-CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp
+CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[] LANGUAGE sql STABLE
 RETURN ARRAY(
     SELECT l.name FROM unnest(p_loaded) AS l(name)
     WHERE NOT EXISTS (SELECT FROM backbeat.pauses p WHERE p.scope = 'workflow' AND p.key = split_part(l.name, '@', 1)));
 
 -- Gives up to p_limit ready rows to a worker, only of definitions it has loaded ("name@version"), tiers in turn. A worker that runs nothing (p_idle) gets a row that must run alone first, and then that one only.
 -- A quarter of a claim, on average where it is small, goes to urgent rows before all others.
-CREATE FUNCTION backbeat.claim(
-    p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision,
-    p_idle boolean DEFAULT true
-) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
-DECLARE
-    c_urgent_share CONSTANT double precision := 0.25;
-    v_tiers text[]; v_shut text[]; v_found uuid[]; v_seen uuid[] := '{}'; v_taken uuid[] := '{}'; v_rows simple_tasks[];
-    v_now timestamptz;
+CREATE FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true) RETURNS SETOF
+    backbeat.simple_tasks LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
+DECLARE c_urgent_share CONSTANT double precision := 0.25;
+    v_tiers text[]; v_shut text[]; v_taken uuid[] := '{}'; v_flows tid[]; v_rest integer; v_now timestamptz;
 BEGIN
-    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
-        RETURN;
-    END IF;
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN RETURN; END IF;
     SELECT array_agg(v.tier) INTO v_tiers FROM virtual_time v WHERE v.tier NOT LIKE 'bulk/%';
     SELECT coalesce(array_agg(p.key) FILTER (WHERE p.scope = 'tenant'), '{}') INTO v_shut FROM pauses p;
     p_loaded := startable(p_loaded);
@@ -496,78 +473,69 @@ BEGIN
             WHERE t.status = 'ready' AND t.class = 'urgent' AND NOT t.alone AND t.tier = ANY (v_tiers)
                 AND t.workflow || '@' || t.version = ANY (p_loaded) AND t.tenant <> ALL (v_shut)
             ORDER BY t.vstart, t.id LIMIT floor(p_limit * c_urgent_share + random()) FOR UPDATE SKIP LOCKED) l;
-        -- Racing claimers see the same candidates; the one that gets too few of them looks behind those.
-        FOR v_try IN 1..4 LOOP
-            EXIT WHEN cardinality(v_taken) >= p_limit;
-            SELECT array_agg(c.id) INTO v_found FROM (
-                SELECT walk.id FROM (
-                    SELECT r.id, r.tier, row_number() OVER (PARTITION BY r.tier ORDER BY r.vstart, r.id) AS place
-                    -- A row that came late, from behind the floor, is found by those who find too few.
-                    FROM (SELECT v.tier, CASE v_try WHEN 1 THEN v.floor ELSE 0 END AS floor FROM virtual_time v WHERE v.tier = ANY (v_tiers)) wanted CROSS JOIN LATERAL (
-                        -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
-                        SELECT t.id, t.tier, t.vstart FROM simple_tasks t
-                        WHERE t.status = 'ready' AND t.tier = wanted.tier AND t.vstart >= wanted.floor AND NOT t.alone AND t.id <> ALL (v_seen || v_taken)
-                            AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
-                        ORDER BY t.vstart, t.id LIMIT p_limit - cardinality(v_taken)) r) walk
-                ORDER BY walk.place, walk.tier LIMIT p_limit - cardinality(v_taken)) c;
-            EXIT WHEN v_found IS NULL AND v_try > 1;
-            CONTINUE WHEN v_found IS NULL;
-            v_seen := v_seen || v_found;
+        -- First a share of each tier; then what is left, of any, and a row that came late from behind the floor.
+        FOR v_try IN 1..2 LOOP
+            v_rest := p_limit - cardinality(v_taken);
+            EXIT WHEN v_rest <= 0;
             SELECT v_taken || coalesce(array_agg(l.id), '{}') INTO v_taken FROM (
-                SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_found) AND t.status = 'ready'
-                ORDER BY t.id FOR UPDATE SKIP LOCKED) l;
+                SELECT r.id FROM (
+                    SELECT v.tier, v.floor * (2 - v_try) AS floor, CASE v_try WHEN 1 THEN ceil(v_rest / count(*) OVER ())::integer ELSE v_rest END AS share
+                    FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier) w CROSS JOIN LATERAL (
+                    -- Of "= ANY" the planner would think that few rows pass, and sort them all; of IS NOT NULL, that most do.
+                    SELECT t.id FROM simple_tasks t
+                    WHERE t.status = 'ready' AND t.tier = w.tier AND t.vstart > w.floor AND NOT t.alone AND t.id <> ALL (v_taken)
+                        AND array_position(p_loaded, t.workflow || '@' || t.version) IS NOT NULL AND t.tenant <> ALL (v_shut)
+                    ORDER BY t.vstart, t.id LIMIT w.share FOR UPDATE SKIP LOCKED) r LIMIT v_rest) l;
         END LOOP;
     END IF;
-    IF v_taken = '{}' THEN
-        RETURN;
-    END IF;
+    IF v_taken = '{}' THEN RETURN; END IF;
+    -- Where they are: a reader's old snapshot keeps every version of a flow, and looking it up again would walk over them again.
+    v_flows := ARRAY(
+        SELECT f.ctid FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_taken))
+        ORDER BY f.tenant, f.tier, f.class FOR UPDATE);
+    PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
+    RETURN QUERY
     WITH started AS (
         UPDATE simple_tasks t
         SET status = 'running', lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_lease_seconds),
             worker = p_worker, started_at = v_now, attempts = t.attempts + 1
-        WHERE t.id = ANY (v_taken) RETURNING t AS task
+        WHERE t.id = ANY (v_taken) RETURNING t.*
+    ), by_flow AS (
+        SELECT s.tenant, s.tier, s.class, count(*) AS n FROM started s GROUP BY 1, 2, 3
+    ), told AS (
+        UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n FROM by_flow c
+        WHERE f.ctid = ANY (v_flows) AND (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class)
+    ), moved AS (
+        UPDATE virtual_time v SET v = c.v FROM (
+            SELECT s.tier, max(s.vstart - s.estimate / (class_weight(s.class) * (SELECT n.weight FROM tenants n WHERE n.id = s.tenant))) AS v FROM started s GROUP BY 1) c
+        WHERE v.tier = c.tier AND v.v < c.v
     )
-    SELECT array_agg(s.task ORDER BY (s.task).vstart, (s.task).id) INTO v_rows FROM started s;
-    PERFORM FROM flows f WHERE (f.tenant, f.tier, f.class) IN (SELECT r.tenant, r.tier, r.class FROM unnest(v_rows) r)
-    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
-    UPDATE flows f SET ready = f.ready - c.n, running = f.running + c.n
-    FROM (SELECT r.tenant, r.tier, r.class, count(*) AS n FROM unnest(v_rows) r GROUP BY 1, 2, 3) c
-    WHERE (f.tenant, f.tier, f.class) = (c.tenant, c.tier, c.class);
-    PERFORM FROM virtual_time v WHERE v.tier = ANY (v_tiers) ORDER BY v.tier FOR UPDATE;
-    UPDATE virtual_time v SET v = c.v FROM (
-        SELECT r.tier, max(r.vstart - r.estimate / (n.weight * class_weight(r.class))) AS v FROM unnest(v_rows) r JOIN tenants n ON n.id = r.tenant GROUP BY 1) c
-    WHERE v.tier = c.tier AND v.v < c.v;
-    RETURN QUERY SELECT * FROM unnest(v_rows);
+    SELECT * FROM started s ORDER BY s.vstart, s.id;
 END $$;
 
 -- Gives up to p_limit rows of the bulk lanes to a worker. Such rows are cheap and many, so none is made ready first: the flow
 -- whose clock is least gives as many as it has, then the next. A row that must run alone comes alone, to a worker that runs
 -- nothing. One claim in four begins with the urgent. Unless p_patient, a row is left where somebody else is at its flow: the
 -- caller holds flows already, and must not wait for more.
-CREATE FUNCTION backbeat.claim_bulk(
-    p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean DEFAULT true
-) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_urgent boolean := random() < 0.25;
+CREATE FUNCTION backbeat.claim_bulk(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean DEFAULT true, p_patient boolean
+    DEFAULT true) RETURNS SETOF backbeat.simple_tasks LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_urgent boolean := random() < 0.25;
     v_taken uuid[]; v_now timestamptz;
 BEGIN
-    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN
-        RETURN;
-    END IF;
+    IF p_limit <= 0 OR EXISTS (SELECT FROM switches s WHERE s.name = 'all') THEN RETURN; END IF;
     p_loaded := startable(p_loaded);
     IF p_idle THEN
         SELECT array_agg(l.id) INTO v_taken FROM (
-            SELECT t.id FROM simple_tasks t JOIN flows f USING (tenant, tier, class)
-            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND flow_room(f) > 0
+            SELECT t.id FROM simple_tasks t JOIN flow_rooms f USING (tenant, tier, class)
+            WHERE t.alone AND t.status = 'pending' AND t.tier LIKE 'bulk/%' AND t.workflow || '@' || t.version = ANY (p_loaded) AND f.room > 0
             ORDER BY t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) l;
     END IF;
     IF v_taken IS NULL THEN
         SELECT array_agg(c.id) INTO v_taken FROM (
             SELECT l.id FROM (
-                SELECT f.* FROM flows f JOIN virtual_time v ON v.tier = f.tier
-                WHERE f.tier LIKE 'bulk/%' AND flow_room(f) > 0
+                SELECT f.* FROM flow_rooms f JOIN virtual_time v ON v.tier = f.tier
+                WHERE f.tier LIKE 'bulk/%' AND f.room > 0
                   AND EXISTS (
                       SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
                       ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)
@@ -576,7 +544,7 @@ BEGIN
                 SELECT t.id FROM simple_tasks t
                 WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class AND NOT t.alone
                   AND t.workflow || '@' || t.version = ANY (p_loaded)
-                ORDER BY t.rank, t.id LIMIT least(flow_room(f), p_limit) FOR UPDATE SKIP LOCKED) l
+                ORDER BY t.rank, t.id LIMIT least(f.room, p_limit) FOR UPDATE SKIP LOCKED) l
             LIMIT p_limit) c;
     END IF;
     IF p_patient THEN
@@ -589,18 +557,14 @@ BEGIN
         )
         SELECT array_agg(t.id) INTO v_taken FROM simple_tasks t JOIN free USING (tenant, tier, class) WHERE t.id = ANY (v_taken);
     END IF;
-    IF v_taken IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_taken IS NULL THEN RETURN; END IF;
     -- The room of a tenant with a cap is known only now; its rows of several flows share it.
     IF EXISTS (SELECT FROM tenants n WHERE n.max_running IS NOT NULL) THEN
         SELECT array_agg(p.id) INTO v_taken FROM (
             SELECT t.id, t.tenant, row_number() OVER (PARTITION BY t.tenant ORDER BY t.rank, t.id) AS place FROM simple_tasks t WHERE t.id = ANY (v_taken)) p
         JOIN tenants n ON n.id = p.tenant
         WHERE n.max_running IS NULL OR p.place <= n.max_running - (SELECT sum(g.ready + g.running) FROM flows g WHERE g.tenant = n.id);
-        IF v_taken IS NULL THEN
-            RETURN;
-        END IF;
+        IF v_taken IS NULL THEN RETURN; END IF;
     END IF;
     PERFORM FROM virtual_time v WHERE v.tier IN (SELECT t.tier FROM simple_tasks t WHERE t.id = ANY (v_taken)) ORDER BY v.tier FOR UPDATE;
     v_now := clock();
@@ -628,7 +592,7 @@ END $$;
 
 -- Prolongs leases; answers the ids whose lease is no longer the caller's.
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
     RETURN QUERY
@@ -644,8 +608,7 @@ END $$;
 
 -- Takes rows that are ready or running out of their flows, before anything else is done to them, and tells the
 -- flow and the estimate what a run really cost. The rows and their flows are locked by the caller.
-CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     WITH leaving AS (
         SELECT t.tenant, t.tier, t.class, t.workflow, t.version, t.status, t.estimate, 1 + coalesce(b.tokens, 0) / 1000.0::double precision AS cost
@@ -669,10 +632,8 @@ END $$;
 
 -- Ends locked rows: history, dead letters, and the stored answers of their calls dropped; a dead one keeps them, for it may be
 -- asked to go on.
-CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
+CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
     IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
@@ -708,22 +669,17 @@ BEGIN
 END $$;
 
 -- What an attempt leaves in its task's history.
-CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb
-LANGUAGE sql VOLATILE
+CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb LANGUAGE sql VOLATILE
 RETURN jsonb_strip_nulls(jsonb_build_object(
     'lease', (p_task).lease, 'worker', (p_task).worker, 'started_at', (p_task).started_at, 'ended_at', backbeat.clock(),
     'outcome', p_outcome, 'error_class', p_error_class, 'error', left(p_error, 2000)));
 
 -- Ends tasks from outside an attempt: expiry, or a cancel, which takes even a running one (the fence then stops its worker).
-CREATE FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_ids uuid[];
+CREATE FUNCTION backbeat.finish(p_ids uuid[], p_status text, p_error_class text, p_error text) RETURNS SETOF uuid LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_ids uuid[];
 BEGIN
     SELECT array_agg(l.id) INTO v_ids FROM (SELECT t.id FROM simple_tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR UPDATE) l;
-    IF v_ids IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_ids IS NULL THEN RETURN; END IF;
     PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
@@ -736,10 +692,8 @@ END $$;
 
 -- Whether what a task of an attempt since p_since is to be held for still stands. If so, nobody lifts it before the caller
 -- commits; or the hold would be written just after the one moment that looks for it.
-CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamptz) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_stands boolean;
+CREATE FUNCTION backbeat.cause_stands(p_reason text, p_key text, p_since timestamptz) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_stands boolean;
 BEGIN
     IF p_reason IN ('budget', 'price') THEN
         SELECT c.set_at <= p_since INTO v_stands FROM budget_caps c
@@ -751,16 +705,13 @@ BEGIN
 END $$;
 
 -- Whether an outcome is one of the free releases that are counted: a vendor was asked in vain. Running out of time is not.
-CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN p_outcome = 'release' AND coalesce(p_reason NOT IN ('out_of_time', 'cut_off', 'rate'), true);
 
 -- Records how attempts ended, given as a JSON array of `ending`. Each names the lease it holds; one whose lease is gone
 -- changes nothing, and its task is reported back.
-CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    c_free_releases CONSTANT integer := 20;
+CREATE FUNCTION backbeat.settle(p_rows jsonb) RETURNS SETOF uuid LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE c_free_releases CONSTANT integer := 20;
     v_all ending[] := ARRAY(SELECT r FROM jsonb_populate_recordset(NULL::ending, p_rows) r);
     v_ends ending[]; v_ids uuid[]; v_children text[]; v_flows flows[]; v_departures departure[];
 BEGIN
@@ -779,9 +730,7 @@ BEGIN
         SELECT DISTINCT t.tenant, w.lane, t.class FROM simple_tasks t JOIN workflows w ON w.name || '@' || w.version = ANY (v_children)
         WHERE t.id = ANY (v_ids) ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
     END IF;
-    PERFORM lock_flows(v_ids, v_children);
-    SELECT array_agg(f) INTO v_flows FROM flows f
-    WHERE (f.tenant, f.tier, f.class) IN (SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_ids));
+    v_flows := ARRAY(SELECT f FROM lock_flows(v_ids, v_children) f);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
 
@@ -820,10 +769,8 @@ BEGIN
 END $$;
 
 -- The tasks that a task leaves behind: they carry on its origin, in its tenant and class.
-CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_task simple_tasks; v_kind record;
+CREATE FUNCTION backbeat.fan_out(p_end backbeat.ending) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE v_task simple_tasks; v_kind record;
 BEGIN
     SELECT * INTO v_task FROM simple_tasks t WHERE t.id = (p_end).id;
     FOR v_kind IN
@@ -839,7 +786,7 @@ END $$;
 -- Settles and claims in one transaction: how a worker of bulk rows spends its day. Answers what it claimed, and before that
 -- the ids that were refused, as rows of status `refused`.
 CREATE FUNCTION backbeat.turn(p_rows jsonb, p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision) RETURNS SETOF backbeat.simple_tasks
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     RETURN QUERY SELECT (jsonb_populate_record(NULL::simple_tasks, jsonb_build_object('id', s.id, 'status', 'refused'))).* FROM settle(p_rows) AS s(id);
     RETURN QUERY SELECT * FROM claim_bulk(p_worker, p_loaded, p_limit, p_lease_seconds, p_idle => false, p_patient => false);
@@ -848,18 +795,15 @@ END $$;
 -- Takes back runs whose lease ran out. The run counts as an attempt, so a task that kills its worker ends in the dead
 -- letters; its open calls are presumed spent. p_leases: only these runs.
 CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEFAULT NULL) RETURNS TABLE (task_id uuid, lease bigint, status text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE
-    v_ids uuid[]; v_leases bigint[]; v_dead departure[];
+DECLARE v_ids uuid[]; v_leases bigint[]; v_dead departure[];
 BEGIN
     SELECT array_agg(l.id ORDER BY l.id), array_agg(l.lease ORDER BY l.id) INTO v_ids, v_leases FROM (
         SELECT t.id, t.lease FROM simple_tasks t
         WHERE t.status = 'running' AND t.lease_until < clock() AND (p_leases IS NULL OR t.lease = ANY (p_leases))
         ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    IF v_ids IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_ids IS NULL THEN RETURN; END IF;
     PERFORM lock_flows(v_ids);
     PERFORM leave_flows(v_ids);
     PERFORM lose_calls(v_ids);
@@ -879,10 +823,8 @@ END $$;
 
 -- Lets nothing of a tenant or a workflow start any more, or no call take a route; what runs goes on. Rows in the windows make
 -- room for others.
-CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_ids uuid[];
+CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_ids uuid[];
 BEGIN
     IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
         RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
@@ -903,8 +845,7 @@ BEGIN
 END $$;
 
 -- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
-CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
     IF FOUND THEN
@@ -916,22 +857,20 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
+LANGUAGE sql SECURITY DEFINER AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
 
 CREATE FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
+LANGUAGE sql SECURITY DEFINER AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
 
 -- The kill switch: 'all' lets no model call start, 'effects' no effect, anywhere.
-CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
     ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
     PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
 END $$;
 
-CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     DELETE FROM switches WHERE name = p_name;
     RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
@@ -940,6 +879,8 @@ END $$;
 -- Only the doors; what they call inside stays closed.
 GRANT EXECUTE ON FUNCTION
     backbeat.register_definitions, backbeat.register_worker, backbeat.claim, backbeat.claim_bulk, backbeat.heartbeat, backbeat.settle, backbeat.turn, backbeat.reap, backbeat.sweep,
-    backbeat.release_held, backbeat.flow_room, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
+    backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
 TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;
+
+CALL backbeat.pin_functions();

@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- Model calls and the money they spend.
 --
@@ -85,10 +86,9 @@ CREATE INDEX model_calls_lost ON backbeat.model_calls (day) WHERE status = 'lost
 -- Whom calls of a task or an orchestration are charged to: it, or the agent whose step it is, and those above it, as far as they
 -- have a cap; its workflow; the orchestration whose child it is; its tenant. `budget` is the row, NULL while there is none.
 CREATE FUNCTION backbeat.payers(p_owner uuid) RETURNS TABLE (scope text, key text, day date, usd numeric, tokens bigint, soft boolean, budget bigint)
-LANGUAGE plpgsql STABLE SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
-DECLARE
-    v_next uuid := p_owner; v_task record; v_workflow text; v_above text; v_tenant text;
+DECLARE v_next uuid := p_owner; v_task record; v_workflow text; v_above text; v_tenant text;
 BEGIN
     WHILE v_next IS NOT NULL LOOP
         SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
@@ -118,8 +118,7 @@ BEGIN
 END $$;
 
 -- What stands against so much more: a verdict of open_calls, or NULL.
-CREATE FUNCTION backbeat.objection(p_row backbeat.budgets, p_usd numeric, p_tokens bigint) RETURNS text
-LANGUAGE sql IMMUTABLE
+CREATE FUNCTION backbeat.objection(p_row backbeat.budgets, p_usd numeric, p_tokens bigint) RETURNS text LANGUAGE sql IMMUTABLE
 RETURN CASE
     WHEN (p_row).cap_usd IS NOT NULL AND p_usd IS NULL THEN 'unpriced'
     WHEN (p_row).spent_usd + (p_row).presumed_usd + p_usd > (p_row).cap_usd OR (p_row).spent_tokens + (p_row).presumed_tokens + p_tokens > (p_row).cap_tokens
@@ -128,8 +127,7 @@ RETURN CASE
         OR (p_row).spent_tokens + (p_row).presumed_tokens + (p_row).reserved_tokens + p_tokens > (p_row).cap_tokens THEN 'snooze' END;
 
 -- Gives a block back, which the caller has locked: its budgets count its calls as they stand.
-CREATE FUNCTION backbeat.fold(p_block backbeat.budget_blocks) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.fold(p_block backbeat.budget_blocks) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM budgets b WHERE b.id = ANY (p_block.budgets) ORDER BY b.level, b.id FOR UPDATE;
     UPDATE budgets b
@@ -149,10 +147,8 @@ BEGIN
 END $$;
 
 -- Gives back the blocks of a worker that ends, and all whose time is over.
-CREATE FUNCTION backbeat.return_blocks(p_worker text DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_blocks budget_blocks[] := ARRAY(
+CREATE FUNCTION backbeat.return_blocks(p_worker text DEFAULT NULL) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_blocks budget_blocks[] := ARRAY(
         SELECT k FROM budget_blocks k WHERE k.worker = p_worker OR k.leased_until < clock() ORDER BY k.id FOR UPDATE SKIP LOCKED);
 BEGIN
     PERFORM FROM budgets b WHERE b.id IN (SELECT unnest(k.budgets) FROM unnest(v_blocks) k) ORDER BY b.level, b.id FOR UPDATE;
@@ -160,8 +156,7 @@ BEGIN
 END $$;
 
 -- Locks what calls are booked on, the hot rows last: for a call on a block that, for any other the rows themselves.
-CREATE FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM budgets b WHERE b.id IN (SELECT unnest(c.charged) FROM unnest(p_calls) c) AND b.level < 3 ORDER BY b.level, b.id FOR UPDATE;
     PERFORM FROM budget_blocks k WHERE k.id IN (SELECT c.block FROM unnest(p_calls) c) ORDER BY k.id FOR UPDATE;
@@ -171,10 +166,8 @@ BEGIN
 END $$;
 
 -- Moves money when a call becomes p_status, from what it was (NULL: nothing yet). What it is booked on is locked.
-CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_open integer := (p_status = 'open')::integer - (p_call.status IS NOT DISTINCT FROM 'open')::integer;
+CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE v_open integer := (p_status = 'open')::integer - (p_call.status IS NOT DISTINCT FROM 'open')::integer;
     v_lost integer := (p_status = 'lost')::integer - (p_call.status IS NOT DISTINCT FROM 'lost')::integer;
     v_ends integer := (p_status = 'done')::integer;
     v_usd numeric := coalesce(p_call.reserved_usd, 0);
@@ -200,7 +193,7 @@ END $$;
 
 -- What is asked, as a row to be. Its tenant is NULL when its task is not the caller's, or its orchestration (asked for without a lease) has ended; seq and response are those of a recorded answer.
 CREATE FUNCTION backbeat.asked(p_calls jsonb) RETURNS TABLE (n bigint, call backbeat.model_calls, payable boolean, seq smallint, response jsonb)
-LANGUAGE plpgsql STABLE SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
@@ -231,12 +224,10 @@ END $$;
 --   fenced   the task is no longer the caller's
 --   again    a call of the batch was open: the answer of the first time was lost on its way, and what it reserved is presumed spent now
 -- A worker whose calls meet on budgets that take more than 100 of them a second leases a block of those.
-CREATE FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb)
-RETURNS TABLE (n bigint, verdict text, seq smallint, response jsonb, detail text, until timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+CREATE FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) RETURNS TABLE (n bigint, verdict text, seq smallint, response jsonb, detail text, until
+    timestamptz) LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
-DECLARE
-    v_answered integer; v_ask record; v_call model_calls; v_lost model_calls[]; v_rows bigint[]; v_hot bigint[];
+DECLARE v_answered integer; v_ask record; v_call model_calls; v_lost model_calls[]; v_rows bigint[]; v_hot bigint[];
     v_block budget_blocks; v_need record; v_part record; v_no record;
 BEGIN
     -- KEY SHARE blocks a reaper and a settlement, not a heartbeat: no call opens under a lease that is being taken away.
@@ -245,9 +236,7 @@ BEGIN
     SELECT a.n, CASE WHEN NOT a.payable AND a.seq IS NULL THEN 'fenced' WHEN a.payable THEN 'stopped' ELSE 'memo' END, a.seq, a.response, w.reason, NULL::timestamptz
     FROM asked(p_calls) a LEFT JOIN switches w ON w.name = 'all' WHERE NOT a.payable OR w.name IS NOT NULL;
     GET DIAGNOSTICS v_answered = ROW_COUNT;
-    IF v_answered = jsonb_array_length(p_calls) THEN
-        RETURN;
-    END IF;
+    IF v_answered = jsonb_array_length(p_calls) THEN RETURN; END IF;
     v_lost := ARRAY(
         SELECT c FROM asked(p_calls) a JOIN model_calls c ON (c.owner, c.call_key, c.status) = ((a.call).owner, (a.call).call_key, 'open')
         WHERE a.payable ORDER BY c.owner, c.call_key FOR UPDATE OF c);
@@ -325,18 +314,14 @@ END $$;
 -- asked: the bill is real even when the task is somebody else's by now. A call once done or refused does not change again. Returns
 -- the places of those that were written. A bill above its reservation is an overrun: caps do not hold on such a route, so it is
 -- held until a person has looked.
-CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
-DECLARE
-    v_calls model_calls[]; v_places bigint[]; v_call model_calls;
+CREATE FUNCTION backbeat.close_calls(p_ends jsonb) RETURNS SETOF bigint LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
+DECLARE v_calls model_calls[]; v_places bigint[]; v_call model_calls;
 BEGIN
     SELECT array_agg(l.c), array_agg(l.n) INTO v_calls, v_places FROM (
         SELECT c, e.n FROM jsonb_array_elements(p_ends) WITH ORDINALITY AS e(body, n)
         JOIN model_calls c ON (c.owner, c.call_key, c.seq) = ((e.body ->> 'owner')::uuid, e.body ->> 'call_key', (e.body ->> 'seq')::smallint)
         WHERE c.status IN ('open', 'lost') AND c.status <> e.body ->> 'status' ORDER BY c.owner, c.call_key, c.seq FOR UPDATE OF c) l;
-    IF v_calls IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_calls IS NULL THEN RETURN; END IF;
     PERFORM lock_budgets(v_calls);
     FOR i IN 1..cardinality(v_calls) LOOP
         v_call := jsonb_populate_record(v_calls[i], p_ends -> (v_places[i] - 1)::integer);
@@ -359,8 +344,7 @@ BEGIN
 END $$;
 
 -- These open calls, locked by the caller, have no worker any more: presumed spent.
-CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF p_calls <> '{}' THEN
         PERFORM lock_budgets(p_calls);
@@ -370,13 +354,12 @@ BEGIN
     END IF;
 END $$;
 CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS void
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
+LANGUAGE sql AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
 
 -- A person knows what a lost call did cost: that replaces what was presumed. False when it is not lost.
 CREATE FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_call model_calls;
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_call model_calls;
 BEGIN
     SELECT * INTO v_call FROM model_calls c WHERE (c.owner, c.call_key, c.seq, c.status) = (p_owner, p_key, p_seq, 'lost') FOR UPDATE;
     IF FOUND THEN
@@ -392,9 +375,8 @@ END $$;
 -- Sets a cap for today and from now on. The rows that waited for it go on; those it still does not suffice are held again.
 -- Between hard and soft a day's row changes only while nothing is reserved of it.
 CREATE FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean DEFAULT false) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_name text := p_scope || '/' || p_key; v_rows bigint[]; v_released integer;
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_name text := p_scope || '/' || p_key; v_rows bigint[]; v_released integer;
 BEGIN
     INSERT INTO budget_caps AS c (scope, key, usd, tokens, soft, set_by, set_at) VALUES (p_scope, p_key, p_usd, p_tokens, p_soft, p_by, clock())
     ON CONFLICT (scope, key) DO UPDATE SET usd = excluded.usd, tokens = excluded.tokens, soft = excluded.soft, set_by = excluded.set_by, set_at = clock();
@@ -424,3 +406,5 @@ GRANT EXECUTE ON FUNCTION
     backbeat.open_calls, backbeat.close_calls, backbeat.return_blocks
 TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.set_budget, backbeat.reconcile_call TO backbeat_operator;
+
+CALL backbeat.pin_functions();

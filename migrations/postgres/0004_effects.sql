@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- The ledger of side effects: what Backbeat does to the world outside, once.
 --
@@ -37,14 +38,11 @@ CREATE INDEX side_effects_approval ON backbeat.side_effects (approval_id) WHERE 
 --   refused   no approval of exactly this request of this owner stands, or its orchestration has ended
 --   stopped   the kill switch is thrown (detail: its reason)
 --   fenced    the task is no longer the caller's
-CREATE FUNCTION backbeat.begin_effect(
-    p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text,
-    p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision
-) RETURNS TABLE (verdict text, token bigint, outcome jsonb, wait_seconds double precision, detail text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid,
+    p_traceparent text, p_approval uuid, p_fire_seconds double precision) RETURNS TABLE (verdict text, token bigint, outcome jsonb, wait_seconds double precision,
+    detail text) LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE
-    v_token bigint := nextval('leases');
+DECLARE v_token bigint := nextval('leases');
     v_effect side_effects; v_mark text;
 BEGIN
     IF p_owner_kind = 'task' THEN
@@ -57,9 +55,7 @@ BEGIN
     SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     IF NOT FOUND OR v_effect.status = 'intended' AND v_effect.fire_until IS NULL AND v_effect.request_hash = p_request_hash THEN
         RETURN QUERY SELECT 'stopped', NULL::bigint, NULL::jsonb, NULL::double precision, s.reason FROM switches s ORDER BY s.name LIMIT 1;
-        IF FOUND THEN
-            RETURN;
-        END IF;
+        IF FOUND THEN RETURN; END IF;
         IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) OR p_approval IS NULL AND p_owner_kind = 'workflow' AND NOT EXISTS (
             SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
@@ -95,8 +91,7 @@ END $$;
 
 -- Records that the far write happened. Whoever saw its outcome may say so, with an old token too: it is a fact.
 -- True when this wrote it; the first outcome stands.
-CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean DEFAULT false) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back boolean DEFAULT false) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     UPDATE side_effects SET status = 'done', outcome = coalesce(p_outcome, '{}'), done_at = clock(), error = NULL,
         resolved_by = CASE WHEN p_read_back THEN 'read-back' END WHERE key = p_key AND status <> 'done';
@@ -110,11 +105,9 @@ END $$;
 -- The far write certainly did not happen (it was refused, never sent, or a look found nothing): the holder of the token
 -- may fire within the window it names, or with 0 seconds gives the effect back, and whoever begins it next fires.
 CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    IF p_fire_seconds > 0 AND EXISTS (SELECT FROM switches) THEN
-        RETURN false;
-    END IF;
+    IF p_fire_seconds > 0 AND EXISTS (SELECT FROM switches) THEN RETURN false; END IF;
     UPDATE side_effects
     SET status = 'intended', error = p_error, resolved_by = NULL,
         fire_until = CASE WHEN p_fire_seconds > 0 THEN clock() + make_interval(secs => p_fire_seconds) END,
@@ -125,19 +118,16 @@ END $$;
 
 -- What stands in an open effect's way, for people to read; it changes nothing else.
 CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$ UPDATE side_effects SET error = left(p_error, 2000) WHERE key = p_key AND status <> 'done' $$;
+LANGUAGE sql SECURITY DEFINER AS $$ UPDATE side_effects SET error = left(p_error, 2000) WHERE key = p_key AND status <> 'done' $$;
 
 -- The word of a person who looked at the far side: this came of it, or (p_outcome NULL) it certainly did not happen and may
 -- be fired. False when it is done, or while a writer or a looker may be at it.
-CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     UPDATE side_effects SET status = CASE WHEN p_outcome IS NULL THEN 'intended' ELSE 'done' END, outcome = p_outcome, resolved_by = p_by,
         error = CASE WHEN p_outcome IS NULL THEN p_reason END, done_at = CASE WHEN p_outcome IS NOT NULL THEN clock() END, fire_until = NULL
     WHERE key = p_key AND status <> 'done' AND (fire_until > clock()) IS NOT TRUE;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
+    IF NOT FOUND THEN RETURN false; END IF;
     PERFORM release_held('effect', p_key);
     PERFORM audit(session_user, 'effect.resolved', p_key, jsonb_build_object('outcome', p_outcome, 'reason', p_reason, 'by', p_by));
     RETURN true;
@@ -145,3 +135,5 @@ END $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.begin_effect, backbeat.finish_effect, backbeat.refire_effect, backbeat.note_effect TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.resolve_effect TO backbeat_operator;
+
+CALL backbeat.pin_functions();

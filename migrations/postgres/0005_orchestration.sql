@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- Orchestrated workflows, approvals, and who may decide them.
 --
@@ -63,8 +64,7 @@ CREATE INDEX temporal_outbox_open ON backbeat.temporal_outbox (lease_until) WHER
 CREATE INDEX temporal_outbox_order ON backbeat.temporal_outbox (stream, seq) WHERE delivered_at IS NULL AND dead_at IS NULL;
 
 -- What is wrong with a rule, a step of escalation, or a policy that is its own only rule; NULL when nothing is.
-CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog
+CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], p_nobody_is_fine boolean) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN jsonb_typeof(p_rule) IS DISTINCT FROM 'object' THEN p_path || ' is not an object'
     WHEN p_rule - p_keys <> '{}' THEN p_path || ': unknown key ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(p_rule - p_keys) AS k)
     WHEN jsonb_typeof(coalesce(p_rule -> 'approvers', '[]')) <> 'array'
@@ -81,8 +81,7 @@ END;
 
 -- What is wrong with a policy, field by field, for a person; NULL when nothing is. An unknown key is refused: a rule that
 -- is misspelt and silently dropped would let somebody decide who may not. shared/domain/policy.py is how authors write one.
-CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = backbeat, pg_temp
+CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN jsonb_typeof(p_policy) IS DISTINCT FROM 'object' THEN 'policy is not an object'
     WHEN p_policy ? 'rules' AND p_policy ?| '{approvers,groups,needed}'::text[] THEN 'policy.rules stands in place of approvers, groups and needed'
     WHEN p_policy @> '{"allow_unsigned_signal": true}' AND (coalesce(p_policy ->> 'needed', '1') <> '1' OR p_policy ? 'rules' OR p_policy @> '{"four_eyes": true}')
@@ -171,8 +170,7 @@ CREATE INDEX audit_log_subject ON backbeat.audit_log (subject, id);
 CREATE TABLE backbeat.audit_head (one boolean PRIMARY KEY DEFAULT true CHECK (one), id bigint NOT NULL, hash bytea NOT NULL) WITH (fillfactor = 50);
 INSERT INTO backbeat.audit_head (id, hash) VALUES (0, sha256('backbeat audit log'));
 
-CREATE FUNCTION backbeat.append_only() RETURNS trigger
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
 END $$;
@@ -193,14 +191,12 @@ REVOKE SELECT ON backbeat.api_tokens FROM backbeat_worker, backbeat_operator;
 GRANT SELECT (id, user_name, groups, created_at, created_by, expires_at, revoked_at) ON backbeat.api_tokens TO backbeat_worker, backbeat_operator;
 
 CREATE FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamptz, p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bytea
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog
+LANGUAGE sql STABLE PARALLEL SAFE
 RETURN sha256(p_prev || convert_to(jsonb_build_array(p_id, floor(extract(epoch FROM p_at) * 1000000)::bigint, p_actor, p_action, p_subject, p_detail)::text, 'UTF8'));
 
 -- Every writer waits here for the one before it to commit, so this comes last in its transaction.
-CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bigint
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_prev audit_head; v_at timestamptz; v_hash bytea;
+CREATE FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE v_prev audit_head; v_at timestamptz; v_hash bytea;
 BEGIN
     SELECT * INTO v_prev FROM audit_head FOR UPDATE;
     v_at := clock();
@@ -212,8 +208,7 @@ END $$;
 
 -- The first row of the audit log that is not as it was written, and what is wrong; no row when all is well.
 -- Whoever owns the database can rewrite the whole chain: only a head that was kept elsewhere shows that.
-CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE (id bigint, problem text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE (id bigint, problem text) LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT * FROM (SELECT a.id, CASE
             WHEN a.id <> row_number() OVER chain THEN 'a row before it is missing'
             WHEN a.prev_hash <> lag(a.hash, 1, sha256('backbeat audit log')) OVER chain THEN 'it does not follow the row before it'
@@ -227,8 +222,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
 $$;
 
 -- The caller holds the workflow's row, or has just made it.
-CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer LANGUAGE sql AS $$
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at)
     SELECT p_stream, coalesce(max(seq), 0) + 1, p_kind, clock(), clock() FROM temporal_outbox WHERE stream = p_stream
     RETURNING seq
@@ -237,12 +231,9 @@ $$;
 -- Makes a workflow's row and the message that starts it, in the caller's transaction; of the newest version that a worker has
 -- registered, p_version at least. p_traceparent names the span that
 -- escalates; the row's own names the span `escalate`, in the same trace.
-CREATE FUNCTION backbeat.start_workflow(
-    p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text
-) RETURNS uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_id uuid := uuid7(); v_now timestamptz := clock();
+CREATE FUNCTION backbeat.start_workflow(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_origin uuid, p_parent_task uuid, p_traceparent text)
+    RETURNS uuid LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_id uuid := uuid7(); v_now timestamptz := clock();
 BEGIN
     INSERT INTO orchestrated_workflows (
         id, workflow, version, tenant, input, parent_task, origin_id, traceparent, created_at, updated_at, checked_at)
@@ -256,11 +247,9 @@ END $$;
 -- Leases messages of some kinds: of each stream the first open one only, so that deliveries keep their order.
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE (
     stream uuid, seq integer, kind text, lease bigint, attempts integer,
-    workflow text, version integer, temporal_id text, status text, state_seq integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+    workflow text, version integer, temporal_id text, status text, state_seq integer) LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
-DECLARE
-    v_now timestamptz := clock();
+DECLARE v_now timestamptz := clock();
 BEGIN
     RETURN QUERY
     WITH picked AS (
@@ -280,12 +269,9 @@ END $$;
 
 -- Records how a delivery went: delivered, retry (not before p_delay seconds) or dead. False when the lease is no longer the
 -- caller's. A start that is delivered makes the workflow run; one that is dead fails it.
-CREATE FUNCTION backbeat.settle_outbox(
-    p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text DEFAULT NULL,
-    p_delay double precision DEFAULT 0, p_run_id text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_now timestamptz; v_kind text;
+CREATE FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text DEFAULT NULL, p_delay double precision DEFAULT 0,
+    p_run_id text DEFAULT NULL) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_now timestamptz; v_kind text;
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_stream FOR NO KEY UPDATE;
     v_now := clock();
@@ -305,12 +291,9 @@ BEGIN
 END $$;
 
 -- What a workflow says of itself, only where it is news. A workflow that ends takes its pending requests with it.
-CREATE FUNCTION backbeat.project_state(
-    p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text DEFAULT NULL,
-    p_result jsonb DEFAULT NULL, p_error text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_ended boolean := p_status IN ('completed', 'failed', 'cancelled');
+CREATE FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text DEFAULT NULL, p_result jsonb DEFAULT NULL,
+    p_error text DEFAULT NULL) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_ended boolean := p_status IN ('completed', 'failed', 'cancelled');
     v_now timestamptz; v_request uuid;
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow FOR NO KEY UPDATE;
@@ -319,9 +302,7 @@ BEGIN
     SET status = p_status, state_seq = p_seq, run_id = p_run_id, waiting_for = p_waiting_for, result = p_result, error = p_error,
         updated_at = v_now, checked_at = v_now, finished_at = CASE WHEN v_ended THEN v_now END
     WHERE id = p_workflow AND state_seq < p_seq AND finished_at IS NULL;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
+    IF NOT FOUND THEN RETURN false; END IF;
     IF v_ended THEN
         FOR v_request IN UPDATE approval_requests SET state = 'cancelled', closed_at = v_now, closed_by = '(workflow)'
             WHERE workflow_id = p_workflow AND (state IN ('pending', 'changes') OR state = 'approved' AND effect_after > v_now) RETURNING id
@@ -334,11 +315,9 @@ END $$;
 
 -- Open workflows that nobody has looked at for so many seconds; they count as looked at from now on.
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE (
-    id uuid, temporal_id text, status text, state_seq integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+    id uuid, temporal_id text, status text, state_seq integer) LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE
-    v_now timestamptz := clock();
+DECLARE v_now timestamptz := clock();
 BEGIN
     RETURN QUERY
     WITH picked AS (
@@ -351,8 +330,7 @@ BEGIN
 END $$;
 
 -- Temporal does not know this workflow: start it again, under a new id if it once ran. What was decided stands in Postgres.
-CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow AND temporal_id = p_temporal_id AND finished_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND OR EXISTS (
@@ -368,8 +346,7 @@ BEGIN
 END $$;
 
 -- A moment plus so many seconds; where the policy names a calendar only its hours count. NULL when it never comes.
-CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timestamptz, p_seconds double precision) RETURNS timestamptz
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timestamptz, p_seconds double precision) RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT p_from + make_interval(secs => p_seconds) WHERE NOT p_policy ? 'calendar'
     UNION ALL (
     SELECT s.closes - make_interval(secs => s.worked - p_seconds) FROM (
@@ -382,15 +359,14 @@ LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
 $$;
 
 CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time, p_closes time, p_holidays date[]) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER AS $$
     SELECT backbeat.now() AT TIME ZONE p_time_zone;
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
     INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
     SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
 $$;
 
-CREATE FUNCTION backbeat.note_presence() RETURNS trigger
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.note_presence() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO presence AS p SELECT coalesce(max(o.since), NEW.seen_at), NEW.seen_at FROM presence o WHERE o.until > NEW.seen_at - interval '1 minute'
     ON CONFLICT (since) DO UPDATE SET until = greatest(p.until, excluded.until);
@@ -399,10 +375,8 @@ END $$;
 CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers FOR EACH ROW WHEN (NEW.kind = 'temporal') EXECUTE FUNCTION backbeat.note_presence();
 
 -- A deadline that passed while no Temporal worker was there comes later, by as long as nobody was.
-CREATE FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamptz) RETURNS backbeat.approval_requests
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since <= p_request.deadline);
+CREATE FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamptz) RETURNS backbeat.approval_requests LANGUAGE plpgsql AS $$
+DECLARE v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since <= p_request.deadline);
     v_back timestamptz := least(p_at, (SELECT min(p.since) FROM presence p WHERE p.since > v_gone));
     v_lost interval := v_back - greatest(v_gone, p_request.requested_at, p_request.outages_until);
 BEGIN
@@ -413,13 +387,11 @@ BEGIN
     RETURN p_request;
 END $$;
 
-CREATE FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog
+CREATE FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN coalesce(p_rule -> 'approvers' ? p_user, false) OR coalesce(p_rule -> 'groups' ?| p_groups, false);
 
 -- The rules of a request, each with the people of the escalation steps whose time has come: they may stand in for anybody.
-CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamptz) RETURNS SETOF jsonb
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamptz) RETURNS SETOF jsonb LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object('needed', coalesce((r.rule ->> 'needed')::integer, 1),
         'approvers', coalesce(r.rule -> 'approvers', '[]') || u.approvers, 'groups', coalesce(r.rule -> 'groups', '[]') || u.groups)
     FROM jsonb_array_elements(coalesce(p_request.policy -> 'rules', jsonb_build_array(p_request.policy))) AS r(rule), (
@@ -430,8 +402,7 @@ $$;
 
 -- Rights that are handed on at a moment, for one request or for all: the last word of each, while it lasts, and what was said of the
 -- one request goes first. An earlier word that would last longer does not come back: it was taken back.
-CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamptz) RETURNS TABLE (user_name text, to_user text, groups text[])
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamptz) RETURNS TABLE (user_name text, to_user text, groups text[]) LANGUAGE sql STABLE AS $$
     SELECT h.user_name, h.to_user, h.groups FROM (SELECT DISTINCT ON (w.user_name) * FROM (
             SELECT DISTINCT ON (d.user_name, d.request_id) d.* FROM approval_decisions d
             WHERE d.decision = 'delegate' AND (d.request_id IS NULL OR d.request_id = p_request)
@@ -443,8 +414,7 @@ $$;
 -- Whose rights a person may use on a request: her own unless handed on, and those handed to her, but not handed twice.
 -- barred: four eyes forbid her, or whose right it is, to approve, having asked for it or edited it.
 CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamptz)
-RETURNS TABLE (name text, groups text[], barred boolean)
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
+RETURNS TABLE (name text, groups text[], barred boolean) LANGUAGE sql STABLE AS $$
     SELECT m.name, m.groups, p_request.policy @> '{"four_eyes": true}' AND EXISTS (SELECT FROM (SELECT p_request.requested_by UNION ALL
                      SELECT e.user_name FROM approval_decisions e WHERE (e.request_id, e.decision) = (p_request.id, 'edit')) AS a(name)
         WHERE a.name IN (p_user, m.name))
@@ -454,16 +424,14 @@ LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
 $$;
 
 -- Whether every rule has the approvals it needs, with one more by this right.
-CREATE FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_right text, p_groups text[], p_at timestamptz) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_right text, p_groups text[], p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE (r.rule ->> 'needed')::integer > fits(r.rule, p_right, p_groups)::integer + (
         SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve')
           AND fits(r.rule, d.for_user, d.groups)))
 $$;
 
 -- Whether too few people who may approve hold a token, or have approved, for some rule ever to be met.
-CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamptz) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT NOT p_request.policy @> '{"allow_unsigned_signal": true}' AND EXISTS (
         SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE (r.rule ->> 'needed')::integer > (SELECT count(*) FROM (
             SELECT t.user_name FROM api_tokens t, LATERAL rights(p_request, t.user_name, t.groups, p_at) AS g
@@ -474,7 +442,7 @@ $$;
 
 -- For whom: p_users, or everybody who is asked now and whoever their rights are handed to; reminders spare who approved.
 CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamptz, p_users text[] DEFAULT NULL) RETURNS void
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+LANGUAGE sql AS $$
     INSERT INTO notifications SELECT uuid7(p_at), p_event, p_request.id, p_request.tenant, coalesce(p_users, ARRAY(SELECT DISTINCT coalesce(h.to_user, u.name)
         FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'approvers') AS u(name)
         LEFT JOIN handed_on(p_request.id, p_at) AS h ON h.user_name = u.name
@@ -491,9 +459,8 @@ $$;
 -- p_hash is of title and payload; a wrong one makes the request undecidable, since approvers sign what they are shown.
 -- A second call for the same step answers with the first one's row.
 CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean DEFAULT false) RETURNS SETOF backbeat.approval_requests
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
@@ -520,9 +487,8 @@ END $$;
 
 -- The next revision, of this one only: votes on it are void, and everybody is asked again. NULL where something else is shown by now.
 CREATE FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamptz) RETURNS backbeat.approval_requests
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_request approval_requests;
+LANGUAGE plpgsql AS $$
+DECLARE v_request approval_requests;
 BEGIN
     UPDATE approval_requests r
     SET state = 'pending', revision = r.revision + 1, payload = jsonb_set(r.payload, '{request}', p_body), stuck = false,
@@ -533,8 +499,7 @@ BEGIN
 END $$;
 
 -- What comes back when changes were requested, of the revision they were requested of; false when that is no longer wanted.
-CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
     SELECT count(audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', n.revision, 'hash', n.hash))) > 0
     FROM (SELECT FROM approval_requests WHERE id = p_request AND state = 'changes' FOR UPDATE) AS r,
         LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL
@@ -542,8 +507,7 @@ $$;
 
 -- Whose token signed p_message: a decision token is bbd_<token id>_<mac>, mac = sha256(key || sha256(message)). Both inputs
 -- have a fixed length, so nothing can be appended to either.
-CREATE FUNCTION backbeat.signer(p_proof text, p_message text, p_at timestamptz) RETURNS backbeat.api_tokens
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.signer(p_proof text, p_message text, p_at timestamptz) RETURNS backbeat.api_tokens LANGUAGE sql STABLE AS $$
     -- Compared by their hashes, so that the time it takes tells nothing about the mac.
     SELECT t.* FROM api_tokens t
     WHERE t.id = split_part(p_proof, '_', 2) AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > p_at)
@@ -559,13 +523,11 @@ $$;
 --   malformed (problem says which field) | unauthenticated | not_found | not_eligible | closed | expired | stale (another hash)
 --   four_eyes | voted | changes (asked for: wait for the new revision) | no_rounds | not_editable | claimed | not_approved | too_late
 -- One rejection closes a request; approvals close it when every rule has as many as it needs.
-CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text,
-    p_body jsonb DEFAULT NULL, p_problem text DEFAULT NULL
-) RETURNS TABLE (verdict text, user_name text, state text, closed_by text, closed_at timestamptz, deadline timestamptz, problem text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text, p_body jsonb DEFAULT
+    NULL, p_problem text DEFAULT NULL) RETURNS TABLE (verdict text, user_name text, state text, closed_by text, closed_at timestamptz, deadline timestamptz, problem
+    text) LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE
-    c_refusals_a_minute CONSTANT integer := 30;
+DECLARE c_refusals_a_minute CONSTANT integer := 30;
     c_largest CONSTANT integer := 262144;
     v_comment text := coalesce(p_comment, '');
     v_body text; v_problem text; v_user text; v_verdict text; v_state text;
@@ -675,11 +637,9 @@ END $$;
 -- it stands: settled when nothing but its effect may follow, and the seconds until time does something again.
 -- Silence approves only what was asked for, never an edit, and only where somebody could have refused.
 CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE (
-    state text, settled boolean, seconds_left double precision, closed_by text, closed_at timestamptz, revision integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+    state text, settled boolean, seconds_left double precision, closed_by text, closed_at timestamptz, revision integer) LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE
-    v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
+DECLARE v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
 BEGIN
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
@@ -710,18 +670,15 @@ BEGIN
 END $$;
 
 -- For begin_effect: true while this approval of exactly this hash stands for this workflow; nothing changes that before it commits.
-CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean LANGUAGE sql AS $$
     SELECT count(*) > 0 FROM (SELECT FROM approval_requests
         WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r
 $$;
 
 -- Somebody left: her tokens end, and her rights are another's on every request, until she has a token again and takes them back.
 -- Says on how many open ones. Done by who owns the schema, who alone may say who somebody is; NULL when p_to holds no token.
-CREATE FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) RETURNS integer
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_now timestamptz := clock(); v_open integer;
+CREATE FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE v_now timestamptz := clock(); v_open integer;
     v_groups text[] := ARRAY(SELECT DISTINCT unnest(t.groups) FROM api_tokens t WHERE t.user_name = p_from ORDER BY 1);
 BEGIN
     IF p_from = p_to OR NOT EXISTS (SELECT FROM api_tokens t WHERE t.user_name = p_to AND t.revoked_at IS NULL AND (t.expires_at > v_now) IS NOT FALSE) THEN
@@ -738,10 +695,8 @@ BEGIN
 END $$;
 
 -- Tokens are made and revoked by who runs the migrations: no worker may say who somebody is.
-CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_id text := left(encode(sha256(p_key), 'hex'), 16);
+CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE v_id text := left(encode(sha256(p_key), 'hex'), 16);
 BEGIN
     INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at)
     VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
@@ -749,8 +704,7 @@ BEGIN
     RETURN v_id;
 END $$;
 
-CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL;
     IF FOUND THEN
@@ -760,8 +714,7 @@ BEGIN
 END $$;
 
 -- Ends a task from outside, as an operator may.
-CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
     RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
@@ -771,3 +724,5 @@ GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.
 GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,
     backbeat.settle_outbox, backbeat.project_state, backbeat.workflows_to_check, backbeat.restart_workflow, backbeat.create_approval,
     backbeat.revise_approval, backbeat.decide, backbeat.close_if_pending, backbeat.fits, backbeat.rules_at, backbeat.handed_on, backbeat.rights TO backbeat_worker;
+
+CALL backbeat.pin_functions();

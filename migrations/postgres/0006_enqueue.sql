@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- Producers: how tasks come in, from any language, in the producer's own transaction; and for whom: tenants.
 --
@@ -17,9 +18,8 @@ GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
 -- The canonical JSON text of a value (RFC 8785), as shared/ids.py writes it. Numbers are doubles and must be below 2^53: beyond
 -- that different integers would be one number, and jsonb no longer knows 1e20 from its digits. Refuses what has no such form.
 CREATE FUNCTION backbeat.canonical(p_value jsonb, p_depth integer DEFAULT 0) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = backbeat, pg_temp SET extra_float_digits = 1 AS $$
-DECLARE
-    c_deepest CONSTANT integer := 100;
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET extra_float_digits = 1 AS $$
+DECLARE c_deepest CONSTANT integer := 100;
     v_number numeric;
 BEGIN
     CASE jsonb_typeof(p_value)
@@ -56,7 +56,7 @@ END $$;
 
 -- The key under which equal payloads are one task: sha256 of the canonical [workflow, version, hex sha256 of the payload, salt].
 CREATE FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text DEFAULT '') RETURNS bytea
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = backbeat, pg_temp
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN sha256(convert_to(format('[%s,%s,"%s",%s]', to_jsonb(p_workflow), p_version,
     encode(sha256(convert_to(backbeat.canonical(p_payload), 'UTF8')), 'hex'), to_jsonb(p_salt)), 'UTF8'));
 
@@ -64,16 +64,12 @@ RETURN sha256(convert_to(format('[%s,%s,"%s",%s]', to_jsonb(p_workflow), p_versi
 -- payload, in order: the task's id, whether it is new, its status. Equal payloads with equal salts are one task where the
 -- definition says so; p_keys are keys of the caller's own (an element that is NULL: none). A key answers with its task while
 -- that lives and after it succeeded or escalated; after it died, was cancelled or expired, a new task takes the key over.
-CREATE FUNCTION backbeat.enqueue(
-    p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL,
-    p_tenant text DEFAULT 'default', p_class text DEFAULT 'normal',
-    p_run_after timestamptz DEFAULT NULL, p_expires_at timestamptz DEFAULT NULL, p_source_at timestamptz[] DEFAULT NULL,
-    p_traceparent text DEFAULT NULL, p_origin uuid DEFAULT NULL, p_parent uuid DEFAULT NULL, p_salt text DEFAULT ''
-) RETURNS TABLE (ord bigint, task_id uuid, created boolean, status text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL, p_tenant text DEFAULT 'default', p_class text
+    DEFAULT 'normal', p_run_after timestamptz DEFAULT NULL, p_expires_at timestamptz DEFAULT NULL, p_source_at timestamptz[] DEFAULT NULL, p_traceparent text DEFAULT
+    NULL, p_origin uuid DEFAULT NULL, p_parent uuid DEFAULT NULL, p_salt text DEFAULT '') RETURNS TABLE (ord bigint, task_id uuid, created boolean, status text)
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
-DECLARE
-    c_payload_cap CONSTANT integer := 1048576;
+DECLARE c_payload_cap CONSTANT integer := 1048576;
     v_workflow workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
     v_at timestamptz := clock();
     v_start bigint := floor(extract(epoch FROM v_at) * 1000);
@@ -147,12 +143,9 @@ BEGIN
 END $$;
 
 -- Refuses a tenant that nobody made; or makes it, where '*' says that unknown ones are made, like '*' itself.
-CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM tenants t WHERE t.id = p_id AND t.id <> '*') THEN
-        RETURN;
-    END IF;
+    IF EXISTS (SELECT FROM tenants t WHERE t.id = p_id AND t.id <> '*') THEN RETURN; END IF;
     INSERT INTO tenants (id, weight, max_running)
     SELECT p_id, t.weight, t.max_running FROM tenants t WHERE t.id = '*' AND p_id ~ '^[^[:cntrl:]]{1,200}$'
     ON CONFLICT DO NOTHING;
@@ -162,8 +155,7 @@ BEGIN
 END $$;
 
 -- Makes a tenant or changes what is not NULL; a cap of 0 is none. What is queued already keeps its place.
-CREATE FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_running integer, p_by text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     IF NOT coalesce(p_weight BETWEEN 0.001 AND 1000, true) OR p_max_running < 0 OR p_id !~ '^[^[:cntrl:]]{1,200}$' THEN
         RAISE EXCEPTION 'a tenant has a name, a weight from 0.001 to 1000 and a cap of 0 or more' USING ERRCODE = 'BB003';
@@ -175,11 +167,12 @@ BEGIN
 END $$;
 
 -- From now on a tenant that nobody made is refused again.
-CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     DELETE FROM tenants WHERE id = '*';
     SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by));
 $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.canonical, backbeat.idempotency_key, backbeat.enqueue TO backbeat_producer, backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.set_tenant, backbeat.refuse_unknown_tenants TO backbeat_operator;
+
+CALL backbeat.pin_functions();

@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- Schedules: tasks that come with the clock. A slot is a moment of a cron expression, which Python finds. The watermark
 -- moves to a slot in the transaction that enqueues it, if it still stands where the caller read it: however many ticks
@@ -40,13 +41,9 @@ CREATE TABLE backbeat.schedules (
 
 -- Deals with one slot: the ids of new tasks, or NULL when another did or the schedule is paused, and nothing changed.
 -- With p_slot = p_watermark it says only when to look again, and why.
-CREATE FUNCTION backbeat.fire_schedule(
-    p_name text, p_watermark timestamptz, p_slot timestamptz, p_next_at timestamptz,
-    p_payloads jsonb[], p_keys bytea[], p_run_after timestamptz, p_note text
-) RETURNS uuid[]
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_schedule schedules;
+CREATE FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamptz, p_slot timestamptz, p_next_at timestamptz, p_payloads jsonb[], p_keys bytea[],
+    p_run_after timestamptz, p_note text) RETURNS uuid[] LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_schedule schedules;
 BEGIN
     UPDATE schedules s SET watermark = p_slot, next_at = p_next_at, note = p_note WHERE s.name = p_name AND s.watermark = p_watermark
         AND p_slot BETWEEN p_watermark AND backbeat.now() AND NOT s.paused RETURNING * INTO v_schedule;
@@ -57,10 +54,8 @@ BEGIN
 END $$;
 
 -- What a schedule's selector finds at the slot after p_watermark, for one caller at a time, who sets statement_timeout first.
-CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamptz, p_limit integer) RETURNS SETOF jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
-DECLARE
-    v_sql text; v_row jsonb;
+CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamptz, p_limit integer) RETURNS SETOF jsonb LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE v_sql text; v_row jsonb;
 BEGIN
     ASSERT current_user = 'backbeat_selector', 'backbeat.run_selector must belong to backbeat_selector';
     PERFORM set_config('transaction_read_only', 'on', true);
@@ -80,23 +75,22 @@ GRANT SELECT (name, watermark, selector) ON backbeat.schedules TO backbeat_selec
 GRANT EXECUTE ON FUNCTION backbeat.now TO backbeat_selector;
 
 -- Operators' functions: no worker may say what is read and run. All tell the audit log; NULL: there is no such schedule.
-CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint LANGUAGE sql AS $$
     SELECT need_tenant(p_schedule ->> 'tenant');
     WITH added AS (INSERT INTO schedules SELECT (jsonb_populate_record(NULL::schedules, p_schedule)).* RETURNING *)
     SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a
 $$;
 
-CREATE FUNCTION backbeat.remove_schedule(p_name text) RETURNS bigint
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.remove_schedule(p_name text) RETURNS bigint LANGUAGE sql AS $$
     WITH gone AS (DELETE FROM schedules s WHERE s.name = p_name RETURNING *)
     SELECT audit(session_user, 'schedule.removed', g.name, to_jsonb(g)) FROM gone g
 $$;
 
 -- Pauses a schedule, or with p_from lets a paused one go on: slots up to there are dealt with.
-CREATE FUNCTION backbeat.turn_schedule(p_name text, p_from timestamptz DEFAULT NULL, p_next_at timestamptz DEFAULT NULL) RETURNS bigint
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.turn_schedule(p_name text, p_from timestamptz DEFAULT NULL, p_next_at timestamptz DEFAULT NULL) RETURNS bigint LANGUAGE sql AS $$
     WITH turned AS (UPDATE schedules s SET paused = p_from IS NULL, watermark = coalesce(p_from, watermark), next_at = coalesce(p_next_at, next_at)
                     WHERE s.name = p_name AND s.paused = (p_from IS NOT NULL) RETURNING *)
     SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t
 $$;
+
+CALL backbeat.pin_functions();

@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- Operators: dead letters go back or are given up, effects are resolved, and what is old is removed.
 --
@@ -7,21 +8,17 @@
 -- Lock order: dead_letters (by id) -> idempotency (by key) -> tasks -> flows -> model_calls -> audit_head.
 
 -- Nobody needs the answers of these any more; where the history is gone, nor the calls.
-CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void LANGUAGE sql AS $$
     DELETE FROM model_calls c WHERE c.owner = ANY (p_owners) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = c.owner);
     UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL;
 $$;
 
 -- Makes tasks of open letters, of the newest version if p_newest; the n-th is due p_seconds after the one before it.
 -- Answers those it made. A letter whose key another task took over meanwhile is left as it is.
-CREATE FUNCTION backbeat.requeue_dead(
-    p_ids uuid[], p_newest boolean, p_start timestamptz, p_seconds double precision, p_by text, p_reason text
-) RETURNS TABLE (letter uuid, task_id uuid)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+CREATE FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamptz, p_seconds double precision, p_by text, p_reason text) RETURNS TABLE
+    (letter uuid, task_id uuid) LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
-DECLARE
-    c_free CONSTANT jsonb := '{"status": "memo", "lease": null, "reserved_usd": 0, "reserved_tokens": 0, "cost_usd": null, "charged": [],
+DECLARE c_free CONSTANT jsonb := '{"status": "memo", "lease": null, "reserved_usd": 0, "reserved_tokens": 0, "cost_usd": null, "charged": [],
                                "uncached": null, "cache_read": null, "cache_write": null, "output": null, "reasoning": null}';
     v_now timestamptz := clock(); v_ids uuid[]; v_new uuid[];
 BEGIN
@@ -41,9 +38,7 @@ BEGIN
     )
     SELECT array_agg(p.id ORDER BY p.id), array_agg(p.new ORDER BY p.id) INTO v_ids, v_new FROM pairs p
     WHERE p.idempotency_key IS NULL OR p.new IN (SELECT k.task_id FROM taken k);
-    IF v_ids IS NULL THEN
-        RETURN;
-    END IF;
+    IF v_ids IS NULL THEN RETURN; END IF;
 
     -- Without its parent: that has been told already that this one died.
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, source_at, max_attempts, origin_id,
@@ -74,8 +69,7 @@ BEGIN
 END $$;
 
 -- Gives up open letters: their payload and recorded answers go, the fact stays. Answers which.
-CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RETURNS SETOF uuid
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RETURNS SETOF uuid LANGUAGE sql SECURITY DEFINER AS $$
     WITH mine AS (
         SELECT d.id FROM dead_letters d WHERE d.id = ANY (p_ids) AND d.resolved_at IS NULL ORDER BY d.id FOR UPDATE
     ), gone AS (
@@ -97,8 +91,7 @@ CREATE TABLE backbeat.retention (
 );
 INSERT INTO backbeat.retention (policy, days) VALUES ('finished', 90), ('outbox', 30), ('ticks', 14);
 
-CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE retention SET days = p_days, set_by = p_by WHERE policy = p_policy;
     SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days));
 $$;
@@ -107,13 +100,10 @@ $$;
 -- calls are gone, and when no task of that day lives. Open letters keep their calls. One session at a time; nobody waits for it
 -- longer than it may wait for a lock itself, and what it does not get it leaves for the next tick. Answers the day it dropped.
 CREATE FUNCTION backbeat.retain(p_limit integer DEFAULT 5000) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan SET lock_timeout = '100ms' AS $$
-DECLARE
-    v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
+LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan SET lock_timeout = '100ms' AS $$
+DECLARE v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN
-        RETURN NULL;
-    END IF;
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN RETURN NULL; END IF;
     SELECT max(b.at) FILTER (WHERE b.policy = 'ticks') AS ticks, max(b.at) FILTER (WHERE b.policy = 'outbox') AS outbox,
            max(b.at) FILTER (WHERE b.policy = 'finished') AS finished INTO v_before
     FROM (SELECT r.policy, backbeat.now() - make_interval(days => r.days) AS at FROM retention r) b;
@@ -161,3 +151,5 @@ ALTER TABLE backbeat.model_calls SET (autovacuum_vacuum_scale_factor = 0.02);
 
 GRANT EXECUTE ON FUNCTION backbeat.retain TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.requeue_dead, backbeat.discard_dead, backbeat.set_retention TO backbeat_operator;
+
+CALL backbeat.pin_functions();

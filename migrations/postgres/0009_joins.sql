@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- Orchestrations: how they start, the steps people see of them, and the tasks and workflows they wait for.
 --
@@ -37,21 +38,17 @@ CREATE INDEX joins_open ON backbeat.joins (workflow_id) WHERE children_left > 0;
 CREATE INDEX simple_tasks_children ON backbeat.simple_tasks (parent_id) WHERE parent_id IS NOT NULL;
 
 -- The caller holds the workflow's row.
-CREATE FUNCTION backbeat.expect_wake(p_workflow uuid) RETURNS void
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.expect_wake(p_workflow uuid) RETURNS void LANGUAGE sql AS $$
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at, delivered_at)
     SELECT p_workflow, max(o.seq) + 1, 'wake', clock(), clock(), clock() FROM temporal_outbox o WHERE o.stream = p_workflow HAVING NOT bool_or(o.kind = 'wake') $$;
 
 -- A delivery under way loses its lease, and so does not close what it did not tell.
-CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void LANGUAGE sql AS $$
     UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
 
 -- For end_tasks, which has locked them: these tasks end, and the joins they are children of hear of it once.
-CREATE FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) RETURNS void
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_workflow uuid;
+CREATE FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_workflow uuid;
 BEGIN
     PERFORM FROM joins j WHERE j.id IN (SELECT t.parent_id FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id) ORDER BY j.id FOR NO KEY UPDATE;
     FOR v_workflow IN
@@ -67,11 +64,9 @@ END $$;
 
 -- Makes children of a workflow's step, in chunks: p_from is how many there are already, so a chunk told twice is made once.
 -- A child that an earlier run of this step left behind, alive or succeeded, is that child again.
-CREATE FUNCTION backbeat.add_children(
-    p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) RETURNS SETOF backbeat.joins
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_workflow orchestrated_workflows; v_join joins;
+CREATE FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal
+    boolean) RETURNS SETOF backbeat.joins LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_workflow orchestrated_workflows; v_join joins;
     v_keys bytea[] := ARRAY(SELECT sha256(convert_to(concat_ws(':', 'child', p_workflow, n, p_step), 'UTF8')) FROM generate_series(p_from, p_from + cardinality(p_payloads) - 1) n);
     v_ids uuid[];
 BEGIN
@@ -94,9 +89,8 @@ END $$;
 
 -- A workflow that a step of another waits for; the first asking makes it.
 CREATE FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) RETURNS SETOF backbeat.orchestrated_workflows
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_parent orchestrated_workflows; v_id uuid;
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_parent orchestrated_workflows; v_id uuid;
 BEGIN
     SELECT * INTO v_parent FROM orchestrated_workflows w WHERE w.id = p_parent AND w.finished_at IS NULL FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (SELECT FROM orchestrated_workflows c WHERE (c.parent_workflow, c.parent_step) = (p_parent, p_step)) THEN
@@ -108,11 +102,9 @@ BEGIN
 END $$;
 
 -- What a workflow says of itself and of its steps, only where it is news.
-CREATE FUNCTION backbeat.project_run(
-    p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_news boolean := project_state(p_workflow, p_seq, p_status, p_run_id, p_waiting_for, p_result, p_error);
+CREATE FUNCTION backbeat.project_run(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text, p_steps jsonb)
+    RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_news boolean := project_state(p_workflow, p_seq, p_status, p_run_id, p_waiting_for, p_result, p_error);
 BEGIN
     INSERT INTO orchestrated_workflows_steps SELECT s.* FROM jsonb_populate_recordset(NULL::orchestrated_workflows_steps, p_steps) s WHERE v_news
     ON CONFLICT (workflow_id, seq) DO UPDATE SET status = excluded.status, waits_for = excluded.waits_for, ended_at = excluded.ended_at, detail = excluded.detail;
@@ -121,8 +113,7 @@ END $$;
 
 -- Whoever waits for a workflow hears that it ended, and its calls under way are presumed spent; a failed one keeps its answers, for
 -- it may be asked to go on. A new generation tells its steps anew.
-CREATE FUNCTION backbeat.workflow_moved() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.workflow_moved() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     IF NEW.generation <> OLD.generation THEN
         DELETE FROM orchestrated_workflows_steps s WHERE s.workflow_id = NEW.id;
@@ -139,9 +130,8 @@ WHEN (NEW.generation <> OLD.generation OR NEW.finished_at IS NOT NULL AND OLD.fi
 -- Ends what nobody waits for any more: tasks and workflows that are children of a workflow that ended (p_workflow NULL: of any),
 -- and those of a join that failed. Answers how many tasks; there may be more.
 CREATE FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer DEFAULT 500) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    v_tasks uuid[];
+LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE v_tasks uuid[];
 BEGIN
     PERFORM push_outbox(o.id, 'cancel') FROM (
         SELECT c.id FROM orchestrated_workflows c JOIN orchestrated_workflows w ON w.id = c.parent_workflow
@@ -156,11 +146,9 @@ END $$;
 
 -- Starts an orchestration. A key answers with the workflow it started; same: with the same input.
 CREATE FUNCTION backbeat.start_orchestration(p_workflow text, p_version integer, p_tenant text, p_input jsonb, p_key text, p_traceparent text)
-RETURNS TABLE (id uuid, created boolean, same boolean)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+RETURNS TABLE (id uuid, created boolean, same boolean) LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE
-    v_id uuid;
+DECLARE v_id uuid;
 BEGIN
     IF NOT EXISTS (SELECT FROM workflows w WHERE (w.name, w.version, w.runtime) = (p_workflow, p_version, 'temporal')) THEN
         RAISE EXCEPTION 'no orchestration % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
@@ -174,17 +162,14 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS SETOF bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS SETOF bigint LANGUAGE sql SECURITY DEFINER AS $$
     WITH open AS (SELECT w.id FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE)
     SELECT push_outbox(o.id, 'cancel') + audit(session_user, 'workflow.cancelled', o.id::text, jsonb_build_object('reason', p_reason)) FROM open o $$;
 
 -- Runs a failed or cancelled workflow again, from the top: what is on record (answers, effects, children that succeeded) is not done
 -- again. Answers what it was, where that says no: its status, or that a saga was undone, whose effects would count as done.
-CREATE FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_was text;
+CREATE FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_was text;
 BEGIN
     SELECT CASE WHEN EXISTS (SELECT FROM side_effects e WHERE e.owner = w.id AND e.key LIKE '%:undo:%') THEN 'undone' ELSE w.status END INTO v_was
     FROM orchestrated_workflows w WHERE w.id = p_workflow FOR NO KEY UPDATE;
@@ -199,10 +184,11 @@ BEGIN
 END $$;
 
 -- The reconciler compares it with Temporal at its next beat.
-CREATE FUNCTION backbeat.recheck_workflow(p_workflow uuid) RETURNS SETOF uuid
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.recheck_workflow(p_workflow uuid) RETURNS SETOF uuid LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE orchestrated_workflows SET checked_at = '-infinity' WHERE id = p_workflow AND finished_at IS NULL RETURNING id $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.add_children, backbeat.child_workflow, backbeat.project_run, backbeat.cancel_orphans, backbeat.start_orchestration TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.start_orchestration TO backbeat_producer;
 GRANT EXECUTE ON FUNCTION backbeat.cancel_workflow, backbeat.retry_workflow, backbeat.recheck_workflow TO backbeat_operator;
+
+CALL backbeat.pin_functions();

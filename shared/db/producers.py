@@ -105,33 +105,3 @@ async def enqueue_many(
 async def register_definitions(db: Database, runtime: str, definitions: Sequence[Mapping[str, Any]]) -> None:
     """Make definitions known, so that tasks of them can be enqueued before any worker came."""
     await db.rows(_SQL["register_definitions"], {"runtime": runtime, "definitions": storable(list(definitions))})
-
-
-async def tenants(db: Database) -> list[dict[str, Any]]:
-    """Every tenant with its weight, cap and pause, and what it has in the windows and running."""
-    return await db.rows(_SQL["tenants"])
-
-
-async def set_tenant(db: Database, tenant: str, weight: float | None, max_running: int | None, by: str) -> None:
-    """Make a tenant, or change what is not None; a cap of 0 lifts it. Of `*`: make unknown tenants like this."""
-    await db.rows(_SQL["set_tenant"], {"tenant": tenant, "weight": weight, "max_running": max_running, "by": by})
-
-
-async def refuse_unknown_tenants(db: Database, by: str) -> None:
-    """Undo `*`: only tenants that somebody made may have tasks."""
-    await db.rows(_SQL["refuse_unknown_tenants"], {"by": by})
-
-
-async def workflows(db: Database) -> list[dict[str, Any]]:
-    """Every definition that was ever registered, when a worker last had it loaded, its pause and its live tasks."""
-    return await db.rows(_SQL["workflows"])
-
-
-async def pause(db: Database, scope: str, key: str, reason: str, by: str) -> int:
-    """Let no task of a `tenant` or `workflow` start any more; how many left the windows. Raises NotFoundError."""
-    return int((await db.row(_SQL["pause"], {"scope": scope, "key": key, "reason": reason, "by": by}))["waiting"])
-
-
-async def resume(db: Database, scope: str, key: str, by: str) -> bool:
-    """Undo that; False when it was not paused."""
-    return bool((await db.row(_SQL["resume"], {"scope": scope, "key": key, "by": by}))["resumed"])

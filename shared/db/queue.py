@@ -195,6 +195,11 @@ def _rows(batch: Sequence[tuple[Task, Outcome]]) -> Jsonb:
     return storable([{"id": str(task.id), "lease": task.lease, **_row(outcome)} for task, outcome in batch])
 
 
+async def ready_tiers(db: Database) -> list[str]:
+    """The tiers of which tasks are ready."""
+    return [row["tier"] for row in await db.rows(_SQL["ready_tiers"])]
+
+
 async def switches(db: Database) -> dict[str, str]:
     """The kill switches that are thrown, with their reasons."""
     return {row["name"]: row["reason"] for row in await db.rows(_SQL["switches"])}

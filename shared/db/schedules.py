@@ -1,7 +1,6 @@
-"""Schedules and selectors. Adding, removing and turning them takes the login that runs the migrations."""
+"""What ticks do with schedules and selectors; what people do is in `backbeat.operate.schedules`."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,11 +8,10 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 
 from shared.db.pool import CONNECT_TIMEOUT, Database, translate
 from shared.db.queries import load
-from shared.errors import AuthError, BackbeatError, ConflictError, InputError, NotFoundError
+from shared.errors import BackbeatError, InputError
 
 MOST_ROWS = 10_000  # of a selector, a slot
 _SQL = load("schedules")
@@ -57,28 +55,9 @@ class Schedule:
         return named | {"watermark": self.watermark.isoformat(), "next_at": self.next_at.isoformat()}
 
 
-async def now(db: Database) -> datetime:
-    """Postgres' time."""
-    moment: datetime = (await db.row(_SQL["now"]))["now"]
-    return moment
-
-
 async def due(db: Database, loaded: Sequence[str]) -> list[Schedule]:
     """Those to look at now, the most overdue first; with a selector only if their definition is among the loaded."""
-    return [_schedule(row) for row in await db.rows(_SQL["due"], {"loaded": list(loaded)})]
-
-
-async def find(db: Database) -> list[Schedule]:
-    """All, by name."""
-    return [_schedule(row) for row in await db.rows(_SQL["list"], {"name": None})]
-
-
-async def one(db: Database, name: str) -> Schedule:
-    """The schedule of this name. Raises NotFoundError."""
-    rows = await db.rows(_SQL["list"], {"name": name})
-    if not rows:
-        raise NotFoundError(f"there is no schedule {name!r}", fix="`backbeat schedule list` names them")
-    return _schedule(rows[0])
+    return [from_row(row) for row in await db.rows(_SQL["due"], {"loaded": list(loaded)})]
 
 
 async def fire(
@@ -119,61 +98,13 @@ async def select(db: Database, schedule: Schedule, watermark: datetime) -> list[
     pooled = db.pool.connection(timeout=CONNECT_TIMEOUT)
     async with pooled as connection, connection.transaction(force_rollback=True):
         await connection.execute("SET TRANSACTION READ ONLY")
-        return await _select(connection, schedule, watermark)
+        return await select_on(connection, schedule, watermark)
 
 
-@asynccontextmanager
-async def adding(db: Database, schedule: Schedule) -> AsyncIterator[list[Any]]:
-    """Add a schedule, and with a selector give what that finds now; an exception in the block adds nothing.
-
-    Raises ConflictError when the name is taken, NotFoundError for an unknown tenant, InputError as `select` does.
-    """
-    params = {"schedule": Jsonb(schedule.row)}
-    try:
-        async with db.pool.connection(timeout=CONNECT_TIMEOUT) as connection, connection.transaction():
-            # Tried in vain first: with the schedule comes an entry in the audit log, for which others should not wait.
-            async with connection.transaction(force_rollback=True):
-                await connection.execute(_SQL["draft"], params)
-                yield await _select(connection, schedule, schedule.watermark) or []
-            await connection.execute(_SQL["add"], params)
-    except psycopg.errors.UniqueViolation as error:
-        fix = f"`backbeat schedule remove {schedule.name}` first, or take another name"
-        raise ConflictError(f"there is a schedule {schedule.name!r} already", fix=fix) from error
-    except psycopg.Error as error:
-        raise _translate(error) from error
-
-
-async def remove(db: Database, name: str) -> None:
-    """Forget a schedule; what it enqueued stays. Raises NotFoundError."""
-    if await _change(db, "remove", {"name": name}) is None:
-        await one(db, name)
-
-
-async def pause(db: Database, name: str) -> None:
-    """Let no slot come until it is resumed. Raises NotFoundError, ConflictError when it is paused."""
-    if await _change(db, "turn", {"name": name, "from": None, "next_at": None}) is None:
-        raise ConflictError(f"schedule {(await one(db, name)).name!r} is paused already", fix="Nothing is left to do")
-
-
-async def resume(db: Database, schedule: Schedule, next_at: datetime) -> None:
-    """Let a paused schedule go on from `schedule.now`; slots until then do not come. Raises ConflictError."""
-    params = {"name": schedule.name, "from": schedule.now, "next_at": next_at}
-    if await _change(db, "turn", params) is None:
-        raise ConflictError(f"schedule {schedule.name!r} is not paused", fix="Nothing is left to do")
-
-
-async def _change(db: Database, query: str, params: dict[str, Any]) -> int | None:
-    try:
-        async with db.pool.connection(timeout=CONNECT_TIMEOUT) as connection:
-            row = await (await connection.execute(_SQL[query], params)).fetchone()
-    except psycopg.Error as error:
-        raise _translate(error) from error
-    return row["done"] if row else None
-
-
-async def _select(
+async def select_on(
     connection: psycopg.AsyncConnection[DictRow], schedule: Schedule, watermark: datetime
 ) -> list[Any] | None:
+    """The same within a transaction of the caller's."""
     if schedule.selector is None:
         return []
     params = {"name": schedule.name, "watermark": watermark, "limit": MOST_ROWS + 1}
@@ -201,12 +132,6 @@ def _refusal(schedule: Schedule, error: psycopg.Error) -> BackbeatError:
     return translate(error)
 
 
-def _translate(error: psycopg.Error) -> BackbeatError:
-    if error.sqlstate != "42501":
-        return translate(error)
-    what = "schedules are added, removed and turned with the login that runs the migrations"
-    return AuthError(what, fix="Set BACKBEAT_DIRECT_URL to it")
-
-
-def _schedule(row: DictRow) -> Schedule:
+def from_row(row: DictRow) -> Schedule:
+    """A row of the table, with `now`."""
     return Schedule(class_=row.pop("class"), **row)

@@ -1,9 +1,10 @@
 """One attempt of one task: payload in, outcome out. It never raises, except when it is cancelled."""
 
 import asyncio
+import json
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from shared import clock
 from shared.db.queue import Task
@@ -15,6 +16,7 @@ from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
 from shared.execution.spans import process_span, retold_enqueue_span
 from shared.llm.classify import backoff
+from shared.llm.structured import OutputInvalidError, parse
 
 OUTCOMES = (Succeed, Retry, Release, Snooze, Hold, Dead, Escalate, FanOut)
 
@@ -80,12 +82,17 @@ def outcome_of(definition: Definition, result: Any) -> Outcome:
     """What a coroutine's answer means."""
     if isinstance(result, OUTCOMES):
         return result
-    if isinstance(result, definition.output) and isinstance(result, BaseModel):
-        return Succeed(result.model_dump(mode="json"))
-    made = type(result).__name__
-    return Dead(
-        "wrong_result", f"{definition.full_name} returned {made}, not {definition.output.__name__} or an outcome"
-    )
+    wanted = definition.output
+    if isinstance(wanted, type):
+        if isinstance(result, wanted):
+            return Succeed(result.model_dump(mode="json"))
+        what = f"{type(result).__name__}, not {wanted.__name__} or an outcome"
+    else:
+        try:
+            return Succeed(parse(wanted, json.dumps(result)))
+        except (TypeError, ValueError, OutputInvalidError) as error:
+            what = f"something else than its schema says: {error}"
+    return Dead("wrong_result", f"{definition.full_name} returned {what}")
 
 
 def invalid(error: ValidationError) -> Dead:

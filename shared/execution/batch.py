@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,7 +11,7 @@ from shared.db.queue import Task
 from shared.definitions import Definition
 from shared.domain.outcome import Outcome
 from shared.execution.attempt import ended_by, invalid, outcome_of
-from shared.execution.context import Context
+from shared.execution.context import Context, Options
 from shared.execution.environment import Environment
 from shared.execution.spans import batch_span, process_span
 from shared.llm.classify import backoff
@@ -32,14 +32,10 @@ class BatchContext:
         self.tasks = tuple(tasks)
         self.asked = False
 
-    async def llm(
-        self, key: str, *, output: type[T], prompt: str, system: str = "", tier: str, max_output_tokens: int = 1024
-    ) -> T:
+    async def llm(self, key: str, *, output: type[T], prompt: str, tier: str, **options: Unpack[Options]) -> T:
         """One model call for the batch; see `Context.llm`. A batch that is put together anew asks anew."""
         self.asked = True
-        return await self._context.llm(
-            key, output=output, prompt=prompt, system=system, tier=tier, max_output_tokens=max_output_tokens
-        )
+        return await self._context.llm(key, output=output, prompt=prompt, tier=tier, **options)
 
     fan_out = staticmethod(Context.fan_out)
 

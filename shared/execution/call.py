@@ -1,6 +1,6 @@
 """One model call, from asking leave to the closed bill. The one path of ticks and activities.
 
-    route -> recall -> deadline -> admit -> reserve -> send -> bill -> validate
+    fit -> route -> recall -> deadline -> admit -> reserve -> send -> bill -> validate
 
 The row is `open` before the bytes leave and closed before the answer is used, so a process may die anywhere:
 a call that was answered is never paid again, and one whose answer was lost is on record as presumed spent.
@@ -10,10 +10,12 @@ import asyncio
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -26,6 +28,7 @@ from shared.db.text import clean
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
+from shared.execution.overflow import TooLong, answer_fitting
 from shared.execution.routing import PATIENCE
 from shared.execution.spans import Payer, call_span, recovered_call_span
 from shared.llm import prices
@@ -34,10 +37,9 @@ from shared.llm.protocol import Provider, Reply, Request
 from shared.llm.routes import Route
 from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_prompt
 
-T = TypeVar("T", bound=BaseModel)
-
 TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queue
 LONGEST_KEY = 500  # bytes
+LADDER = ("small", "medium", "large")  # what is answered wrongly twice climbs it; tiers of one's own do not
 AGAIN = "#again"  # behind the key of a call whose answer was sent back
 CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
 RESERVATION_WAIT = 0.25  # seconds between looks while only other calls' reservations are in the way
@@ -49,39 +51,58 @@ _under_way: WeakValueDictionary[tuple[UUID, str], asyncio.Lock] = WeakValueDicti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What an author asks of a model; `key` names the call within its task and must not depend on time or chance."""
+    """What an author asks of a model; `key` names the call within its task and must not depend on time or chance.
+
+    `output` is a Pydantic model, a raw JSON Schema, or None for plain text. `escalate`: what is invalid twice goes to
+    the next tier up. The rest is set on the way: a `final` answer is not kept when invalid, `window` is what it needs.
+    """
 
     key: str
-    output: type[BaseModel]
+    output: type[BaseModel] | Mapping[str, Any] | None
     prompt: str
     system: str = ""
     tier: str
     max_output_tokens: int = 1024
     grows: bool = False  # its prompt begins with the whole one of a call before
+    escalate: bool = True
+    final: bool = False
+    window: int = 0
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """As it is sent."""
+        return None if self.output is None else json_schema(self.output)
 
     @property
     def request_hash(self) -> str:
         """What must be equal for a recorded answer to count as an answer to this."""
-        body = [self.tier, self.system, self.prompt, json_schema(self.output), self.max_output_tokens]
+        body = [self.tier, self.system, self.prompt, self.schema, self.max_output_tokens]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
-    """Answer `ask`, from the record or from a model; an invalid answer is sent back once with its errors.
+    """Answer `ask`, from the record or from a model; an invalid answer goes back once with its errors, then a tier up.
 
-    Returns an instance of `ask.output`. Raises Interrupt with the attempt's outcome when it cannot be had now.
+    Returns what `ask.output` makes of it. Raises Interrupt with the attempt's outcome when it cannot be had now.
     """
     _check_key(ask.key)
+    higher = LADDER[LADDER.index(ask.tier) + 1 :] if ask.escalate and ask.tier in LADDER else ()
+    have = env.config.providers
+    above = next((tier for tier in higher if any(one.provider in have for one in env.routes.tiers.get(tier, ()))), None)
+    rungs = [ask, replace(ask, key=f"{ask.key}{AGAIN}")]
+    if above:
+        rungs.append(replace(ask, key=f"{ask.key}#{above}", tier=above))
+    rungs[-1] = replace(rungs[-1], final=True)
+    wrong: OutputInvalidError | None = None
     async with _under_way.setdefault((task.id, ask.key), asyncio.Lock()):
-        try:
-            return await _answer(env, task, ask)
-        except OutputInvalidError as error:
-            again = replace(ask, key=f"{ask.key}{AGAIN}", prompt=reask_prompt(ask.prompt, error))
-        try:
-            return await _answer(env, task, again)
-        except OutputInvalidError as error:
-            after = backoff(task.attempts, env.rng)
-            raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {error}", after)) from error
+        for rung in rungs:
+            again = wrong and rung.tier == ask.tier
+            asked = replace(rung, prompt=reask_prompt(ask.prompt, wrong)) if again and wrong else rung
+            try:
+                return await answer_fitting(env, asked, partial(_answer, env, task))
+            except OutputInvalidError as error:
+                wrong = error
+    raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {wrong}", backoff(task.attempts, env.rng)))
 
 
 def _check_key(key: str) -> None:
@@ -100,7 +121,7 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
     """One valid answer, sending again in this tick what may be sent again. Raises OutputInvalidError."""
     sent = 0
     for turn in range(1, TRIES_IN_TICK + 1):
-        route = await env.routing.choose(ask.tier, task.id, env.deadline.patience(0.0))
+        route = await env.routing.choose(ask.tier, task.id, env.deadline.patience(0.0), ask.window)
         # Loading a vendor's SDK takes a second: not while money is reserved, nor inside the call's span.
         desk = env.routing.desk(route, await env.provider(route.provider))
         slot = await desk.slot(_wish(env, task, ask, route))
@@ -113,7 +134,7 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
             raise
         if verdict.verdict == "memo":
             slot.give_back()
-            return _parse(ask, verdict.response["text"])
+            return parse(ask.output, verdict.response["text"])
         sent += 1
         if verdict.seq > sent:
             await _tell_of_lost(env, task, ask)
@@ -224,11 +245,11 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
     invalid: OutputInvalidError | None = None
     if verdict.kind == "ok":
         try:
-            value = _parse(ask, reply.text)
+            value = parse(ask.output, reply.text)
         except OutputInvalidError as error:
             invalid = error
-    # An answer that was sent back and is invalid again is not kept, or every later attempt would end with it too.
-    kept = verdict.kind == "ok" and not (invalid and ask.key.endswith(AGAIN))
+    # The last answer that may be asked for is not kept when invalid, or every later attempt would end with it too.
+    kept = verdict.kind == "ok" and not (invalid and ask.final)
     bill = prices.cost(
         route.provider, route.model, reply.usage, clock.wall(), cache=env.prefixes.ttl, price=route.price
     )
@@ -251,16 +272,6 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
     return verdict if verdict.kind != "ok" else value
 
 
-def _parse(ask: Ask, text: str) -> Any:
-    """The answer as the author's model reads it. Its validators may raise anything; the bill is booked all the same."""
-    try:
-        return parse(ask.output, text)
-    except OutputInvalidError:
-        raise
-    except Exception as error:
-        raise OutputInvalidError([f"{type(error).__name__}: {error}"], text) from error
-
-
 async def _close(
     env: Environment, task: Payer, ask: Ask, route: Route, seq: int, started: int, end: calls.Closing
 ) -> None:
@@ -280,11 +291,12 @@ def _request(env: Environment, task: Payer, ask: Ask, route: Route, seq: int) ->
         prompt=ask.prompt,
         system=ask.system,
         max_output_tokens=min(ask.max_output_tokens, route.max_output),
-        schema=json_schema(ask.output),
-        schema_name=ask.output.__name__,
+        schema=ask.schema,
+        schema_name=str((ask.schema or {}).get("title", "output")),
         cache=env.prefixes.ttl,
         grows=ask.grows,
         timeout=max(min(env.deadline.left, CALL_TIMEOUT), 0.1),
+        capabilities=route.capabilities,
         metadata={"owner": str(task.id), "key": ask.key, "seq": str(seq), "workflow": task.workflow},
     )
 
@@ -300,7 +312,9 @@ def _outcome(verdict: Verdict, route: Route, delay: float) -> Any:
     if verdict.hold_route:
         return Hold("route", route.name, clock.wall() + timedelta(minutes=15))
     match verdict.kind:
-        case "dead" | "context_overflow":
+        case "context_overflow":
+            raise TooLong(None, route.window)
+        case "dead":
             return Dead(verdict.reason, error)
         case "immediate" if verdict.free:
             return Release(verdict.reason, after=delay)

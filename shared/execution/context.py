@@ -1,9 +1,9 @@
 """What a task's coroutine may do: ask a model, call another definition, act on the world, hand over."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
@@ -21,6 +21,18 @@ from shared.ids import SpanRef, parse_traceparent, payload_hash, span_id
 from shared.llm.classify import backoff
 
 T = TypeVar("T", bound=BaseModel)
+Schema = Mapping[str, Any] | None
+
+
+class Options(TypedDict, total=False):
+    """What a call may say beside its question.
+
+    `system` is the stable prefix that vendors cache. `escalate=False`: what is invalid twice is not asked a tier up.
+    """
+
+    system: str
+    max_output_tokens: int
+    escalate: bool
 
 
 class Context:
@@ -32,27 +44,26 @@ class Context:
         self._running: set[asyncio.Future[Any]] = set()
         self.task = task
 
-    async def llm(
-        self, key: str, *, output: type[T], prompt: str, system: str = "", tier: str, max_output_tokens: int = 1024
-    ) -> T:
-        """One model call whose answer is an `output`. `key` names it within the task: give it explicitly.
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers there are to ask."""
+        return tuple(self._env.routes.tiers)
 
-        `system` is the stable prefix that vendors cache. A repeated run of the task is answered from the record
+    @overload
+    async def llm(self, key: str, *, output: type[T], prompt: str, tier: str, **options: Unpack[Options]) -> T: ...
+    @overload
+    async def llm(self, key: str, *, output: Schema, prompt: str, tier: str, **options: Unpack[Options]) -> Any: ...
+    async def llm(self, key: str, *, output: Any, prompt: str, tier: str, **options: Unpack[Options]) -> Any:
+        """One model call whose answer is an `output`: a Pydantic model, a JSON Schema, or None for text.
+
+        `key` names the call within the task: give it explicitly. A repeated run of the task is answered from the record
         where key and request are the same.
         """
-        ask = Ask(
-            key=self._prefix + key,
-            output=output,
-            prompt=prompt,
-            system=system,
-            tier=tier,
-            max_output_tokens=max_output_tokens,
-        )
+        ask = Ask(key=self._prefix + key, output=output, prompt=prompt, tier=tier, **options)
         call = asyncio.ensure_future(model_call(self._env, self.task, ask))
         self._running.add(call)
         call.add_done_callback(self._running.discard)
-        answer: T = await asyncio.shield(call)
-        return answer
+        return await asyncio.shield(call)
 
     async def run(self, definition: Definition, value: BaseModel) -> Any:
         """Run another definition inside this task; its calls are recorded under `<its name>/<their key>`."""

@@ -14,6 +14,7 @@ Vendors' errors are told apart by status, code and type name, so no SDK is impor
 
 import math
 import random
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -56,21 +57,17 @@ _SERVER_ERROR = Verdict("backoff", "server_error")
 _GATEWAY = Verdict("backoff", "gateway_error", lost=True)
 
 _BY_STATUS = {
+    **dict.fromkeys((408, 499, 504), _TIMEOUT),
+    **dict.fromkeys((502, 520, 524), _GATEWAY),
     401: Verdict("dead", "authentication", hold_route=True),
     402: _UNPAID,
     403: Verdict("dead", "permission", hold_route=True),
     404: Verdict("dead", "not_found", hold_route=True),
-    408: _TIMEOUT,
     409: Verdict("immediate", "conflict"),
     413: _OVERFLOW,
     422: Verdict("backoff", "unprocessable"),
     429: _RATE_LIMITED,
-    499: _TIMEOUT,
-    502: _GATEWAY,
     503: Verdict("immediate", "unavailable", free=True),
-    504: _TIMEOUT,
-    520: _GATEWAY,
-    524: _GATEWAY,
     529: Verdict("immediate", "overloaded", free=True),
 }
 _BY_STOP = {
@@ -84,9 +81,23 @@ _BY_STOP = {
 _UNPAID_CODES = {"insufficient_quota", "organization_on_hold", "billing_error", "billing_not_active"}
 _UNPAID_MARKS = ("spend_limit", "billing_hard_limit", "billing_unavailable")
 _OVERFLOW_CODES = {"context_length_exceeded", "exceed_context_size_error"}
-_OVERFLOW_TEXTS = ("prompt is too long", "exceed context limit", "exceeds the context window", "maximum context length")
 _POLICY_CODES = {"content_filter", "invalid_prompt"}
 _FAILED = {"server_error": _SERVER_ERROR, "vector_store_timeout": _SERVER_ERROR, "failed": _SERVER_ERROR}
+
+# Conditions that have no code, only a sentence: Anthropic's, Gemini's, vLLM's, OpenRouter's.
+_SENTENCES = (
+    (400, re.compile("^your credit balance is too low"), _UNPAID),
+    (400, re.compile("^api key not valid"), _BY_STATUS[401]),
+    (
+        400,
+        re.compile("prompt is too long|exceed context limit|exceeds the context window|maximum context length"),
+        _OVERFLOW,
+    ),
+    (400, re.compile("exceeds the maximum number of tokens|longer than the maximum model length"), _OVERFLOW),
+    (402, re.compile("in_flight_budget"), _RATE_LIMITED),
+    (400, re.compile("^output blocked by content filtering"), _POLICY),
+    (403, re.compile("flagged"), _POLICY),
+)
 
 _NOT_SENT_ERRORS = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "ConnectionRefusedError", "gaierror"}
 _MALFORMED_ERRORS = {"UnsupportedProtocol", "InvalidURL", "UnicodeEncodeError"}
@@ -124,17 +135,22 @@ def _reply(reply: Reply) -> Verdict:
         return _BY_STOP[reply.stop]
     if reply.detail == "rate_limit_exceeded":
         return replace(_RATE_LIMITED, free=reply.usage.total == 0)
+    if reply.detail.isdecimal():  # a status behind a 200, where the model failed late; the answer came, so none is lost
+        verdict = _by_status(int(reply.detail))
+        return replace(verdict, free=verdict.free and reply.usage.total == 0, lost=False)
     return _code({reply.detail}) or _FAILED.get(reply.detail, _BAD_REQUEST)
 
 
 def _status(status: int, error: BaseException) -> Verdict:
     codes = {str(getattr(error, name, None)) for name in ("code", "error_code", "type")}
-    verdict = _code(codes) or (_text(error) if status == 400 else None)
+    verdict = _code(codes) or _sentence(status, error)
     if verdict is None and status == 429 and _headers(error).get("x-should-retry") == "false":
         verdict = _UNPAID
-    if verdict is None:
-        verdict = _BY_STATUS.get(status) or (_SERVER_ERROR if status >= 500 else _BAD_REQUEST)
-    return replace(verdict, delay=_retry_after(_headers(error)))
+    return replace(verdict or _by_status(status), delay=_retry_after(_headers(error)))
+
+
+def _by_status(status: int) -> Verdict:
+    return _BY_STATUS.get(status) or (_SERVER_ERROR if status >= 500 else _BAD_REQUEST)
 
 
 def _code(codes: set[str]) -> Verdict | None:
@@ -147,14 +163,13 @@ def _code(codes: set[str]) -> Verdict | None:
     return None
 
 
-def _text(error: BaseException) -> Verdict | None:
-    """Two conditions for which Anthropic has no code, only a sentence."""
-    body = getattr(error, "body", None)
+def _sentence(status: int, error: BaseException) -> Verdict | None:
+    body: Any = getattr(error, "body", None)
+    body = body[0] if isinstance(body, list) and body else body  # Gemini's
     inner = body.get("error", body) if isinstance(body, dict) else {}
-    message = str(inner.get("message", "")).lower() if isinstance(inner, dict) else ""
-    if message.startswith("your credit balance is too low"):
-        return _UNPAID
-    return _OVERFLOW if any(text in message for text in _OVERFLOW_TEXTS) else None
+    # OpenRouter hands on what the vendor behind it said as metadata.
+    said = f"{inner.get('message', '')} {inner.get('metadata', '')}".lower() if isinstance(inner, dict) else ""
+    return next((verdict for where, words, verdict in _SENTENCES if where == status and words.search(said)), None)
 
 
 def _transport(error: BaseException) -> Verdict:

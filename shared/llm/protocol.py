@@ -5,7 +5,7 @@ Importing this module loads no vendor SDK; `make_provider` and `preload` do.
 
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from urllib.parse import urlencode
@@ -19,7 +19,7 @@ CacheTtl = Literal["5m", "1h"]
 
 CALL_HEADER = "x-backbeat-call"
 CONNECT_SECONDS = 5.0
-_ADAPTERS = {"anthropic": "AnthropicProvider", "openai": "OpenAIProvider"}
+ADAPTERS = ("anthropic", "openai", "compatible")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Request:
     `system` is the stable prefix and gets the cache mark where the vendor wants one (`cache` is the life of the entry,
     None marks nothing). A prompt that `grows` begins with the whole one of the call before, and is kept too. `schema`
     is what `structured.json_schema` gave. `metadata` names the call to whoever reads the vendor's log, form-encoded in
-    the header `x-backbeat-call`.
+    the header `x-backbeat-call`. `capabilities` are its route's.
     """
 
     model: str
@@ -43,6 +43,7 @@ class Request:
     grows: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    capabilities: Collection[str] = ("json_schema", "usage")
 
     @property
     def texts(self) -> tuple[str, str, str]:
@@ -77,7 +78,10 @@ class UnreadableReplyError(UnavailableError):
 
 
 class Provider(Protocol):
-    """One vendor. It holds one pool of connections, so a process makes one and shares it."""
+    """One vendor. It holds one pool of connections, so a process makes one and shares it.
+
+    Where it has `async def count(request) -> int | None`, that says how many input tokens a request has, unsent.
+    """
 
     async def send(self, request: Request) -> Reply:
         """Make the call, once. Raises the vendor SDK's errors, TimeoutError or UnreadableReplyError: see `classify`."""
@@ -86,22 +90,22 @@ class Provider(Protocol):
         """Close the connections."""
 
 
-def _adapter(name: str) -> Any:
-    if name not in _ADAPTERS:
-        raise ConfigError(f"no provider is called {name!r}", fix=f"Use one of {', '.join(_ADAPTERS)}")
-    return getattr(importlib.import_module(f"shared.llm.providers.{name}"), _ADAPTERS[name])
+def _adapter(kind: str) -> Any:
+    if kind not in ADAPTERS:
+        raise ConfigError(f"no provider is called {kind!r}", fix=f"Use one of {', '.join(ADAPTERS)}")
+    return importlib.import_module(f"shared.llm.providers.{kind}")
 
 
 def make_provider(config: ProviderConfig) -> Provider:
     """Connect to the vendor `config` names, loading its SDK. Raises ConfigError without an API key."""
-    if not config.api_key:
+    if not config.api_key and not config.kind:
         variable = f"{config.name.upper()}_API_KEY"
         raise ConfigError(f"provider {config.name!r} has no API key", fix=f"Set {variable} or {variable}_FILE")
-    provider: Provider = _adapter(config.name)(config)
+    provider: Provider = _adapter(config.adapter).connect(config)
     return provider
 
 
-def preload(names: Iterable[str]) -> None:
-    """Load the SDKs of these vendors now: about half a second to one second of CPU each."""
-    for name in names:
-        _adapter(name)
+def preload(kinds: Iterable[str]) -> None:
+    """Load the SDKs of these adapters now: about half a second to one second of CPU each."""
+    for kind in kinds:
+        _adapter(kind)

@@ -5,17 +5,17 @@ decodes by is told to the model in the description and checked here, since some 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import BackbeatError, DefinitionError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-T = TypeVar("T")
-
+_FENCE = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
 _SCALARS = frozenset({"string", "integer", "number", "boolean", "null"})
 _SHAPE = frozenset({"type", "enum", "const", "anyOf", "oneOf", "properties", "required", "items", "description"})
@@ -59,17 +59,59 @@ def _closed(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"title": name, **strict}
 
 
-def parse(model: type[T], text: str) -> T:
-    """The validated value. Raises OutputInvalidError."""
+def parse(model: Any, text: str) -> Any:
+    """The validated value: an instance of a Pydantic model, JSON for a raw JSON Schema, the text for None.
+
+    Raises OutputInvalidError, also for what a validator of the author's raises.
+    """
+    if model is None:
+        return text
+    if fenced := _FENCE.fullmatch(text):  # what models do that decode by no schema
+        text = fenced[1]
+    try:
+        return _fitting(model, text) if isinstance(model, Mapping) else _adapter(model).validate_json(text)
+    except OutputInvalidError:
+        raise
+    except Exception as error:
+        raise OutputInvalidError(_problems(error), text) from None
+
+
+def _problems(error: Exception) -> list[str]:
     from pydantic import ValidationError
 
+    if not isinstance(error, ValidationError):
+        return [f"{type(error).__name__}: {error}"]
+    found = error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_ERRORS]
+    return [f"{'.'.join(map(str, one['loc'])) or 'answer'}: {one['msg']}" for one in found]
+
+
+def _fitting(schema: Mapping[str, Any], text: str) -> Any:
+    from pydantic_core import from_json
+
     try:
-        adapter: TypeAdapter[T] = _adapter(cast("Any", model))
-        return adapter.validate_json(text)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_ERRORS]
-        lines = [f"{'.'.join(map(str, one['loc'])) or 'answer'}: {one['msg']}" for one in found]
-        raise OutputInvalidError(lines, text) from None
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise OutputInvalidError([f"answer: Invalid JSON: {error}"], text) from None
+    found = [*validator(json.dumps(schema)).iter_errors(value)][:_MOST_ERRORS]
+    if found:
+        lines = [f"{'.'.join(map(str, one.instance_path)) or 'answer'}: {one.message}" for one in found]
+        raise OutputInvalidError(lines, text)
+    return value
+
+
+@lru_cache(maxsize=256)
+def validator(schema: str) -> Any:
+    """The check for a raw JSON Schema. It fetches nothing. Raises DefinitionError for what is no schema."""
+    import jsonschema_rs
+
+    try:
+        linear = jsonschema_rs.RegexOptions()  # a pattern from a payload may not take for ever
+        return jsonschema_rs.validator_for(
+            schema, offline=True, mask="the value", validate_formats=True, pattern_options=linear
+        )
+    except ValueError as error:
+        what = str(getattr(error, "message", error))
+        raise DefinitionError(f"this is no JSON Schema: {what}", fix="Correct the schema") from None
 
 
 def reask_prompt(prompt: str, error: OutputInvalidError) -> str:

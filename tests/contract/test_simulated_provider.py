@@ -105,6 +105,26 @@ def test_responses_obey_the_schema(gpt: OpenAI, provider: Service) -> None:
     assert (end["input_tokens"], end["output_tokens"]) == (response.usage.input_tokens, response.usage.output_tokens)
 
 
+def test_chat_completions_obey_the_schema_whole_and_streamed(gpt: OpenAI, provider: Service) -> None:
+    messages: Any = [{"role": "user", "content": PROMPT}]
+    whole = gpt.chat.completions.parse(model="house", messages=messages, response_format=Comments)
+    assert whole.choices[0].message.parsed == expected()
+    assert whole.usage
+    (end,) = provider.ends(id=whole._request_id)
+    assert (end["vendor"], end["input_tokens"], end["output_tokens"]) == (
+        "compatible",
+        whole.usage.prompt_tokens,
+        whole.usage.completion_tokens,
+    )
+    form: Any = {"type": "json_schema", "json_schema": {"name": "c", "schema": Comments.model_json_schema()}}
+    with gpt.chat.completions.create(model="house", messages=messages, response_format=form, stream=True) as stream:
+        chunks = list(stream)
+    text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
+    assert Comments.model_validate_json(text) == expected()
+    assert [one.choices[0].finish_reason for one in chunks if one.choices][-1] == "stop"
+    assert chunks[-1].usage
+
+
 def test_claude_counts_cached_input_apart(claude: Anthropic) -> None:
     system = marked(handbook(2000))
     first, second = ask(claude, system=system).usage, ask(claude, system=system).usage

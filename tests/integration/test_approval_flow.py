@@ -13,9 +13,9 @@ import pytest
 from pydantic import BaseModel
 from temporalio.client import Client
 
+from backbeat import tokens
 from backbeat.embedded import temporal
 from shared.definitions import Registry
-from shared.security import tokens
 from tests.support.approvals import REVIEW, audit, decide, start, state, token
 from tests.support.databases import Database
 from tests.support.temporal import (

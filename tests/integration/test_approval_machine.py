@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from psycopg.rows import dict_row
 
-from shared.security import tokens
+from backbeat import tokens
 from tests.support.approval_model import PEOPLE, Model
 from tests.support.approvals import content_hash, escalation
 from tests.support.databases import Database

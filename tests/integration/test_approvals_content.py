@@ -44,7 +44,7 @@ def test_an_edit_is_a_new_revision_and_voids_votes(database: Database) -> None:
 
 def test_an_edit_is_signed_with_its_content(database: Database) -> None:
     """A proof that was made for one edit is none for another."""
-    from shared.security import tokens
+    from backbeat import tokens
 
     alice = token(database, "alice")
     asked = ask(database)

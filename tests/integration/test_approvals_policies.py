@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.domain.policy import Policy, Rule, Step
+from backbeat.policy import Policy, Rule, Step
 from tests.support.approvals import Asked, ask, audit, decide, heard, state, tick, token
 from tests.support.databases import Database
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from shared.security import tokens
+from backbeat import tokens
 from tests.support import every_postgres
 from tests.support.approvals import Asked, ask, audit, content_hash, decide, start, state, token, worker_rows
 from tests.support.databases import Database

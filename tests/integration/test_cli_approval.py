@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from shared.security import tokens
+from backbeat import tokens
 from tests.support.approvals import REVIEW, ask, audit, content_hash, decide, state, token
 from tests.support.approvals import start as escalate
 from tests.support.command import Done, clean_environ, command

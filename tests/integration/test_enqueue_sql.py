@@ -8,6 +8,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from backbeat.operate import tenants
 from shared.db import pool, producers
 from shared.db.producers import Terms
 from shared.domain.outcome import Dead, Succeed
@@ -235,9 +236,9 @@ async def test_many_belong_to_the_callers_transaction(known: Database) -> None:
 
 async def test_an_unknown_tenant_is_made_where_that_was_said(known: Database) -> None:
     async with tasks.worker(known) as db:
-        await producers.set_tenant(tasks.Operator(known), "*", 2.5, 3, "alice")
+        await tenants.set_tenant(tasks.Operator(known), "*", 2.5, 3, "alice")
         await tasks.add(db, 5, tenant="new")
-        await producers.refuse_unknown_tenants(tasks.Operator(known), "alice")
+        await tenants.refuse_unknown_tenants(tasks.Operator(known), "alice")
         with pytest.raises(NotFoundError, match="tenant other does not exist"):
             await tasks.add(db, tenant="other")
         await tasks.add(db, tenant="new")
@@ -251,14 +252,14 @@ async def test_a_tenant_that_cannot_be_is_refused(known: Database) -> None:
     impossible = [("t", weight, None) for weight in (-1.0, 0.0, float("nan"), float("inf"))]
     for name, weight, cap in [*impossible, ("t", 1.0, -1), ("", 1.0, None), ("a\nb", 1.0, None)]:
         with pytest.raises(InputError, match=r"a weight from 0\.001 to 1000"):
-            await producers.set_tenant(tasks.Operator(known), name, weight, cap, "alice")
+            await tenants.set_tenant(tasks.Operator(known), name, weight, cap, "alice")
     assert known.sql("SELECT id FROM backbeat.tenants") == [("default",)]
 
 
 async def test_a_tenant_is_changed_where_it_is_named(known: Database) -> None:
     async with pool.connect(known.worker_url) as db:
-        await producers.set_tenant(tasks.Operator(known), "big", 3, 10, "alice")
-        await producers.set_tenant(tasks.Operator(known), "big", None, 0, "alice")
-        await producers.set_tenant(tasks.Operator(known), "big", 4, None, "alice")
-        rows = {row["tenant"]: (row["weight"], row["max_running"]) for row in await producers.tenants(db)}
+        await tenants.set_tenant(tasks.Operator(known), "big", 3, 10, "alice")
+        await tenants.set_tenant(tasks.Operator(known), "big", None, 0, "alice")
+        await tenants.set_tenant(tasks.Operator(known), "big", 4, None, "alice")
+        rows = {row["tenant"]: (row["weight"], row["max_running"]) for row in await tenants.tenants(db)}
     assert rows == {"big": (4, None), "default": (1, None)}

@@ -134,6 +134,20 @@ async def test_who_waits_for_its_first_flow_holds_no_other(database: Database) -
     assert held == {}, held
 
 
+async def test_a_claim_counts_on_flows_as_they_are_once_it_has_waited_for_them(database: Database) -> None:
+    """It finds them again by their place, which another session has moved meanwhile."""
+    async with tasks.worker(database) as db:
+        await queue.register(db, "A", "cron", DEFINITIONS)
+        await tasks.add(db, 3)
+        with psycopg.connect(database.owner_url) as other:
+            for _ in range(300):
+                other.execute("UPDATE backbeat.flows SET last_v = last_v + 1")
+            claimed = asyncio.ensure_future(tasks.take(db, 2, loaded=LOADED))
+            await tasks.somebody_waits(database)
+        assert len(await claimed) == 2
+    assert database.sql("SELECT ready, running, last_v > 300 FROM backbeat.flows") == [(1, 2, True)]
+
+
 def _held(database: Database) -> set[str]:
     """The flows, and the tables that come after them, of which somebody holds a row."""
     flows = "SELECT tenant || '/' || tier || '/' || class FROM backbeat.flows"

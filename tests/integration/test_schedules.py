@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 
+from backbeat.operate import schedules as operate
 from cron_worker.schedule import schedule
 from shared.config import Config
 from shared.db import pool, producers, schedules
@@ -51,20 +52,20 @@ async def _add(database: Database, **changed: Any) -> Schedule:
     """Add `nightly` at the moment of the test clock, hourly if nothing else is said."""
     async with pool.connect(database.owner_url, max_size=1) as db:
         await producers.register_definitions(db, "cron", REGISTRY.rows())
-        now = await schedules.now(db)
+        now = await operate.now(db)
         given = {"name": "nightly", "cron": "0 * * * *", "zone": "UTC", "workflow": "support_triage", "version": 3}
         what = {} if "selector" in changed else {"payload": TICKET}
         from shared.domain import cron
 
         first = cron.next_slot(changed.get("cron", given["cron"]), changed.get("zone", "UTC"), now)
         made = Schedule(**{**given, **what, "watermark": now, "next_at": first, "now": now, **changed})
-        async with schedules.adding(db, made):
+        async with operate.adding(db, made):
             return made
 
 
 async def _row(database: Database, name: str = "nightly") -> Schedule:
     async with pool.connect(database.worker_url, max_size=1) as db:
-        return await schedules.one(db, name)
+        return await operate.one(db, name)
 
 
 def _slots(database: Database) -> list[str]:
@@ -196,8 +197,8 @@ async def test_a_clock_that_went_far_ahead_is_mended_by_pausing_and_resuming(dat
     _at(database, START + HOUR)
     assert await _tick(database) == 0
     async with pool.connect(database.owner_url, max_size=1) as db:
-        await schedules.pause(db, "nightly")
-        await schedules.resume(db, await schedules.one(db, "nightly"), START + 2 * HOUR)
+        await operate.pause(db, "nightly")
+        await operate.resume(db, await operate.one(db, "nightly"), START + 2 * HOUR)
     _at(database, START + 2 * HOUR)
     assert await _tick(database) == 1
 
@@ -240,20 +241,20 @@ async def test_a_paused_schedule_drops_its_slots(database: Database) -> None:
     _at(database, START)
     await _add(database, catch_up="all")
     async with pool.connect(database.owner_url, max_size=1) as db:
-        await schedules.pause(db, "nightly")
+        await operate.pause(db, "nightly")
         with pytest.raises(ConflictError, match="paused already"):
-            await schedules.pause(db, "nightly")
+            await operate.pause(db, "nightly")
         _at(database, START + 3 * HOUR)
         assert await _tick(database) == 0
-        await schedules.resume(db, await schedules.one(db, "nightly"), START + 4 * HOUR)
+        await operate.resume(db, await operate.one(db, "nightly"), START + 4 * HOUR)
         with pytest.raises(ConflictError, match="is not paused"):
-            await schedules.resume(db, await schedules.one(db, "nightly"), START + 4 * HOUR)
+            await operate.resume(db, await operate.one(db, "nightly"), START + 4 * HOUR)
         assert await _tick(database) == 0
         _at(database, START + 4 * HOUR)
         assert await _tick(database) == 1
-        await schedules.remove(db, "nightly")
+        await operate.remove(db, "nightly")
         with pytest.raises(NotFoundError):
-            await schedules.remove(db, "nightly")
+            await operate.remove(db, "nightly")
     audited = database.sql("SELECT action FROM backbeat.audit_log WHERE subject = 'nightly' ORDER BY id")
     assert [action.partition(".")[2] for (action,) in audited] == ["added", "paused", "resumed", "removed"]
 
@@ -384,7 +385,7 @@ async def test_a_selector_that_turned_bad_gains_nothing_from_the_workers_rights(
     _at(accounts, START + HOUR)
     assert await _tick(accounts) == 0
     async with pool.connect(accounts.worker_url, max_size=1) as db:
-        found = await schedules.find(db)
+        found = await operate.find(db)
     assert max(each.watermark for each in found) < START + HOUR
     assert min(each.next_at for each in found) > START + HOUR
     notes = {each.name: each.note or "" for each in found}

@@ -18,8 +18,8 @@ from temporalio import workflow
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.worker import Replayer
 
+from backbeat import tokens
 from shared.definitions import Registry
-from shared.security import tokens
 from temporal_worker.messages import Start
 from temporal_worker.workflows.approval import ApproveEffect
 from tests.support.approvals import decide, start, token

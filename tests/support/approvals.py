@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.rows import dict_row
 
+from backbeat import tokens
 from shared.ids import payload_hash
-from shared.security import tokens
 from tests.support.databases import Database
 
 REVIEW = {"repository": "acme/shop", "body": "Blocking: a credential in the diff."}

@@ -25,7 +25,13 @@ def _load(tmp_path: Path, text: str | bytes, **environ: str) -> None:
         ("telemetry = true", "telemetry must be a text"),
         ("providers = 1", "providers must be a table"),
         ("providers.openai = 1", "providers.openai must be a table"),
-        ("[providers.nobody]", "unknown provider 'nobody'. Known providers: anthropic, openai"),
+        (
+            "[providers.nobody]",
+            "unknown provider 'nobody' of kind None. Vendors are anthropic and openai",
+        ),
+        ("[providers.house]\nkind = 'compatible'", "unknown provider 'house'"),
+        ("[providers.house]\nkind = 'grpc'\nbase_url = 'http://h'", "unknown provider 'house'"),
+        ("[providers.openai]\nkind = 'compatible'", "unknown provider 'openai' of kind 'compatible'"),
         ("[providers.openai]\nbaseurl = 'x'", "providers.openai: unknown key 'baseurl'. Known keys: base_url, "),
         ("[providers.openai]\nbase_url = 1", "providers.openai.base_url must be a text"),
         ("[providers.openai]\napi_key_file = 1", "providers.openai.api_key_file must be a text"),
@@ -67,3 +73,19 @@ def test_what_is_right(tmp_path: Path) -> None:
         "anthropic": ("simulated", True),
     }
     assert load({"BACKBEAT_CONFIG": str(file), "BACKBEAT_DEFINITIONS": " c, ,d"}).definitions == ("c", "d")
+
+
+def test_compatible_endpoints_have_names_and_keys_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-file")
+    file = tmp_path / "backbeat.toml"
+    table = 'kind = "compatible"\nbase_url = "http://h/v1"\n'
+    file.write_text(
+        f'[providers.house]\n{table}[providers.router]\n{table}[providers."my-own"]\n{table}api_key_file = "key"'
+    )
+    config = load({"BACKBEAT_CONFIG": str(file), "ROUTER_API_KEY": "from-env", "HOUSE_BASE_URL": "http://ignored"})
+    assert {name: (one.adapter, one.base_url, one.api_key) for name, one in config.providers.items()} == {
+        "house": ("compatible", "http://h/v1", None),
+        "router": ("compatible", "http://h/v1", "from-env"),
+        "my-own": ("compatible", "http://h/v1", "from-file"),
+    }
+    assert load({"BACKBEAT_CONFIG": str(file), "MY_OWN_API_KEY": "x"}).providers["my-own"].api_key == "x"

@@ -104,6 +104,57 @@ def test_conditions_that_anthropic_only_puts_in_words(message: str, kind: str, r
     assert (verdict.kind, verdict.reason) == (kind, reason)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "reason"),
+    [
+        # vLLM, whose errors stand at the top of the body or in `error`
+        (
+            400,
+            {"object": "error", "message": "This model's maximum context length is 4096 tokens. However, you …"},
+            "context_overflow",
+            "context_length",
+        ),
+        (
+            400,
+            {"error": {"message": "The decoder prompt (length 9000) is longer than the maximum model length of 4096."}},
+            "context_overflow",
+            "context_length",
+        ),
+        # Gemini, whose errors come in a list
+        (
+            400,
+            [{"error": {"code": 400, "message": "The input token count (9) exceeds the maximum number of tokens …"}}],
+            "context_overflow",
+            "context_length",
+        ),
+        (400, [{"error": {"message": "API key not valid. Please pass a valid API key."}}], "dead", "authentication"),
+        (400, [], "dead", "bad_request"),
+        # OpenRouter
+        (402, {"message": "Insufficient credits"}, "hold_route", "unpaid"),
+        (
+            402,
+            {"message": "…", "metadata": {"limit_source": "openrouter_in_flight_budget"}},
+            "immediate",
+            "rate_limited",
+        ),
+        (
+            400,
+            {"message": "Provider returned error", "metadata": {"raw": "prompt is too long: 9 tokens > 8 maximum"}},
+            "context_overflow",
+            "context_length",
+        ),
+        (403, {"code": 403, "message": "Your input was flagged", "metadata": {}}, "dead", "content_policy"),
+        (403, {"code": 403, "message": "Only for accounts of another kind"}, "dead", "permission"),
+        # Anthropic
+        (400, anthropic_body("Output blocked by content filtering policy"), "dead", "content_policy"),
+    ],
+)
+def test_what_others_put_in_words(status: int, body: object, kind: str, reason: str) -> None:
+    verdict = classify(StatusError(status, body=body))
+    assert (verdict.kind, verdict.reason) == (kind, reason)
+    assert verdict.hold_route is (reason in ("authentication", "permission", "unpaid"))
+
+
 def test_words_count_only_in_a_400_and_only_in_the_vendors_own_field() -> None:
     assert classify(StatusError(500, body=anthropic_body("prompt is too long"))).reason == "server_error"
     assert classify(StatusError(400, body="prompt is too long")).reason == "bad_request"
@@ -185,6 +236,11 @@ def reply(stop: Stop, detail: str = "", usage: Usage | None = None) -> Reply:
         ("error", "image_content_policy_violation", "dead", "content_policy"),
         ("error", "data_residency_mismatch", "dead", "bad_request"),
         ("error", "image_too_large", "dead", "bad_request"),
+        ("error", "502", "backoff", "gateway_error"),
+        ("error", "503", "immediate", "unavailable"),
+        ("error", "408", "immediate", "timeout"),
+        ("error", "401", "dead", "authentication"),
+        ("error", "599", "backoff", "server_error"),
     ],
 )
 def test_reply(stop: Stop, detail: str, kind: str, reason: str) -> None:
@@ -194,6 +250,8 @@ def test_reply(stop: Stop, detail: str, kind: str, reason: str) -> None:
 
 def test_a_rate_limited_reply_is_free_only_without_usage() -> None:
     assert classify(reply("error", "rate_limit_exceeded", Usage())).free
+    assert classify(reply("error", "503", Usage())).free
+    assert not classify(reply("error", "502", Usage())).lost
 
 
 @pytest.mark.parametrize(

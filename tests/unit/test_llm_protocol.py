@@ -1,5 +1,6 @@
 """What each adapter sends and understands, and what importing them costs."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +12,7 @@ from shared.config import ProviderConfig
 from shared.domain.usage import Usage
 from shared.errors import ConfigError
 from shared.llm.protocol import CALL_HEADER, Request, make_provider
-from shared.llm.providers import anthropic, openai
+from shared.llm.providers import anthropic, compatible, openai
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 
@@ -180,6 +181,119 @@ def test_openai_refusal_is_a_part_of_the_message() -> None:
     assert (reply.stop, reply.text) == ("refusal", "no")
 
 
+def completion(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": "chat_1",
+        "model": "some-model",
+        "choices": [{"message": {"role": "assistant", "content": "ab"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13},
+        **fields,
+    }
+
+
+def choice(reason: str | None = "stop", **said: Any) -> list[dict[str, Any]]:
+    return [{"message": {"content": "ab", **said}, "finish_reason": reason}]
+
+
+def test_compatible_payload() -> None:
+    plain = compatible.payload(request())
+    assert plain["messages"] == [{"role": "user", "content": "p"}]
+    assert plain["max_tokens"] == 9
+    assert not plain.keys() & {"response_format", "seed", "max_completion_tokens", "store"}
+    full = compatible.payload(request(system="s", schema=SCHEMA, schema_name="a b"))
+    assert full["messages"][0] == {"role": "system", "content": "s"}
+    named = {"name": "a_b", "schema": SCHEMA, "strict": True}
+    assert full["response_format"] == {"type": "json_schema", "json_schema": named}
+    marked = request(system="s", cache="1h", capabilities=("cache", "max_completion_tokens", "json_object"))
+    sent = compatible.payload(marked)
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    assert sent["messages"][0]["content"] == [{"type": "text", "text": "s", "cache_control": mark}]
+    assert (sent["max_completion_tokens"], "max_tokens" in sent) == (9, False)
+    seeds = [compatible.payload(request(prompt=p, capabilities=("seed",)))["seed"] for p in ("a", "a", "b")]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_schema_that_an_endpoint_does_not_take_stands_at_the_end_of_the_prefix() -> None:
+    told = compatible.payload(request(system="s", schema=SCHEMA, capabilities=()))
+    assert told["messages"][0]["content"].startswith("s\n\nAnswer with one JSON object")
+    assert told["messages"][0]["content"].endswith(json.dumps(SCHEMA))
+    assert "response_format" not in told
+    form = compatible.payload(request(schema=SCHEMA, capabilities=("json_object",)))["response_format"]
+    assert form == {"type": "json_object"}
+
+
+@pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        (
+            {
+                "prompt_tokens": 240,
+                "completion_tokens": 8,
+                "total_tokens": 248,
+                "prompt_tokens_details": {"cached_tokens": 200, "cache_write_tokens": 30},
+                "completion_tokens_details": {"reasoning_tokens": 5},
+            },
+            Usage(uncached=10, cache_read=200, cache_write=30, output=8, reasoning=5),
+        ),
+        # Gemini's: thinking is in the total alone.
+        (
+            {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 33},
+            Usage(uncached=10, output=23, reasoning=20),
+        ),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": None}, Usage(uncached=10, output=3)),
+    ],
+)
+def test_compatible_counts_include_the_cache(usage: dict[str, Any], found: Usage) -> None:
+    reply = compatible.read(completion(usage=usage), "req_1", request())
+    assert reply.usage == found
+    assert (reply.text, reply.stop, reply.model) == ("ab", "end", "some-model")
+    assert (reply.response_id, reply.request_id) == ("chat_1", "req_1")
+
+
+def test_an_endpoint_that_counts_nothing_is_billed_the_most_it_can_have_been() -> None:
+    asked = request(prompt="p" * 100, capabilities=())
+    usage = compatible.read(completion(usage=None), None, asked).usage
+    assert usage.uncached >= 100
+    assert usage.output >= len("ab")
+    with pytest.raises(LookupError):
+        compatible.read(completion(usage=None), None, request())
+
+
+@pytest.mark.parametrize(
+    ("fields", "stop", "detail"),
+    [
+        ({"choices": choice("stop")}, "end", "stop"),
+        ({"choices": choice("length")}, "length", "length"),
+        ({"choices": choice("content_filter", content=None)}, "refusal", "content_filter"),
+        ({"choices": choice("stop", refusal="no", content=None)}, "refusal", "stop"),
+        ({"choices": choice("tool_calls", content=None)}, "tool", "tool_calls"),
+        ({"choices": choice("function_call", content=None)}, "tool", "function_call"),
+        ({"choices": choice("a_new_one")}, "unknown", "a_new_one"),
+        ({"choices": choice(None)}, "unknown", ""),
+        ({"choices": [{"error": {"code": 502}, "finish_reason": "error"}]}, "error", "502"),
+        ({"choices": [], "error": {"code": 429, "message": "slow"}, "usage": None}, "error", "429"),
+    ],
+)
+def test_compatible_stops(fields: dict[str, Any], stop: str, detail: str) -> None:
+    reply = compatible.read(completion(**fields), None, request())
+    assert (reply.stop, reply.detail) == (stop, detail)
+    assert reply.usage == (Usage() if fields.get("usage", 1) is None else Usage(uncached=10, output=3))
+
+
+def test_a_bare_error_behind_a_200_is_a_failed_reply() -> None:
+    reply = compatible.read({"error": {"code": 503, "message": "overloaded"}}, "req", request())
+    assert (reply.stop, reply.detail, reply.model, reply.usage) == ("error", "503", "m", Usage())
+
+
+@pytest.mark.parametrize(
+    "body", [None, [], "text", {}, completion(choices=None), completion(choices=[]), completion(usage={"a": 1})]
+)
+def test_a_body_that_is_no_completion_is_not_read(body: Any) -> None:
+    with pytest.raises((LookupError, TypeError, AttributeError, ValueError)):
+        compatible.read(body, None, request())
+
+
 @pytest.mark.parametrize(
     "body", [None, [], "text", {}, message(usage=None), message(content=None), message(usage={"input_tokens": "?"})]
 )
@@ -199,3 +313,7 @@ def test_make_provider_refuses_what_it_cannot_reach() -> None:
         make_provider(ProviderConfig("anthropic"))
     with pytest.raises(ConfigError, match="no provider is called 'acme'"):
         make_provider(ProviderConfig("acme", api_key="k"))
+
+
+async def test_an_endpoint_of_the_house_needs_no_key() -> None:
+    await make_provider(ProviderConfig("llama", "http://127.0.0.1:1/v1", kind="compatible")).aclose()

@@ -75,6 +75,8 @@ def test_a_file_of_ones_own_replaces_the_default(tmp_path: Path) -> None:
         ("window = 1000", "window = -1", "route 'mini': window is -1"),
         ("bounded = true", "bounded = 1", "route 'mini': bounded is 1"),
         ('"gpt-mini"', '""', "route 'mini': model is ''"),
+        ("window = 1000", 'window = 1000\ncapabilities = ["telepathy"]', "route 'mini': capabilities is ['telepathy']"),
+        ("window = 1000", 'window = 1000\ncapabilities = "usage"', "route 'mini': capabilities is 'usage'"),
         ("[tiers]", "[tiers", "cannot be read"),
     ],
 )
@@ -90,3 +92,10 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, before: str, after: str
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_routes(tmp_path / "none.toml")
+
+
+def test_what_a_route_can_do(tmp_path: Path) -> None:
+    file = tmp_path / "routes.toml"
+    file.write_text(GOOD.replace("window = 1000", 'window = 1000\ncapabilities = ["json_object", "seed"]', 1))
+    assert load_routes(file).for_tier("small")[0].capabilities == ("json_object", "seed")
+    assert load_routes(file).for_tier("vision")[0].capabilities == ("json_schema", "usage")

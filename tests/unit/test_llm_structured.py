@@ -12,7 +12,7 @@ from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, Field
 
 from shared.errors import DefinitionError
-from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_prompt
+from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_prompt, validator
 
 
 class Severity(Enum):
@@ -207,6 +207,63 @@ def test_a_wrong_answer_says_what_is_wrong_and_never_quotes_more_than_the_model_
     assert caught.value.errors == [error]
     assert caught.value.text == text
     assert error in str(caught.value)
+
+
+RAW = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 5}, "day": {"type": "string", "format": "date"}},
+    "required": ["n"],
+}
+
+
+def test_parse_by_a_raw_schema() -> None:
+    assert parse(RAW, '{"n": 7, "day": "2026-01-01"}') == {"n": 7, "day": "2026-01-01"}
+    assert parse(None, "any { text") == "any { text"
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ('{"n": 1, "day": "x"}', ["n: the value is less than the minimum of 5", 'day: the value is not a "date"']),
+        ("{}", ['answer: "n" is a required property']),
+        ("[]", ['answer: the value is not of type "object"']),
+    ],
+)
+def test_a_raw_schema_says_what_is_wrong_without_quoting_the_answer(text: str, errors: list[str]) -> None:
+    with pytest.raises(OutputInvalidError) as caught:
+        parse(RAW, text)
+    assert caught.value.errors == errors
+
+
+@pytest.mark.parametrize("text", ["{", '{"n": NaN}', '{"n": Infinity}', ""])
+def test_what_is_no_json_fits_no_schema(text: str) -> None:
+    with pytest.raises(OutputInvalidError, match="answer: Invalid JSON"):
+        parse(RAW, text)
+
+
+def test_a_fence_around_the_answer_is_taken_off() -> None:
+    assert parse(RAW, '```json\n{"n": 7}\n```\n') == {"n": 7}
+    assert parse(Bad, '```\n{"verdict": "bad"}\n```') == Bad(verdict="bad")
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "objekt"}, "not valid"),
+        ({"$ref": "http://127.0.0.1:9/never-fetched"}, "Retrieval is disabled"),
+        ({"type": "string", "pattern": "("}, "regex"),
+        ({"type": "string", "pattern": r"(a)\1"}, "regex"),
+    ],
+)
+def test_what_is_no_schema_is_refused_and_nothing_is_fetched(schema: dict[str, Any], said: str) -> None:
+    with pytest.raises(DefinitionError, match=f"this is no JSON Schema: .*{said}"):
+        validator(json.dumps(schema))
+
+
+def test_a_pattern_cannot_take_for_ever() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+    with pytest.raises(OutputInvalidError):
+        parse(schema, json.dumps({"a": "a" * 100_000 + "b"}))
 
 
 def test_errors_are_listed_up_to_a_limit() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shared.domain.policy import Policy, Rule, Step
+from backbeat.policy import Policy, Rule, Step
 
 DAY = timedelta(days=1)
 

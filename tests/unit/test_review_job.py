@@ -16,7 +16,7 @@ from examples.code_review.github import review_request
 from examples.code_review.history import last_commits
 from examples.code_review.models import Commit, CommitKind, Finding, Review, Summary, Synthesis
 from shared.definitions import Definition, load_definitions
-from shared.llm.structured import json_schema, parse
+from shared.llm.structured import json_schema
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -30,13 +30,15 @@ class Vendor:
         self.prompts: list[str] = []
         self.effects: list[tuple[str, str, dict[str, Any]]] = []
 
-    async def llm(self, key: str, *, output: type[T], prompt: str, system: str, tier: str, max_output_tokens: int) -> T:
+    async def llm(
+        self, key: str, *, output: type[T], prompt: str, system: str, tier: str, max_output_tokens: int, **_: Any
+    ) -> T:
         assert self.prefix + key not in self.calls
         self.calls[self.prefix + key] = tier
         self.prompts.append(prompt)
         text = output.model_validate(schema.build(json_schema(output), rules.read(prompt))).model_dump_json()
         assert tokens.count(text) <= max_output_tokens
-        return parse(output, text)
+        return output.model_validate_json(text)
 
     async def run(self, definition: Definition, value: BaseModel) -> Any:
         return await definition.run(Vendor(f"{definition.name}/", self.calls), value)

@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
+from backbeat import tokens
 from shared.errors import AuthError
-from shared.security import tokens
 
 REQUEST = UUID("01a203b6-a07d-7bfb-8827-564de37ba04f")
 SHOWN = "ab" * 32

@@ -3,7 +3,8 @@
     server          a loopback server whose handlers may cut their own connection
     wire_anthropic  the bytes of Anthropic Messages, both ways
     wire_openai     the bytes of OpenAI Responses, both ways
-    exchange        what the two wires have in common: an `Ask` in, an `Answer` out
+    wire_chat       the bytes of Chat Completions, both ways
+    exchange        what the wires have in common: an `Ask` in, an `Answer` out
     faults          what goes wrong, by header, by script or by rate
     latency         how long an answer takes
     tokens, cache   what it costs: a token count, and which prefix of it was cached

@@ -73,7 +73,7 @@ class Answer:
 
 
 class Wire(Protocol):
-    """One vendor's format; the modules `wire_anthropic` and `wire_openai` implement it."""
+    """One vendor's format; the modules `wire_anthropic`, `wire_openai` and `wire_chat` implement it."""
 
     @property
     def VENDOR(self) -> str:  # noqa: N802  # a constant of the module that implements this

@@ -1,5 +1,8 @@
 -- The queue, as workers and producers see it. Every change of state is a function of migrations/postgres/0002_queue.sql.
 
+-- name: ready_tiers
+SELECT DISTINCT tier FROM backbeat.flows WHERE ready > 0
+
 -- name: anything_to_do
 SELECT EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'ready')
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'running' AND lease_until < backbeat.clock())
@@ -10,8 +13,8 @@ SELECT EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'ready')
     OR EXISTS (SELECT FROM backbeat.schedules WHERE next_at <= backbeat.now() AND NOT paused)
     -- Pending rows alone are no work: their tenant may be paused, or at its cap.
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'pending') AND EXISTS (
-        SELECT FROM backbeat.flows f
-        WHERE backbeat.flow_room(f) > 0 AND EXISTS (
+        SELECT FROM backbeat.flow_rooms f
+        WHERE f.room > 0 AND EXISTS (
             SELECT FROM backbeat.simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
             ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)) AS work
 

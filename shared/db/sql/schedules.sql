@@ -5,12 +5,6 @@ SELECT s.*, backbeat.now() AS now FROM backbeat.schedules s
 WHERE s.next_at <= backbeat.now() AND NOT s.paused AND (s.selector IS NULL OR s.workflow || '@' || s.version = ANY (%(loaded)s::text[]))
 ORDER BY s.next_at, s.name LIMIT 100
 
--- name: list
-SELECT s.*, backbeat.now() AS now FROM backbeat.schedules s WHERE coalesce(s.name = %(name)s, true) ORDER BY s.name
-
--- name: now
-SELECT backbeat.now() AS now
-
 -- name: fire
 SELECT backbeat.fire_schedule(%(name)s, %(watermark)s, %(slot)s, %(next_at)s, %(payloads)s::jsonb[], %(keys)s::bytea[],
     %(run_after)s, %(note)s) AS tasks
@@ -20,15 +14,3 @@ SELECT payload FROM backbeat.run_selector(%(name)s, %(watermark)s, %(limit)s) AS
 
 -- name: limit
 SELECT set_config('statement_timeout', %(milliseconds)s::text, true)
-
--- name: draft
-INSERT INTO backbeat.schedules SELECT (jsonb_populate_record(NULL::backbeat.schedules, %(schedule)s::jsonb)).*
-
--- name: add
-SELECT backbeat.add_schedule(%(schedule)s::jsonb) AS done
-
--- name: remove
-SELECT backbeat.remove_schedule(%(name)s) AS done
-
--- name: turn
-SELECT backbeat.turn_schedule(%(name)s, %(from)s, %(next_at)s) AS done

@@ -1,16 +1,13 @@
 """Anthropic's Messages API. Its input count leaves cached tokens out."""
 
-import asyncio
-from dataclasses import replace
 from typing import Any
 
-import httpx2
 from anthropic import AsyncAnthropic
-from anthropic.resources.messages import AsyncMessages
 
 from shared.config import ProviderConfig
 from shared.domain.usage import Usage
-from shared.llm.protocol import CONNECT_SECONDS, Reply, Request, Stop, UnreadableReplyError
+from shared.llm.protocol import Reply, Request, Stop
+from shared.llm.providers.sdk import SdkProvider, common
 
 BLOCK = 4096  # letters; a vendor looks back over 20 blocks for one that it knows
 _STOPS: dict[str | None, Stop] = {
@@ -23,28 +20,12 @@ _STOPS: dict[str | None, Stop] = {
 }
 
 
-class AnthropicProvider:
-    """Sends requests to the Messages API."""
-
-    def __init__(self, config: ProviderConfig) -> None:
-        # The SDK's retries sleep through `retry-after`, and its spans would double ours.
-        self._client = AsyncAnthropic(
-            api_key=config.api_key, base_url=config.base_url, max_retries=0, open_telemetry=False
-        )
-        self._messages: AsyncMessages = self._client.messages
-
-    async def send(self, request: Request) -> Reply:
-        """Make the call, once; see `Provider.send`."""
-        async with asyncio.timeout(request.timeout):
-            raw = await self._messages.with_raw_response.create(**payload(request))
-        try:
-            return replace(read(raw.http_response.json(), raw.headers.get("request-id")), limits=raw.headers)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UnreadableReplyError(f"anthropic sent an unreadable reply: {error!r}") from error
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+def connect(config: ProviderConfig) -> SdkProvider:
+    """A connection to the Messages API."""
+    # The SDK's retries sleep through `retry-after`, and its spans would double ours.
+    client = AsyncAnthropic(api_key=config.api_key, base_url=config.base_url, max_retries=0, open_telemetry=False)
+    create, count = client.messages.with_raw_response.create, client.messages.count_tokens
+    return SdkProvider(config.name, client, create, payload, read, "request-id", count, {"max_tokens"})
 
 
 def payload(request: Request) -> dict[str, Any]:
@@ -53,11 +34,9 @@ def payload(request: Request) -> dict[str, Any]:
     if request.cache:
         system["cache_control"] = _mark(request)
     arguments: dict[str, Any] = {
-        "model": request.model,
+        **common(request),
         "max_tokens": request.max_output_tokens,
         "messages": [{"role": "user", "content": _content(request)}],
-        "extra_headers": request.wire_headers,
-        "timeout": httpx2.Timeout(request.timeout, connect=min(CONNECT_SECONDS, request.timeout / 2)),
     }
     if request.system:
         arguments["system"] = [system]
@@ -81,7 +60,7 @@ def _mark(request: Request) -> dict[str, str]:
     return {"type": "ephemeral", **({"ttl": "1h"} if request.cache == "1h" else {})}
 
 
-def read(body: Any, request_id: str | None) -> Reply:
+def read(body: Any, request_id: str | None, _request: Request | None = None) -> Reply:
     """A Messages response as a Reply. Raises LookupError, TypeError or AttributeError when it is none."""
     usage, stop = body["usage"], body.get("stop_reason")
     return Reply(

@@ -1,65 +1,52 @@
 """OpenAI's Responses API. Its input count includes cached tokens."""
 
-import asyncio
 import hashlib
 import re
-from dataclasses import replace
 from typing import Any
 
-import httpx2
 from openai import AsyncOpenAI
-from openai.resources.responses import AsyncResponses
 
 from shared.config import ProviderConfig
 from shared.domain.usage import Usage
-from shared.llm.protocol import CONNECT_SECONDS, Reply, Request, Stop, UnreadableReplyError
+from shared.llm.protocol import Reply, Request, Stop
+from shared.llm.providers.sdk import SdkProvider, common
 
+_UNCOUNTED = {"max_output_tokens", "store", "prompt_cache_key"}
 _INCOMPLETE: dict[str | None, Stop] = {"max_output_tokens": "length", "content_filter": "refusal"}
 
 
-class OpenAIProvider:
-    """Sends requests to the Responses API."""
-
-    def __init__(self, config: ProviderConfig) -> None:
-        # The SDK's retries sleep through `retry-after`.
-        self._client = AsyncOpenAI(api_key=config.api_key, base_url=config.base_url, max_retries=0)
-        self._responses: AsyncResponses = self._client.responses
-
-    async def send(self, request: Request) -> Reply:
-        """Make the call, once; see `Provider.send`."""
-        async with asyncio.timeout(request.timeout):
-            raw = await self._responses.with_raw_response.create(**payload(request))
-        try:
-            return replace(read(raw.http_response.json(), raw.headers.get("x-request-id")), limits=raw.headers)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UnreadableReplyError(f"openai sent an unreadable reply: {error!r}") from error
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+def connect(config: ProviderConfig) -> SdkProvider:
+    """A connection to the Responses API."""
+    # The SDK's retries sleep through `retry-after`.
+    client = AsyncOpenAI(api_key=config.api_key, base_url=config.base_url, max_retries=0)
+    create, count = client.responses.with_raw_response.create, client.responses.input_tokens.count
+    return SdkProvider(config.name, client, create, payload, read, counter=count, uncounted=_UNCOUNTED)
 
 
 def payload(request: Request) -> dict[str, Any]:
     """The arguments of `responses.create`."""
     arguments: dict[str, Any] = {
-        "model": request.model,
+        **common(request),
         "max_output_tokens": request.max_output_tokens,
         "input": request.prompt,
         "store": False,
-        "extra_headers": request.wire_headers,
-        "timeout": httpx2.Timeout(request.timeout, connect=min(CONNECT_SECONDS, request.timeout / 2)),
     }
     if request.system:
         arguments["instructions"] = request.system
         if request.cache:
             arguments["prompt_cache_key"] = hashlib.sha256(request.system.encode()).hexdigest()[:32]
     if request.schema:
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", request.schema_name)[:64]
-        arguments["text"] = {"format": {"type": "json_schema", "name": name, "schema": request.schema, "strict": True}}
+        arguments["text"] = {"format": {"type": "json_schema", **named_schema(request)}}
     return arguments
 
 
-def read(body: Any, request_id: str | None) -> Reply:
+def named_schema(request: Request) -> dict[str, Any]:
+    """The schema as this vendor's APIs want it."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", request.schema_name)[:64]
+    return {"name": name, "schema": request.schema, "strict": True}
+
+
+def read(body: Any, request_id: str | None, _request: Request | None = None) -> Reply:
     """A Responses response as a Reply. Raises LookupError, TypeError or AttributeError when it is none."""
     parts = [part for item in body["output"] if item["type"] == "message" for part in item["content"]]
     refusals = [part["refusal"] for part in parts if part["type"] == "refusal"]

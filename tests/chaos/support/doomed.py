@@ -21,7 +21,7 @@ from backbeat.embedded.simulated import log
 from cron_worker.__main__ import main
 from shared.db import calls, effects, queue
 from shared.llm.protocol import Request
-from shared.llm.providers.anthropic import AnthropicProvider
+from shared.llm.providers.sdk import SdkProvider
 from shared.telemetry.recorder import SpoolTelemetry
 
 PROVIDER_LOG = "DOOMED_PROVIDER_LOG"
@@ -79,10 +79,10 @@ def die() -> None:
 
 def mid_call(doom: Doom) -> None:
     """The provider has the request, and has not answered."""
-    real: Callable[[AnthropicProvider, Request], Awaitable[Any]] = AnthropicProvider.send
+    real: Callable[[SdkProvider, Request], Awaitable[Any]] = SdkProvider.send
     path = Path(os.environ[PROVIDER_LOG])
 
-    async def doomed(self: AnthropicProvider, request: Request) -> Any:
+    async def doomed(self: SdkProvider, request: Request) -> Any:
         call = asyncio.ensure_future(real(self, request))
         if doom.near():
             name = urlencode(request.metadata)
@@ -91,7 +91,7 @@ def mid_call(doom: Doom) -> None:
             die()
         return await call
 
-    _replace(AnthropicProvider, "send", doomed)
+    _replace(SdkProvider, "send", doomed)
 
 
 def mid_settle(doom: Doom) -> None:
@@ -135,7 +135,7 @@ STEPS: dict[str, Callable[[Doom], None]] = {
     "after-claim": lambda doom: doom.after(queue, "claim", bool),
     "after-open": lambda doom: doom.after(calls, "open_call", lambda answer: answer.verdict == "open"),
     "mid-call": mid_call,
-    "after-answer": lambda doom: doom.after(AnthropicProvider, "send"),
+    "after-answer": lambda doom: doom.after(SdkProvider, "send"),
     "after-close": lambda doom: doom.after(calls, "close_call"),
     "before-far-write": lambda doom: doom.after(effects, "begin_effect", lambda answer: answer.verdict == "fire"),
     "after-far-write": lambda doom: doom.before(effects, "finish_effect"),

@@ -7,7 +7,7 @@ from uuid import UUID
 from shared.db.pool import Database
 from shared.db.queries import load
 
-_SQL = load("spans")
+_SQL = load("spans", "backbeat.operate")
 
 
 @dataclass(frozen=True, slots=True)
