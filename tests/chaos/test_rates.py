@@ -30,8 +30,6 @@ rpm = {RPM}
 def test_sixteen_workers_keep_every_minute_under_the_limit_and_use_it_up(open_rig: OpenRig, database: Database) -> None:
     rig = open_rig(database, latency="0.5-2")
     (rig.directory / "routes.toml").write_text(ROUTES)
-    config = rig.directory / "backbeat.toml"
-    config.write_text(f'routes_file = "{rig.directory / "routes.toml"}"\n{config.read_text()}')
     rig.enqueue("single", [{"n": n} for n in range(RPM * (MINUTES + 2))])
     flags = "--every", "200ms", "--budget", "10m", "--lease", "10s"
     workers = [rig.tick(*flags) for _ in range(16)]

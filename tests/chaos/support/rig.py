@@ -32,7 +32,18 @@ T = TypeVar("T")
 WORK = "tests.chaos.support.work"
 LEASE = "2s"
 _FOREIGN = ("BACKBEAT_", "ANTHROPIC_", "OPENAI_")  # settings of whoever runs the tests, real keys among them
+_ROUTES = """\
+[tiers]
+small = ["claude-haiku-4-5"]
+[routes.claude-haiku-4-5]
+provider = "anthropic"
+model = "claude-haiku-4-5"
+window = 200_000
+max_output = 64_000
+bounded = true
+"""  # one, so that a refused call has nowhere else to go
 _CONFIG = """\
+routes_file = "{routes}"
 [providers.anthropic]
 base_url = "http://127.0.0.1:{port}/anthropic"
 simulated = true
@@ -82,7 +93,9 @@ class Rig:
     _ticks: list[Tick] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        (self.directory / "backbeat.toml").write_text(_CONFIG.format(port=self.provider_port))
+        (self.directory / "routes.toml").write_text(_ROUTES)
+        settings = _CONFIG.format(port=self.provider_port, routes=self.directory / "routes.toml")
+        (self.directory / "backbeat.toml").write_text(settings)
         self.recorder = self._stack.enter_context(service("recorder", self.directory / "reviews.jsonl"))
         self.start_provider()
         return self
