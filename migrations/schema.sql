@@ -1201,6 +1201,32 @@ CREATE FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_p
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN sha256(convert_to(format('[%s,%s,"%s",%s]'::text, to_jsonb(p_workflow), p_version, encode(sha256(convert_to(backbeat.canonical(p_payload), 'UTF8'::name)), 'hex'::text), to_jsonb(p_salt)), 'UTF8'::name));
 
+CREATE TABLE backbeat.messages (
+    id uuid NOT NULL,
+    channel text NOT NULL,
+    recipient text NOT NULL,
+    notifications uuid[] NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    lease bigint,
+    attempts integer DEFAULT 0 NOT NULL,
+    shown uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    last_error text,
+    status text DEFAULT 'open'::text NOT NULL,
+    CONSTRAINT messages_status_check CHECK ((status = ANY (ARRAY['open'::text, 'sent'::text, 'dead'::text, 'withdrawn'::text])))
+);
+
+CREATE FUNCTION backbeat.lease_message(p_channel text, p_seconds double precision) RETURNS SETOF backbeat.messages
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH due AS MATERIALIZED (SELECT d.id, ARRAY(
+            SELECT n.id FROM notifications n LEFT JOIN approval_requests r ON r.id = n.request_id WHERE n.id = ANY (d.notifications)
+            AND (r.id IS NULL OR n.event = 'decided' OR r.closed_at IS NULL AND n.facts -> 'revision' = to_jsonb(r.revision)) ORDER BY n.id) AS holds
+        FROM messages d WHERE d.channel = p_channel AND d.status = 'open' AND d.due_at <= clock() ORDER BY d.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+    UPDATE messages m SET lease = nextval('leases'), due_at = clock() + make_interval(secs => p_seconds), attempts = m.attempts + (d.holds <> '{}')::integer,
+        shown = CASE m.attempts WHEN 0 THEN d.holds ELSE m.shown END, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END
+    FROM due d WHERE m.id = d.id RETURNING m.* $$;
+
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET plan_cache_mode TO 'force_custom_plan'
@@ -2073,6 +2099,15 @@ CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user tex
     WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups))
 $$;
 
+CREATE FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH said AS (UPDATE notifications n SET routed_at = clock() WHERE n.id = p_id AND n.routed_at IS NULL RETURNING n.id), made AS (INSERT INTO messages AS m
+        SELECT uuid7(), t.channel, t.recipient, ARRAY[s.id], clock() + make_interval(secs => t.seconds)
+        FROM said s, jsonb_to_recordset(p_to) AS t(channel text, recipient text, seconds float) ON CONFLICT (channel, recipient) WHERE status = 'open' AND attempts = 0
+        DO UPDATE SET notifications = m.notifications || excluded.notifications) SELECT count(*) FROM said $$;
+
 CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS SETOF jsonb
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2243,6 +2278,14 @@ BEGIN
         PERFORM wake(v_workflow);
     END LOOP;
 END $$;
+
+CREATE FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds double precision) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH done AS (UPDATE messages m SET status = p_status, last_error = p_error, due_at = clock() + make_interval(secs => p_seconds)
+        WHERE (m.id, m.lease, m.status) = (p_id, p_lease, 'open') RETURNING m.*)
+    SELECT count(CASE d.status WHEN 'dead' THEN audit('(notify)', 'notification.dead', d.id::text, to_jsonb(d) - '{id,lease,due_at}'::text[]) ELSE 0 END) FROM done d $$;
 
 CREATE FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text DEFAULT NULL::text, p_delay double precision DEFAULT 0, p_run_id text DEFAULT NULL::text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2773,7 +2816,8 @@ CREATE TABLE backbeat.notifications (
     users text[] NOT NULL,
     groups text[] NOT NULL,
     facts jsonb NOT NULL,
-    created_at timestamp with time zone NOT NULL
+    created_at timestamp with time zone NOT NULL,
+    routed_at timestamp with time zone
 );
 
 CREATE TABLE backbeat.orchestrated_workflows_steps (
@@ -3077,6 +3121,9 @@ ALTER TABLE ONLY backbeat.joins
 ALTER TABLE ONLY backbeat.joins
     ADD CONSTRAINT joins_workflow_id_step_key UNIQUE (workflow_id, step);
 
+ALTER TABLE ONLY backbeat.messages
+    ADD CONSTRAINT messages_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY backbeat.model_calls
     ADD CONSTRAINT model_calls_pkey PRIMARY KEY (owner, call_key, seq);
 
@@ -3157,6 +3204,12 @@ CREATE INDEX feedback_origin ON backbeat.feedback USING btree (origin_id);
 
 CREATE INDEX joins_open ON backbeat.joins USING btree (workflow_id) WHERE (children_left > 0);
 
+CREATE INDEX messages_about ON backbeat.messages USING gin (notifications);
+
+CREATE INDEX messages_due ON backbeat.messages USING btree (channel, due_at) WHERE (status = 'open'::text);
+
+CREATE UNIQUE INDEX messages_gathering ON backbeat.messages USING btree (channel, recipient) WHERE ((status = 'open'::text) AND (attempts = 0));
+
 CREATE INDEX model_calls_block ON backbeat.model_calls USING btree (block) WHERE (block IS NOT NULL);
 
 CREATE INDEX model_calls_lost ON backbeat.model_calls USING btree (day) WHERE (status = 'lost'::text);
@@ -3164,6 +3217,10 @@ CREATE INDEX model_calls_lost ON backbeat.model_calls USING btree (day) WHERE (s
 CREATE UNIQUE INDEX model_calls_open ON backbeat.model_calls USING btree (owner, call_key) WHERE (status = 'open'::text);
 
 CREATE INDEX model_calls_recent ON backbeat.model_calls USING btree (closed_at) WHERE (status = 'done'::text);
+
+CREATE INDEX notifications_new ON backbeat.notifications USING btree (id) WHERE (routed_at IS NULL);
+
+CREATE INDEX notifications_of ON backbeat.notifications USING btree (request_id);
 
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows USING btree (checked_at) WHERE (finished_at IS NULL);
 
@@ -3327,6 +3384,10 @@ REVOKE ALL ON FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_ou
 REVOKE ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.messages TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.messages TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.lease_message(p_channel text, p_seconds double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.lease_message(p_channel text, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
@@ -3397,6 +3458,8 @@ GRANT ALL ON FUNCTION backbeat.revise_approval(p_request uuid, p_revision intege
 REVOKE ALL ON FUNCTION backbeat.revoke_token(p_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) FROM PUBLIC;
@@ -3412,6 +3475,8 @@ GRANT ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, 
 REVOKE ALL ON FUNCTION backbeat.settle(p_rows jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle(p_rows jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) TO backbeat_worker;
 GRANT SELECT(id) ON TABLE backbeat.api_tokens TO backbeat_worker;

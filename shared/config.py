@@ -2,7 +2,8 @@
 
 The TOML file is `BACKBEAT_CONFIG`, else `./backbeat.toml`, else `./var/backbeat.toml` (which
 `backbeat up` writes). Its keys are the field names of `Config`; `[providers.<name>]` tables configure
-vendors. Secrets come from files or the environment only. Nothing else in Backbeat reads `os.environ`.
+vendors, `[notify]` is for `backbeat notify`. Secrets come from files or the environment only. Nothing
+else in Backbeat reads `os.environ`.
 """
 
 import os
@@ -56,6 +57,7 @@ class Config:
     github_api: str = ""
     github_token_file: Path | None = None
     providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
+    notify: Mapping[str, Any] = field(default_factory=dict)
     source: str = "defaults"
 
     @property
@@ -103,7 +105,7 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
     env = os.environ if environ is None else environ
     path = _config_file(env)
     table = _read_toml(path) if path else {}
-    raw_providers = table.pop("providers", {})
+    raw_providers, notify = table.pop("providers", {}), table.pop("notify", {})
     _known(table, _ENVIRONMENT, f"{path}: ")
     values: dict[str, Any] = {key: value for key, value in table.items() if value != ""}
     values.update({key: env[name] for key, name in _ENVIRONMENT.items() if env.get(name)})
@@ -114,7 +116,7 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
     config = replace(Config(source=str(path) if path else "environment"), **values)
     if config.telemetry not in TELEMETRY_MODES:
         raise ConfigError(f"telemetry is {config.telemetry!r}", fix=f"Use one of {', '.join(TELEMETRY_MODES)}")
-    return replace(config, providers=_providers(raw_providers, env, path))
+    return replace(config, providers=_providers(raw_providers, env, path), notify=notify)
 
 
 def _typed(key: str, value: Any, where: str) -> Any:

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "workflow": Lazy("backbeat.cli.workflow:workflow", "Run orchestrations; see and pause definitions."),
         "dead": Lazy("backbeat.cli.dead:dead", "See, requeue and discard tasks that ended in vain."),
         "approval": Lazy("backbeat.cli.approval:approval", "See what waits for a person, and decide."),
+        "notify": Lazy("backbeat.cli.notify:notify", "Tell people what waits for them: mail, chat, webhooks."),
         "audit": Lazy("backbeat.cli.audit:audit", "Verify and export the record of what people decided and did."),
         "effect": Lazy("backbeat.cli.effect:effect", "Inspect and resolve writes to the outside."),
         "budget": Lazy("backbeat.cli.budget:budget", "Show and set what may be used."),
