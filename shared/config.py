@@ -47,6 +47,7 @@ class Config:
     operator_url: str = ""
     temporal_address: str = ""
     temporal_namespace: str = "default"
+    temporal_profile: str = ""
     clickhouse_url: str = ""
     definitions: tuple[str, ...] = ()
     telemetry: str = "off"
@@ -54,6 +55,7 @@ class Config:
     routes_file: Path | None = None
     token_file: Path | None = None
     payload_keys_file: Path | None = None
+    payload_dir: Path | None = None
     github_api: str = ""
     github_token_file: Path | None = None
     providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
@@ -85,6 +87,7 @@ _ENVIRONMENT = {
     "operator_url": "BACKBEAT_OPERATOR_URL",
     "temporal_address": "BACKBEAT_TEMPORAL_ADDRESS",
     "temporal_namespace": "BACKBEAT_TEMPORAL_NAMESPACE",
+    "temporal_profile": "BACKBEAT_TEMPORAL_PROFILE",
     "clickhouse_url": "BACKBEAT_CLICKHOUSE_URL",
     "definitions": "BACKBEAT_DEFINITIONS",
     "telemetry": "BACKBEAT_TELEMETRY",
@@ -92,10 +95,11 @@ _ENVIRONMENT = {
     "routes_file": "BACKBEAT_ROUTES_FILE",
     "token_file": "BACKBEAT_TOKEN_FILE",
     "payload_keys_file": "BACKBEAT_PAYLOAD_KEYS_FILE",
+    "payload_dir": "BACKBEAT_PAYLOAD_DIR",
     "github_api": "BACKBEAT_GITHUB_API",
     "github_token_file": "BACKBEAT_GITHUB_TOKEN_FILE",
 }
-_PATHS = ("spool_dir", "routes_file", "token_file", "payload_keys_file", "github_token_file")
+_PATHS = ("spool_dir", "routes_file", "token_file", "payload_keys_file", "payload_dir", "github_token_file")
 _PROVIDER_KEYS = ("base_url", "api_key_file", "simulated", "kind")
 _VENDORS = ("anthropic", "openai")
 

@@ -52,13 +52,13 @@ def home(tmp_path: Path, far: Receivers) -> Path:
 
 
 def webhook(far: Receivers, **more: Any) -> dict[str, Any]:
-    return {"kind": "webhook", "url": far.url, "secret_file": "webhook.secret", "limit_seconds": 0.5, **more}
+    return {"kind": "webhook", "url": far.url, "secret_file": "webhook.secret", "limit_seconds": 1.5, **more}
 
 
 def mail(far: Receivers, **more: Any) -> dict[str, Any]:
     """Mail without encryption, as only a test may want it."""
     server = {"host": "127.0.0.1", "port": far.mail_port, "tls": "none", "sender": "Backbeat <bb@example.invalid>"}
-    window = {"addresses": "{user}@example.invalid", "window_seconds": 0, "limit_seconds": 0.5}
+    window = {"addresses": "{user}@example.invalid", "window_seconds": 0, "limit_seconds": 1.5}
     return {"kind": "smtp", **server, **window, **more}
 
 
@@ -220,8 +220,8 @@ async def test_reminders_spare_members_who_approved(
     [
         (500, "the receiver answers 500"),
         (302, "the receiver answers 302, and redirects are not followed"),
-        ("hang", "no answer within 0.5 s"),
-        ("drip", "no answer within 0.5 s"),
+        ("hang", "no answer within 1.5 s"),
+        ("drip", "no answer within 1.5 s"),
     ],
 )
 async def test_a_receiver_in_trouble_gets_it_again_under_the_same_id(
@@ -282,8 +282,8 @@ async def test_gone_is_gone_and_a_receiver_may_ask_for_time(
     [
         ("450 later", "open", "the server says 450 later"),
         ("550 nobody here", "dead", "the server says 550 nobody here"),
-        ("hang", "open", "no answer within 0.5 s"),
-        ("drip", "open", "no answer within 0.5 s"),
+        ("hang", "open", "no answer within 1.5 s"),
+        ("drip", "open", "no answer within 1.5 s"),
     ],
 )
 async def test_a_mail_server_in_trouble(

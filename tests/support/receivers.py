@@ -24,7 +24,7 @@ class Post:
 
 @dataclass
 class Receivers:
-    """What arrived, and how to answer: `answers` are the next statuses, `replies` the next SMTP lines; hang and drip are slow."""
+    """What arrived, and how to answer: `answers` are the next statuses, `replies` SMTP lines; hang, drip: no end."""
 
     posts: list[Post] = field(default_factory=list)
     mails: list[EmailMessage] = field(default_factory=list)

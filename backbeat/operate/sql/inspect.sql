@@ -50,7 +50,8 @@ SELECT key, mark, kind, status, owner_kind, owner, origin_id, approval_id, reque
 FROM backbeat.side_effects WHERE key = %(key)s
 
 -- name: orchestration
-SELECT w.id, w.workflow, w.status, w.temporal_id, w.waiting_for, w.deadline, w.result, w.error, w.created_at, w.finished_at,
+SELECT w.id, w.workflow, w.status, w.temporal_id, w.waiting_for,
+       coalesce((SELECT max(r.deadline) FROM backbeat.approval_requests r WHERE r.workflow_id = w.id), w.deadline) AS deadline, w.result, w.error, w.created_at, w.finished_at,
        (SELECT jsonb_agg(jsonb_build_object('id', r.id, 'state', r.state, 'closed_by', r.closed_by) ORDER BY r.requested_at)
         FROM backbeat.approval_requests r WHERE r.workflow_id = w.id) AS approvals
 FROM backbeat.orchestrated_workflows w WHERE w.id = %(id)s
