@@ -1201,6 +1201,31 @@ CREATE FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_p
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN sha256(convert_to(format('[%s,%s,"%s",%s]'::text, to_jsonb(p_workflow), p_version, encode(sha256(convert_to(backbeat.canonical(p_payload), 'UTF8'::name)), 'hex'::text), to_jsonb(p_salt)), 'UTF8'::name));
 
+CREATE TABLE backbeat.messages (
+    id uuid NOT NULL,
+    channel text NOT NULL,
+    recipient text NOT NULL,
+    notifications uuid[] NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    lease bigint,
+    attempts integer DEFAULT 0 NOT NULL,
+    shown uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    last_error text,
+    status text DEFAULT 'open'::text NOT NULL,
+    CONSTRAINT messages_status_check CHECK ((status = ANY (ARRAY['open'::text, 'sent'::text, 'dead'::text, 'withdrawn'::text])))
+);
+
+CREATE FUNCTION backbeat.lease_message(p_channel text, p_for double precision) RETURNS SETOF backbeat.messages
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH due AS MATERIALIZED (SELECT d.id, ARRAY(
+            SELECT n.id FROM notifications n LEFT JOIN approval_requests r ON r.id = n.request_id WHERE n.id = ANY (d.notifications)
+            AND (r.id IS NULL OR n.event = 'decided' OR r.closed_at IS NULL AND n.facts -> 'revision' = to_jsonb(r.revision)) ORDER BY n.id) AS holds
+        FROM messages d WHERE d.channel = p_channel AND d.status = 'open' AND d.due_at <= clock() ORDER BY d.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+    UPDATE messages m SET lease = nextval('leases'), due_at = clock() + make_interval(secs => p_for), shown = CASE m.attempts WHEN 0 THEN d.holds ELSE m.shown END,
+    attempts = m.attempts + (d.holds <> '{}')::int, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END FROM due d WHERE m.id = d.id RETURNING m.* $$;
+
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET plan_cache_mode TO 'force_custom_plan'
@@ -2078,9 +2103,9 @@ CREATE FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) RETURNS bigin
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     WITH said AS (UPDATE notifications n SET routed_at = clock() WHERE n.id = p_id AND n.routed_at IS NULL RETURNING n.id), made AS (INSERT INTO messages AS m
-        SELECT uuid7(), t.channel, t.recipient, ARRAY[s.id], clock() + make_interval(secs => t.seconds)
-        FROM said s, jsonb_to_recordset(p_to) AS t(channel text, recipient text, seconds float) ON CONFLICT (channel, recipient) WHERE status = 'open' AND attempts = 0
-        DO UPDATE SET notifications = m.notifications || excluded.notifications) SELECT count(*) FROM said $$;
+    SELECT uuid7(), t.channel, t.recipient, ARRAY[p_id], clock() + make_interval(secs => t.seconds) FROM said, jsonb_to_recordset(p_to) AS t(channel text, recipient text,
+    seconds float) ON CONFLICT (channel, recipient) WHERE status = 'open' AND attempts = 0 DO UPDATE SET notifications = m.notifications || excluded.notifications)
+    SELECT count(*) FROM said $$;
 
 CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS SETOF jsonb
     LANGUAGE sql STABLE
@@ -2442,32 +2467,6 @@ BEGIN
     WHERE v.tier = m.tier AND v.floor <> m.floor;
     RETURN NEXT;
 END $$;
-
-CREATE TABLE backbeat.messages (
-    id uuid NOT NULL,
-    channel text NOT NULL,
-    recipient text NOT NULL,
-    notifications uuid[] NOT NULL,
-    due_at timestamp with time zone NOT NULL,
-    lease bigint,
-    attempts integer DEFAULT 0 NOT NULL,
-    shown uuid[] DEFAULT '{}'::uuid[] NOT NULL,
-    last_error text,
-    status text DEFAULT 'open'::text NOT NULL,
-    CONSTRAINT messages_status_check CHECK ((status = ANY (ARRAY['open'::text, 'sent'::text, 'dead'::text, 'withdrawn'::text])))
-);
-
-CREATE FUNCTION backbeat.take_message(p_channel text, p_for double precision) RETURNS SETOF backbeat.messages
-    LANGUAGE sql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
-    AS $$
-    WITH due AS MATERIALIZED (SELECT d.id, ARRAY(
-            SELECT n.id FROM notifications n LEFT JOIN approval_requests r ON r.id = n.request_id WHERE n.id = ANY (d.notifications)
-            AND (r.id IS NULL OR n.event = 'decided' OR r.closed_at IS NULL AND n.facts -> 'revision' = to_jsonb(r.revision)) ORDER BY n.id) AS holds
-        FROM messages d WHERE d.channel = p_channel AND d.status = 'open' AND d.due_at <= clock() ORDER BY d.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-    UPDATE messages m SET lease = nextval('leases'), due_at = clock() + make_interval(secs => p_for), attempts = m.attempts + (d.holds <> '{}')::integer,
-        shown = CASE m.attempts WHEN 0 THEN d.holds ELSE m.shown END, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END
-    FROM due d WHERE m.id = d.id RETURNING m.* $$;
 
 CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamp with time zone, p_users text[] DEFAULT NULL::text[]) RETURNS void
     LANGUAGE sql
@@ -3384,6 +3383,10 @@ REVOKE ALL ON FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_ou
 REVOKE ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.messages TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.messages TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
@@ -3505,10 +3508,6 @@ GRANT SELECT ON TABLE backbeat.pauses TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.startable(p_loaded text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.messages TO backbeat_worker;
-GRANT SELECT ON TABLE backbeat.messages TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.take_message(p_channel text, p_for double precision) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.take_message(p_channel text, p_for double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamp with time zone, p_users text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) TO backbeat_operator;

@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- What is told to people leaves in messages.
 --
@@ -21,27 +22,27 @@ CREATE INDEX messages_due ON backbeat.messages (channel, due_at) WHERE status = 
 CREATE INDEX messages_about ON backbeat.messages USING gin (notifications);
 
 -- Once a notification: adds it to the messages of these [{channel, recipient, seconds}], or to none. 0 when somebody was faster.
-CREATE FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) RETURNS bigint LANGUAGE sql SECURITY DEFINER AS $$
     WITH said AS (UPDATE notifications n SET routed_at = clock() WHERE n.id = p_id AND n.routed_at IS NULL RETURNING n.id), made AS (INSERT INTO messages AS m
-        SELECT uuid7(), t.channel, t.recipient, ARRAY[s.id], clock() + make_interval(secs => t.seconds)
-        FROM said s, jsonb_to_recordset(p_to) AS t(channel text, recipient text, seconds float) ON CONFLICT (channel, recipient) WHERE status = 'open' AND attempts = 0
-        DO UPDATE SET notifications = m.notifications || excluded.notifications) SELECT count(*) FROM said $$;
+    SELECT uuid7(), t.channel, t.recipient, ARRAY[p_id], clock() + make_interval(secs => t.seconds) FROM said, jsonb_to_recordset(p_to) AS t(channel text, recipient text,
+    seconds float) ON CONFLICT (channel, recipient) WHERE status = 'open' AND attempts = 0 DO UPDATE SET notifications = m.notifications || excluded.notifications)
+    SELECT count(*) FROM said $$;
 
 -- Takes the message of a channel that is due for longest, for some seconds. What it shows is fixed then; one in which nothing holds comes back withdrawn.
-CREATE FUNCTION backbeat.take_message(p_channel text, p_for float) RETURNS SETOF backbeat.messages LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.lease_message(p_channel text, p_for float) RETURNS SETOF backbeat.messages LANGUAGE sql SECURITY DEFINER AS $$
     WITH due AS MATERIALIZED (SELECT d.id, ARRAY(
             SELECT n.id FROM notifications n LEFT JOIN approval_requests r ON r.id = n.request_id WHERE n.id = ANY (d.notifications)
             AND (r.id IS NULL OR n.event = 'decided' OR r.closed_at IS NULL AND n.facts -> 'revision' = to_jsonb(r.revision)) ORDER BY n.id) AS holds
         FROM messages d WHERE d.channel = p_channel AND d.status = 'open' AND d.due_at <= clock() ORDER BY d.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-    UPDATE messages m SET lease = nextval('leases'), due_at = clock() + make_interval(secs => p_for), attempts = m.attempts + (d.holds <> '{}')::integer,
-        shown = CASE m.attempts WHEN 0 THEN d.holds ELSE m.shown END, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END
-    FROM due d WHERE m.id = d.id RETURNING m.* $$;
+    UPDATE messages m SET lease = nextval('leases'), due_at = clock() + make_interval(secs => p_for), shown = CASE m.attempts WHEN 0 THEN d.holds ELSE m.shown END,
+    attempts = m.attempts + (d.holds <> '{}')::int, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END FROM due d WHERE m.id = d.id RETURNING m.* $$;
 
 -- Records how it went: sent, dead, or open and due again after p_seconds. 0 when the lease is no longer the caller's.
-CREATE FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds float) RETURNS bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds float) RETURNS bigint LANGUAGE sql SECURITY DEFINER AS $$
     WITH done AS (UPDATE messages m SET status = p_status, last_error = p_error, due_at = clock() + make_interval(secs => p_seconds)
         WHERE (m.id, m.lease, m.status) = (p_id, p_lease, 'open') RETURNING m.*)
     SELECT count(CASE d.status WHEN 'dead' THEN audit('(notify)', 'notification.dead', d.id::text, to_jsonb(d) - '{id,lease,due_at}'::text[]) ELSE 0 END) FROM done d $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.route_notification, backbeat.take_message, backbeat.settle_message TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.route_notification, backbeat.lease_message, backbeat.settle_message TO backbeat_worker;
+
+CALL backbeat.pin_functions();

@@ -2,4 +2,4 @@
 
 SELECT 'backbeat.messages'::regclass;
 
-SELECT 'backbeat.route_notification'::regproc, 'backbeat.take_message'::regproc, 'backbeat.settle_message'::regproc;
+SELECT 'backbeat.route_notification'::regproc, 'backbeat.lease_message'::regproc, 'backbeat.settle_message'::regproc;

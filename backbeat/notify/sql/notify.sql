@@ -24,7 +24,7 @@ SELECT backbeat.route_notification(%(id)s, %(to)s::jsonb) AS routed
 SELECT m.id, m.channel, m.recipient, m.lease, m.attempts, m.status, (
     SELECT coalesce(jsonb_agg(jsonb_build_object('id', n.id, 'event', n.event, 'request', n.request_id, 'tenant', n.tenant, 'at', n.created_at) || n.facts ORDER BY n.id), '[]')
     FROM backbeat.notifications n WHERE n.id = ANY (m.shown)) AS items
-FROM backbeat.take_message(%(channel)s, %(seconds)s) AS m
+FROM backbeat.lease_message(%(channel)s, %(seconds)s) AS m
 
 -- name: settle
 SELECT backbeat.settle_message(%(id)s, %(lease)s, %(status)s, %(error)s, %(seconds)s) AS settled
