@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "status": Lazy("backbeat.cli.stack:status", "Show the embedded engines, and how the database is."),
         "migrate": Lazy("backbeat.cli.migrate:migrate", "Bring the database schemas up to date."),
         "task": Lazy("backbeat.cli.task:task", "Enqueue, watch and cancel tasks."),
+        "agent": Lazy("backbeat.cli.agent:agent", "See what agents did; cancel, resume and fork them."),
         "schedule": Lazy("backbeat.cli.schedule:schedule", "Let tasks come with the clock."),
         "tenant": Lazy("backbeat.cli.tenant:tenant", "See, weigh, cap and pause tenants."),
         "route": Lazy("backbeat.cli.route:route", "See the routes of the tiers, and hold one."),

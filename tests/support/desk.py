@@ -90,11 +90,11 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(database: Database) -> AsyncIterator[Desk]:
+async def desk(database: Database, *modules: str) -> AsyncIterator[Desk]:
     config = Config(providers={"anthropic": ProviderConfig("anthropic", api_key="k", base_url="", simulated=True)})
-    registry, vendor, notes = load_definitions([WORK]), Vendor(), Notes()
+    registry, vendor, notes = load_definitions(modules or [WORK]), Vendor(), Notes()
     async with tasks.worker(database) as db:
-        env = Environment(config, db, registry, Routes({"small": (ROUTE,)}, "a test"), notes)
+        env = Environment(config, db, registry, Routes({"small": (ROUTE,), "medium": (ROUTE,)}, "a test"), notes)
         env._providers["anthropic"] = vendor
         await producers.register_definitions(db, "cron", registry.rows())
         await queue.register(db, "desk", "cron", registry.rows())

@@ -31,6 +31,9 @@ SELECT id::text AS id FROM backbeat.approval_requests WHERE id BETWEEN %(low)s::
 -- name: ids_of_workflow
 SELECT id::text AS id FROM backbeat.orchestrated_workflows WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
 
+-- name: ids_of_agent
+SELECT id::text AS id FROM backbeat.agents WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
+
 -- name: ids_of_token
 SELECT id FROM backbeat.api_tokens WHERE id BETWEEN left(replace(%(low)s, '-', ''), 16) AND left(replace(%(high)s, '-', ''), 16) ORDER BY id LIMIT 4
 
