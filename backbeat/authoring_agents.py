@@ -6,7 +6,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Unpack
 
-from pydantic import BaseModel, WithJsonSchema, create_model
+from pydantic import BaseModel, ValidationError, WithJsonSchema, create_model
 
 from backbeat.authoring import Options, _definition, _mistake
 from backbeat.tools.function import tool as as_tool
@@ -16,6 +16,7 @@ from shared.domain.outcome import Child, Dead, Succeed
 from shared.errors import DefinitionError
 from shared.execution.agent import DELEGATE, READ, Agent, begin, hand_over, read_page, think
 from shared.execution.context import Context
+from shared.execution.tools import ToolError
 from shared.llm.structured import json_schema
 
 DEFAULT_TOKENS, WARN_ABOVE = 200_000, 500_000
@@ -70,15 +71,8 @@ def agent(
     """
     if not goal.strip():
         raise _mistake(name, "its goal is empty")
-    for what, value, least, most in (
-        ("max_steps", max_steps, 1, 1000),
-        ("max_repeats", max_repeats, 2, 100),
-        ("max_observation", max_observation, 200, 200_000),
-        ("max_output_tokens", max_output_tokens, 1, 1_000_000),
-        ("max_children", max_children, 1, 1000),
-    ):
-        if not least <= value <= most:
-            raise _mistake(name, f"{what} is {least} to {most:,}, not {value:,}")
+    bounds = {"max_steps": max_steps, "max_repeats": max_repeats, "max_observation": max_observation}
+    _check_limits(name, bounds | {"max_output_tokens": max_output_tokens, "max_children": max_children})
     _check_policy(name, policy)
     chosen = _capped(name, options)
     made = _tools(name, tools, children)
@@ -97,14 +91,10 @@ def agent(
         action=_action([*parts.args], list(parts.args.values()), parts.done),
         output=output,
         tier=tier,
-        max_steps=max_steps,
-        max_repeats=max_repeats,
-        max_observation=max_observation,
         max_output_tokens=max_output_tokens,
+        **bounds,
         escalate_to=escalate_to,
-        children={one.name: one for one in children},
-        max_children=max_children,
-        tolerated=lambda count: tolerated(policy, count),
+        delegate=_delegate({one.name: one for one in children}, max_children, policy) if children else None,
     )
 
     async def run(ctx: Context, value: BaseModel) -> Any:
@@ -184,6 +174,43 @@ def _capped(name: str, options: Options) -> Options:
         line = f"{name!r}: one agent may use {tokens:,} tokens; above {WARN_ABOVE:,} a runaway one is dear"
         warnings.warn(line, stacklevel=3)
     return {**options, "max_tokens": tokens}
+
+
+_LIMITS = {
+    "max_steps": (1, 1000),
+    "max_repeats": (2, 100),
+    "max_observation": (200, 200_000),
+    "max_output_tokens": (1, 1_000_000),
+    "max_children": (1, 1000),
+}
+
+
+def _check_limits(name: str, given: Mapping[str, int]) -> None:
+    for what, value in given.items():
+        least, most = _LIMITS[what]
+        if not least <= value <= most:
+            raise _mistake(name, f"{what} is {least} to {most:,}, not {value:,}")
+
+
+def _delegate(
+    children: Mapping[str, Definition], most: int, policy: Policy
+) -> Callable[[Any], tuple[Sequence[Child], int]]:
+    """What reads the arguments of a call that hands work over."""
+
+    def read(args: Any) -> tuple[Sequence[Child], int]:
+        made = []
+        try:
+            for one in args["children"]:
+                definition = children[one["definition"]]
+                given = definition.input.model_validate(one["input"]).model_dump(mode="json")
+                made.append(Child(definition.name, definition.version, given))
+        except (KeyError, TypeError, ValidationError) as error:
+            raise ToolError(f"the children do not fit: {type(error).__name__}: {error}") from error
+        if not 0 < len(made) <= most:
+            raise ToolError(f"{len(made)} children are too many or too few; 1 to {most} may be")
+        return made, tolerated(policy, len(made))
+
+    return read
 
 
 def _check_policy(name: str, policy: Any) -> None:

@@ -194,7 +194,9 @@ def load_definitions(modules: Iterable[str]) -> Registry:
     effects: dict[str, Effect] = {}
     orchestrations: dict[str, Orchestration] = {}
     for name in modules:
-        for value in _declared(_import(name)):
+        found: list[Any] = list(vars(_import(name)).values())
+        found += [tool.effect for one in found if isinstance(one, Definition) for tool in one.tools]
+        for value in found:
             if isinstance(value, Definition | Orchestration):
                 kept: dict[str, Any] = tasks if isinstance(value, Definition) else orchestrations
                 if kept.setdefault(value.full_name, value) is not value:
@@ -203,14 +205,6 @@ def load_definitions(modules: Iterable[str]) -> Registry:
                 raise DefinitionError(f"{name}: the effect {value.kind!r} is defined twice", fix="Rename one")
     built_in: Definition = _import(BUILT_IN).prompt
     return Registry({built_in.full_name: built_in} | tasks, effects, orchestrations)
-
-
-def _declared(module: ModuleType) -> Iterable[Any]:
-    """What stands in a module, and the effects of tools that its definitions use."""
-    for value in vars(module).values():
-        yield value
-        if isinstance(value, Definition):
-            yield from (tool.effect for tool in value.tools if tool.effect)
 
 
 def _newest(defined: "Iterable[D]", kind: str, name: str) -> "D":

@@ -1,6 +1,6 @@
 """Agents, as the step that runs sees them: what is on record of it, and what it handed over."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +30,7 @@ class State:
     id: UUID
     max_steps: int | None
     failed: str | None
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Step]
 
 
 async def begin_step(db: Database, task: UUID, lease: int) -> State | None:
@@ -42,7 +42,6 @@ async def begin_step(db: Database, task: UUID, lease: int) -> State | None:
     return State(**rows[0], steps=steps)
 
 
-async def children(db: Database, step: UUID, start: int, size: int) -> tuple[int, list[dict[str, Any]]]:
-    """How many children a step (its task) made, and a page of them in order: how each ended and what it answered."""
-    rows = await db.rows(_SQL["children"], {"join": step, "start": start, "size": size})
-    return (rows[0].pop("total") if rows else 0), [{k: v for k, v in row.items() if k != "total"} for row in rows]
+async def children(db: Database, step: UUID, start: int, size: int) -> list[dict[str, Any]]:
+    """A page of what a step (its task) handed over, in order: how each ended and what it answered; `total` of all."""
+    return await db.rows(_SQL["children"], {"join": step, "start": start, "size": size})

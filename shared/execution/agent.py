@@ -1,19 +1,14 @@
-"""One step of an agent, which is one task: the past is told, one action is decided and done, the end says what follows.
-
-Nothing of it counts before its task is settled; a repeated attempt gets the recorded decision, and what writes goes
-through the ledger.
-"""
+"""One step of an agent, which is one task: the past is told, one action is decided and done, and what follows is said."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from shared.db import agents
 from shared.db.agents import State, Step
-from shared.definitions import Definition
 from shared.domain.outcome import Child, Dead, Escalate, FanOut, Outcome, Retry, Succeed
 from shared.execution.context import Context
 from shared.execution.interrupt import Interrupt
@@ -22,15 +17,15 @@ from shared.llm.classify import backoff
 
 DELEGATE, READ = "delegate", "read_results"
 PAGE = 20  # children whose results are read at once
-KEPT = 65_536  # characters of what a tool answered that stay on record beside what the model saw of it
+KEPT = 65_536  # characters of an answer that stay on record beside what the model saw of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
     """What a model works by. `system` tells it goal and tools, `action` is the model of one answer.
 
-    `max_repeats` equal calls end it; it sees `max_observation` characters of an answer. It may hand work to
-    `children`, of which `tolerated(how many)` may fail.
+    `max_repeats` equal calls end it; it sees `max_observation` characters of an answer. `delegate` reads what a call
+    hands over: the children, and how many of them may fail. It raises ToolError.
     """
 
     system: str
@@ -42,9 +37,7 @@ class Agent:
     max_observation: int
     max_output_tokens: int
     escalate_to: str | None
-    children: Mapping[str, Definition] = field(default_factory=dict)
-    max_children: int
-    tolerated: Callable[[int], int]
+    delegate: Callable[[Any], tuple[Sequence[Child], int]] | None
 
 
 async def begin(ctx: Context, max_steps: int) -> State:
@@ -73,14 +66,15 @@ async def think(ctx: Context, value: BaseModel, agent: Agent) -> Outcome:
     )
     taken = {name: getattr(decided, name) for name in ("action", "tool", "args", "reasoning")}
     match decided.action:
-        case "tool_call" if agent.children and decided.tool == DELEGATE:
-            return _delegate(taken, agent)
+        case "tool_call" if agent.delegate and decided.tool == DELEGATE:
+            try:
+                return hand_over(taken, *agent.delegate(decided.args))
+            except ToolError as error:
+                return _on(taken, f"error: {error}", agent)
         case "tool_call":
             times = 1 + sum((step.tool, step.args) == (decided.tool, decided.args) for step in state.steps)
-            if times < agent.max_repeats:
-                return await _call(ctx, state, taken, agent)
             line = f"agent {state.id} wanted {decided.tool} with the same arguments {times} times; fork it earlier"
-            return Dead("agent_loop", line)
+            return await _call(ctx, state, taken, agent) if times < agent.max_repeats else Dead("agent_loop", line)
         case "done":
             try:
                 result = agent.output.model_validate(decided.args).model_dump(mode="json")
@@ -99,9 +93,7 @@ async def transcript(ctx: Context, value: BaseModel, steps: Sequence[Step], most
     """The prompt of the next step; it begins with the whole one of the step before, which vendors cache."""
     parts = [f"<input>\n{_data(value.model_dump_json())}\n</input>"]
     for step in steps:
-        seen = step.observation
-        if seen is None:
-            seen = _cut(_shown(await read_page(ctx, step, 1)), most)
+        seen = step.observation or _cut(_shown(await read_page(ctx, step, 1)), most)
         taken = {"action": step.action, "tool": step.tool, "args": step.args, "reasoning": step.reasoning}
         parts.append(f'<step number="{step.number}">\n{_data(_shown(taken))}\n</step>')
         parts.append(f"<observation>\n{_data(seen)}\n</observation>")
@@ -110,26 +102,25 @@ async def transcript(ctx: Context, value: BaseModel, steps: Sequence[Step], most
 
 async def read_page(ctx: Context, step: Step, page: int) -> dict[str, Any]:
     """How children of a step ended, so many a page, the first being 1."""
-    total, results = await agents.children(ctx.env.db, step.task_id, (page - 1) * PAGE, PAGE)
-    return {"children": total, "page": page, "results": results}
+    results = await agents.children(ctx.env.db, step.task_id, (page - 1) * PAGE, PAGE)
+    return {"children": results[0]["total"] if results else 0, "page": page, "results": results}
 
 
 def hand_over(taken: dict[str, Any], made: Sequence[Child], tolerated: int) -> Outcome:
-    """The end of a step whose agent goes on when these have ended."""
-    if not made:
-        return Succeed({"agent": "thinking", "step": taken})
-    return FanOut(made, {"agent": "waiting", "step": taken, "tolerated": tolerated})
+    """The end of a step whose agent goes on when these have ended, of which so many may fail."""
+    waits = {"agent": "waiting" if made else "thinking", "step": taken, "tolerated": tolerated}
+    return FanOut(made, waits) if made else Succeed(waits)
 
 
 async def _call(ctx: Context, state: State, taken: dict[str, Any], agent: Agent) -> Outcome:
     """What came of a tool. One that fails is tried again later while attempts are left; then the model hears of it."""
     output: Any = None
     try:
-        if agent.children and taken["tool"] == READ:
+        if agent.delegate and taken["tool"] == READ:
             output = await _read(ctx, state, (taken["args"] or {}).get("page"))
         else:
             output = await call_tool(ctx, "tool", taken["tool"], taken["args"] or {})
-        seen = _shown(output)
+        seen = _shown(output) or "(empty)"
     except ToolError as error:
         seen = f"error: {error}"
     except Exception as error:
@@ -145,20 +136,6 @@ async def _read(ctx: Context, state: State, page: Any) -> Any:
     if not found.get("results"):
         raise ToolError(f"there is no page {page} of results")
     return found
-
-
-def _delegate(taken: dict[str, Any], agent: Agent) -> Outcome:
-    made = []
-    try:
-        for one in taken["args"]["children"]:
-            definition = agent.children[one["definition"]]
-            given = definition.input.model_validate(one["input"]).model_dump(mode="json")
-            made.append(Child(definition.name, definition.version, given))
-    except (KeyError, TypeError, ValidationError) as error:
-        return _on(taken, f"error: the children do not fit: {type(error).__name__}: {error}", agent)
-    if not 0 < len(made) <= agent.max_children:
-        return _on(taken, f"error: {len(made)} children; it may be 1 to {agent.max_children}", agent)
-    return hand_over(taken, made, agent.tolerated(len(made)))
 
 
 def _on(taken: dict[str, Any], seen: str, agent: Agent) -> Succeed:
