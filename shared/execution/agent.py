@@ -1,4 +1,4 @@
-"""One step of an agent, which is one task: the past is told, one action is decided and done, and what follows is said."""
+"""One step of an agent, which is one task: the past is told, one action decided and done, and what follows is said."""
 
 import json
 from collections.abc import Callable, Sequence
