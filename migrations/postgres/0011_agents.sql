@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- Agents: work in steps, each of them one task of the queue.
 --
@@ -13,7 +14,8 @@ CREATE TABLE backbeat.agents (
     id uuid PRIMARY KEY, tenant text NOT NULL, workflow text NOT NULL, version integer NOT NULL, input jsonb NOT NULL, steps integer NOT NULL DEFAULT 0, result jsonb,
     status text NOT NULL CHECK (status IN ('thinking', 'waiting', 'done', 'escalated', 'dead', 'cancelled', 'expired')),
     -- max_steps: where a person raised what its definition says.
-    max_steps integer CHECK (max_steps > 0), task_id uuid NOT NULL, parent_id uuid, forked_from uuid, error text, created_at timestamptz NOT NULL, finished_at timestamptz,
+    max_steps integer CHECK (max_steps > 0), task_id uuid NOT NULL, parent_id uuid, forked_from uuid, error text,
+    created_at timestamptz NOT NULL, finished_at timestamptz,
     CONSTRAINT ended_says_when CHECK ((status IN ('thinking', 'waiting')) = (finished_at IS NULL))
 );
 CREATE TABLE backbeat.agent_steps (
@@ -28,15 +30,13 @@ ALTER TABLE backbeat.joins ALTER workflow_id DROP NOT NULL, ADD agent_id uuid RE
     ADD CONSTRAINT somebody_waits CHECK (num_nonnulls(workflow_id, agent_id) = 1);
 
 -- The task of an agent's next step follows its last one; it takes no lock, and whoever settles its flow next makes it ready.
-CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void
-LANGUAGE sql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void LANGUAGE sql AS $$
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, rank, max_attempts, agent_id, parent_id, origin_id, traceparent, source_at,
         created_at)
     SELECT uuid7(), f.tenant, f.workflow, f.version, f.tier, f.class, f.payload, 'pending', 0, w.max_attempts, a.id, a.parent_id, f.origin_id, f.traceparent, f.source_at,
         clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent $$;
 
-CREATE FUNCTION backbeat.step_ended() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.step_ended() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE v_status text := CASE NEW.status WHEN 'succeeded' THEN NEW.result ->> 'agent' ELSE NEW.status END; v_number integer;
 BEGIN
     UPDATE agents SET status = v_status, steps = steps + (NEW.result ? 'step' IS TRUE)::integer, task_id = NEW.id, result = NEW.result -> 'result',
@@ -53,8 +53,7 @@ END $$;
 CREATE TRIGGER step_ended AFTER INSERT ON backbeat.finished_tasks FOR EACH ROW WHEN (NEW.agent_id IS NOT NULL) EXECUTE FUNCTION backbeat.step_ended();
 
 -- The last child ended, or one more failed than is tolerated: once, for nobody waits after that.
-CREATE FUNCTION backbeat.children_ended() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.children_ended() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     UPDATE agents SET status = 'thinking' WHERE (id, task_id, status) = (NEW.agent_id, NEW.id, 'waiting');
     PERFORM next_step(NEW.agent_id) WHERE FOUND;
@@ -64,8 +63,7 @@ CREATE TRIGGER children_ended AFTER UPDATE ON backbeat.joins FOR EACH ROW
 WHEN (NEW.agent_id IS NOT NULL AND (NEW.children_left = 0 OR NEW.failed > NEW.tolerated)) EXECUTE FUNCTION backbeat.children_ended();
 
 -- Ends these tasks and agents and all below them. An agent that waits wakes when its last child is gone, and is ended then.
-CREATE FUNCTION backbeat.cancel_below(p_ids uuid[], p_error text) RETURNS integer
-LANGUAGE plpgsql SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.cancel_below(p_ids uuid[], p_error text) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE v_live uuid[]; v_ended integer := 0;
 BEGIN
     LOOP
@@ -80,8 +78,7 @@ END $$;
 
 -- A worker begins a step: the agent as it stands, made by its first one; nothing when the task is no longer the caller's. What
 -- was handed over and still runs after its join gave up is ended. A requeued step has no parent: that was told that it died.
-CREATE FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) RETURNS SETOF backbeat.agents
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) RETURNS SETOF backbeat.agents LANGUAGE sql SECURITY DEFINER AS $$
     SELECT FROM simple_tasks t JOIN agents a ON a.id = t.agent_id JOIN joins j ON j.id = a.task_id CROSS JOIN cancel_below(j.children, 'too many of its siblings failed')
     WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running') AND j.children_left > 0;
     UPDATE simple_tasks t SET agent_id = t.id WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running') AND t.agent_id IS NULL;
@@ -91,14 +88,13 @@ LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
     ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*;
 $$;
 
-CREATE FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) RETURNS SETOF integer
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) RETURNS SETOF integer LANGUAGE sql SECURITY DEFINER AS $$
     SELECT c.ended FROM (SELECT cancel_below(ARRAY[p_agent], format('%s (by %s)', p_reason, p_by)) AS ended OFFSET 0) c
     WHERE c.ended > 0 AND audit(session_user, 'agent.cancelled', p_agent::text, jsonb_build_object('by', p_by, 'reason', p_reason)) > 0 $$;
 
 -- Lets a dead agent go on from the step that died, with what that had recorded, under raised caps where they are given.
 CREATE FUNCTION backbeat.resume_agent(p_agent uuid, p_tokens bigint, p_usd numeric, p_steps integer, p_by text, p_reason text) RETURNS SETOF uuid
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER AS $$
     SELECT requeue_dead(ARRAY[a.task_id], false, NULL, 0, p_by, p_reason) FROM agents a WHERE (a.id, a.status) = (p_agent, 'dead');
     UPDATE budgets SET cap_tokens = coalesce(p_tokens, cap_tokens), cap_usd = coalesce(p_usd, cap_usd), raised_by = p_by WHERE (scope, key) = ('agent', p_agent::text);
     UPDATE agents SET max_steps = coalesce(p_steps, max_steps) WHERE id = p_agent;
@@ -106,8 +102,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
         jsonb_build_object('by', p_by, 'tokens', p_tokens, 'usd', p_usd, 'steps', p_steps, 'reason', p_reason)) > 0 $$;
 
 -- A new agent that has the first steps of another behind it, unbilled: what they did is not done again.
-CREATE FUNCTION backbeat.fork_agent(p_agent uuid, p_steps integer, p_id uuid, p_by text) RETURNS SETOF uuid
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.fork_agent(p_agent uuid, p_steps integer, p_id uuid, p_by text) RETURNS SETOF uuid LANGUAGE sql SECURITY DEFINER AS $$
     INSERT INTO agents (id, tenant, workflow, version, status, input, steps, max_steps, task_id, forked_from, created_at)
     SELECT p_id, a.tenant, a.workflow, a.version, 'thinking', a.input, p_steps, a.max_steps, f.id, a.id, clock()
     FROM agents a JOIN agent_steps s ON (s.agent_id, s.number) = (a.id, p_steps) JOIN finished_tasks f ON f.id = s.task_id WHERE a.id = p_agent;
@@ -117,10 +112,11 @@ LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
     SELECT id FROM agents WHERE id = p_id AND audit(session_user, 'agent.forked', p_agent::text, jsonb_build_object('by', p_by, 'steps', p_steps, 'as', p_id)) > 0 $$;
 
 -- Agents leave with the history.
-CREATE FUNCTION backbeat.retain_agents(p_limit integer DEFAULT 1000) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.retain_agents(p_limit integer DEFAULT 1000) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     DELETE FROM agents a WHERE a.id IN (SELECT o.id FROM agents o JOIN retention r ON r.policy = 'finished'
         AND o.finished_at < backbeat.now() - make_interval(days => r.days) LIMIT p_limit FOR UPDATE OF o SKIP LOCKED) $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.begin_step, backbeat.retain_agents TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.cancel_agent, backbeat.resume_agent, backbeat.fork_agent TO backbeat_operator;
+
+CALL backbeat.pin_functions();
