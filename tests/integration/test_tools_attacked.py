@@ -1,6 +1,7 @@
 """What a model may try with its tools, case by case: each is refused, and nothing was reached."""
 
 import asyncio
+import contextlib
 import gzip
 import os
 import socket
@@ -29,21 +30,27 @@ LOOPBACK = ("127.0.0.1/32",)
 async def site(*pieces: bytes, pause: float = 0.0) -> AsyncIterator[tuple[int, list[bytes]]]:
     """A server that answers every request with these bytes; its port, and the heads of what it was asked."""
     asked: list[bytes] = []
+    answering: set[asyncio.Task[Any] | None] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
-        try:
+        answering.add(asyncio.current_task())
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(pause)
-        except ConnectionError:
-            pass
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1], asked
+        for task in answering:
+            if task:
+                task.cancel()
+        await asyncio.gather(*(task for task in answering if task), return_exceptions=True)
 
 
 def page(body: bytes = b"hello", *headers: str) -> bytes:
