@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backbeat.authoring import bounded_loop, bulk, effect, orchestration, single_shot
-    from backbeat.pieces import in_pieces
     from backbeat.authoring_agents import Children, agent, orchestrator
+    from backbeat.pieces import in_pieces
     from backbeat.tools.function import tool, writing_tool
     from shared.domain.outcome import Dead, Escalate, FanOut, Outcome, Retry, Snooze, Succeed
     from shared.errors import BackbeatError, InputError
