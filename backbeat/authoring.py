@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from pydantic import BaseModel
 
 from backbeat.pieces import in_pieces
-from shared.definitions import NAME_PATTERN, Definition, Effect, Orchestration, placeholders
+from shared.definitions import NAME_PATTERN, Definition, Effect, Orchestration, Tool, placeholders
 from shared.errors import DefinitionError
 from shared.execution.batch import BatchContext
 from shared.execution.context import Context
@@ -78,15 +78,17 @@ def bounded_loop(
     output: Output,
     tier: str,
     run: Callable[[Context, Any], Awaitable[Any]],
+    tools: Sequence[Tool] = (),
     attempts: int = 3,
     **options: Unpack[Options],
 ) -> Definition:
     """A task of a few model calls whose order the code decides.
 
     `run(ctx, input)` returns an `output` or an outcome. After a crash it runs again from the top; the calls
-    it already made answer from the record, so its keys must not depend on time or chance.
+    it already made answer from the record, so its keys must not depend on time or chance. `tools` are what
+    `ctx.tool` may call.
     """
-    return _definition(name, version, input, output, tier, attempts, run, **options)
+    return _definition(name, version, input, output, tier, attempts, run, tools=tuple(tools), **options)
 
 
 def bulk(
@@ -193,6 +195,7 @@ def _definition(
     run: Callable[[Any, Any], Awaitable[Any]],
     *,
     bulk: int | None = None,
+    tools: tuple[Tool, ...] = (),
     **options: Unpack[Options],
 ) -> Definition:
     _check_name(name, version)
@@ -217,13 +220,14 @@ def _definition(
         attempts=attempts,
         run=run,
         bulk=bulk,
+        tools=tools,
         **options,
     )
 
 
 def _mistake(name: str, what: str) -> DefinitionError:
     frame = sys._getframe(1)  # noqa: SLF001
-    while frame.f_back and frame.f_globals.get("__name__") == __name__:
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(__name__):
         frame = frame.f_back
     return DefinitionError(
         f"{frame.f_code.co_filename}:{frame.f_lineno}: {name!r}: {what}", fix="Correct the definition"

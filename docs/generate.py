@@ -29,6 +29,7 @@ SETTINGS = {
     "`task cancel` and `effect resolve` use it. Without it, `direct_url`.",
     "temporal_address": "`host:port` of Temporal. Not needed by ticks.",
     "temporal_namespace": "Where workflows live in Temporal.",
+    "temporal_profile": "A profile of Temporal's own settings (TLS, API key); read only when it is named here.",
     "clickhouse_url": "`http://user:password@host:port/database`. Not needed by ticks.",
     "definitions": "Modules that declare tasks and effects: a list, or names with commas.",
     "telemetry": "`spool` writes spans to disk for ClickHouse; `off` imports nothing of it.",
@@ -36,6 +37,7 @@ SETTINGS = {
     "routes_file": "Which models serve a tier. Without it, the routes that come with Backbeat.",
     "token_file": "The token of whoever decides approvals.",
     "payload_keys_file": "Keys that encrypt what Temporal stores, a line each: name, blank, 32 bytes in base64",
+    "payload_dir": "Where payloads of 256 KiB and more lie, instead of in histories; all workers must see it.",
     "github_api": "Base URL of a GitHub-compatible API, for the example `code_review`.",
     "github_token_file": "Its token.",
 }

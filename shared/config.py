@@ -2,7 +2,8 @@
 
 The TOML file is `BACKBEAT_CONFIG`, else `./backbeat.toml`, else `./var/backbeat.toml` (which
 `backbeat up` writes). Its keys are the field names of `Config`; `[providers.<name>]` tables configure
-vendors. Secrets come from files or the environment only. Nothing else in Backbeat reads `os.environ`.
+vendors, `[notify]` is for `backbeat notify`. Secrets come from files or the environment only. Nothing
+else in Backbeat reads `os.environ`.
 """
 
 import os
@@ -46,6 +47,7 @@ class Config:
     operator_url: str = ""
     temporal_address: str = ""
     temporal_namespace: str = "default"
+    temporal_profile: str = ""
     clickhouse_url: str = ""
     definitions: tuple[str, ...] = ()
     telemetry: str = "off"
@@ -53,9 +55,11 @@ class Config:
     routes_file: Path | None = None
     token_file: Path | None = None
     payload_keys_file: Path | None = None
+    payload_dir: Path | None = None
     github_api: str = ""
     github_token_file: Path | None = None
     providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
+    notify: Mapping[str, Any] = field(default_factory=dict)
     source: str = "defaults"
 
     @property
@@ -83,6 +87,7 @@ _ENVIRONMENT = {
     "operator_url": "BACKBEAT_OPERATOR_URL",
     "temporal_address": "BACKBEAT_TEMPORAL_ADDRESS",
     "temporal_namespace": "BACKBEAT_TEMPORAL_NAMESPACE",
+    "temporal_profile": "BACKBEAT_TEMPORAL_PROFILE",
     "clickhouse_url": "BACKBEAT_CLICKHOUSE_URL",
     "definitions": "BACKBEAT_DEFINITIONS",
     "telemetry": "BACKBEAT_TELEMETRY",
@@ -90,10 +95,11 @@ _ENVIRONMENT = {
     "routes_file": "BACKBEAT_ROUTES_FILE",
     "token_file": "BACKBEAT_TOKEN_FILE",
     "payload_keys_file": "BACKBEAT_PAYLOAD_KEYS_FILE",
+    "payload_dir": "BACKBEAT_PAYLOAD_DIR",
     "github_api": "BACKBEAT_GITHUB_API",
     "github_token_file": "BACKBEAT_GITHUB_TOKEN_FILE",
 }
-_PATHS = ("spool_dir", "routes_file", "token_file", "payload_keys_file", "github_token_file")
+_PATHS = ("spool_dir", "routes_file", "token_file", "payload_keys_file", "payload_dir", "github_token_file")
 _PROVIDER_KEYS = ("base_url", "api_key_file", "simulated", "kind")
 _VENDORS = ("anthropic", "openai")
 
@@ -103,7 +109,7 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
     env = os.environ if environ is None else environ
     path = _config_file(env)
     table = _read_toml(path) if path else {}
-    raw_providers = table.pop("providers", {})
+    raw_providers, notify = table.pop("providers", {}), table.pop("notify", {})
     _known(table, _ENVIRONMENT, f"{path}: ")
     values: dict[str, Any] = {key: value for key, value in table.items() if value != ""}
     values.update({key: env[name] for key, name in _ENVIRONMENT.items() if env.get(name)})
@@ -114,7 +120,7 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
     config = replace(Config(source=str(path) if path else "environment"), **values)
     if config.telemetry not in TELEMETRY_MODES:
         raise ConfigError(f"telemetry is {config.telemetry!r}", fix=f"Use one of {', '.join(TELEMETRY_MODES)}")
-    return replace(config, providers=_providers(raw_providers, env, path))
+    return replace(config, providers=_providers(raw_providers, env, path), notify=notify)
 
 
 def _typed(key: str, value: Any, where: str) -> Any:

@@ -27,6 +27,22 @@ D = TypeVar("D", "Definition", "Orchestration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """What a definition's code or model may call. `description` and the fields of `args` are what a model is told.
+
+    `call(args)` answers JSON within `timeout` seconds, may be asked again after a crash, and raises ToolError for what
+    its caller should hear. A tool that writes has an `effect` instead, whose request is its arguments.
+    """
+
+    name: str
+    description: str
+    args: "type[BaseModel]"
+    call: Callable[[Any], Awaitable[Any]] | None = field(default=None, repr=False)
+    effect: "Effect | None" = None
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """A task that can be enqueued: what goes in, what comes out, and the coroutine between.
 
@@ -34,7 +50,7 @@ class Definition:
     names the routes of its main calls and the queue lane. `attempts` bounds runs that count. `bulk` is how many rows a
     `run` takes (None: one, and not in a list). `history` is what a finished row keeps of its attempts: full, failures
     or none. `trace` is a span a task or a span a batch. Without `idempotency` equal payloads are different tasks.
-    `max_usd` and `max_tokens` cap what one task may spend.
+    `max_usd` and `max_tokens` cap what one task, or agent, may spend. `tools` are all that its code or model may call.
     """
 
     name: str
@@ -49,6 +65,7 @@ class Definition:
     idempotency: bool = True
     max_usd: "Decimal | None" = None
     max_tokens: int | None = None
+    tools: tuple[Tool, ...] = ()
     run: Callable[[Any, Any], Awaitable[Any]] = field(repr=False)
 
     @property
@@ -177,7 +194,9 @@ def load_definitions(modules: Iterable[str]) -> Registry:
     effects: dict[str, Effect] = {}
     orchestrations: dict[str, Orchestration] = {}
     for name in modules:
-        for value in vars(_import(name)).values():
+        found: list[Any] = list(vars(_import(name)).values())
+        found += [tool.effect for one in found if isinstance(one, Definition) for tool in one.tools]
+        for value in found:
             if isinstance(value, Definition | Orchestration):
                 kept: dict[str, Any] = tasks if isinstance(value, Definition) else orchestrations
                 if kept.setdefault(value.full_name, value) is not value:

@@ -36,7 +36,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(load(), Options(arguments.task_queue, arguments.build_id, arguments.region), stop)
+    await run(load(), Options(arguments.task_queue, arguments.build_id, arguments.region, arguments.metrics), stop)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--build-id", metavar="ID", help="pin workflows to this release (needs a current version set in Temporal)"
     )
+    run.add_argument("--metrics", default="", metavar="HOST:PORT", help="serve the SDK's metrics for Prometheus there")
     return parser
 
 

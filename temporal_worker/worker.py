@@ -12,7 +12,7 @@ from typing import Any
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
-from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
@@ -25,6 +25,7 @@ from shared.errors import ConfigError
 from shared.execution.environment import Environment
 from shared.llm.routes import load_routes
 from shared.security.codec import data_converter
+from shared.security.temporal import connection
 from shared.telemetry import open_telemetry
 from temporal_worker import orchestrations
 from temporal_worker.activities.calls import Calls
@@ -58,13 +59,15 @@ CONNECTIONS = 10
 class Options:
     """How this process works. With a `build_id`, workflows stay pinned to the release that started them.
 
-    With a `region` it runs calls, writes and authors' activities of that region, and no workflow. `cached` is how many
-    workflows it keeps in memory; 0 replays each at every step, which tests like.
+    With a `region` it runs calls, writes and authors' activities of that region, and no workflow. `metrics` is where it
+    serves the SDK's for Prometheus, HOST:PORT. `cached` is how many workflows it keeps in memory; 0 replays each at
+    every step, which tests like.
     """
 
     task_queue: str = TASK_QUEUE
     build_id: str | None = None
     region: str | None = None
+    metrics: str = ""
     cached: int = 1000
 
 
@@ -75,10 +78,9 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
     """
     if not config.database_url:
         raise ConfigError("database_url is not set", fix="Set BACKBEAT_DATABASE_URL, or run `backbeat up` here")
-    if not config.temporal_address:
-        raise ConfigError("temporal_address is not set", fix="Set BACKBEAT_TEMPORAL_ADDRESS, or run `backbeat up` here")
+    connection(config)
     async with _environment(config) as env:
-        client = await connect(config, stop)
+        client = await connect(config, stop, options.metrics)
         if client is not None:
             await serve(env, client, options, stop)
 
@@ -87,7 +89,7 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
 async def _environment(config: Config) -> AsyncIterator[Environment]:
     registry = load_definitions(config.definitions)
     orchestrations.load(registry.orchestrations.values())
-    data_converter(config.payload_keys_file)
+    data_converter(config.payload_keys_file, config.payload_dir)
     if not registry.effects:
         log.warning("no effects are loaded, so escalations wait: set BACKBEAT_DEFINITIONS to what the ticks load")
     routes = load_routes(config.routes_file)
@@ -103,35 +105,37 @@ async def _environment(config: Config) -> AsyncIterator[Environment]:
             telemetry.close()
 
 
-async def connect(config: Config, stop: asyncio.Event) -> Client | None:
+async def connect(config: Config, stop: asyncio.Event, metrics: str = "") -> Client | None:
     """A client of a server that knows the namespace; waits for one that does not answer. None when stopped first."""
     failures = 0
     while not stop.is_set():
         try:
-            return await asyncio.wait_for(_connected(config), RPC_TIMEOUT)
+            return await asyncio.wait_for(_connected(config, metrics), RPC_TIMEOUT)
         except (RuntimeError, RPCError, TimeoutError) as error:
             if not failures:
-                log.warning("Temporal at %s: %s (trying again)", config.temporal_address, describe(error))
+                where = connection(config)["target_host"]
+                log.warning("Temporal at %s: %s (trying again)", where, describe(error))
             failures += 1
             await nap(stop, pause(failures, 0.2))
     return None
 
 
-async def _connected(config: Config) -> Client:
-    client = await Client.connect(
-        config.temporal_address,
-        namespace=config.temporal_namespace,
-        data_converter=data_converter(config.payload_keys_file),
-        runtime=_quiet(),
-    )
+async def _connected(config: Config, metrics: str) -> Client:
+    converter = data_converter(config.payload_keys_file, config.payload_dir)
+    client = await Client.connect(**connection(config), data_converter=converter, runtime=_runtime(metrics))
     await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     return client
 
 
 @functools.cache
-def _quiet() -> Runtime:
+def _runtime(metrics: str) -> Runtime:
     """The SDK's core would print each failed poll on stdout; the loops say what is away, once."""
-    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
+    quiet = LoggingConfig(TelemetryFilter("ERROR", "ERROR"))
+    served = PrometheusConfig(metrics, durations_as_seconds=True) if metrics else None
+    try:
+        return Runtime(telemetry=TelemetryConfig(logging=quiet, metrics=served))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"metrics cannot be served at {metrics}: {error}", fix="Name a free HOST:PORT") from error
 
 
 async def serve(env: Environment, client: Client, options: Options, stop: asyncio.Event) -> None:

@@ -38,6 +38,7 @@ async def examine(db: Database) -> list[Check]:
         _indexes(await db.rows(_SQL["indexes"])),
         _check("overruns", f"{queue['overrun']} USD above what calls reserved, today", queue["overrun"] > 0, OVERRUN),
         _check("routes", queue["held"] or "none is held", queue["held"] is not None, "`backbeat route list` says why"),
+        _notifications(queue),
         Check("dead letters", "ok", f"{queue['dead']} open", "backbeat dead list" if queue["dead"] else ""),
     ]
 
@@ -57,6 +58,15 @@ def _waiting(queue: Mapping[str, Any]) -> list[Check]:
         ),
         _check("ticks", f"{ticks} in 5 minutes", absent, "Nobody works: look at what starts `cron-worker tick`"),
     ]
+
+
+def _notifications(queue: Mapping[str, Any]) -> Check:
+    found = f"{queue['unsent']} wait, {queue['unsendable']} dead in a day"
+    late = queue["unsent_for"] is not None and queue["unsent_for"] > WAIT_SECONDS
+    if not queue["unsendable"] and late and not queue["channels"]:
+        return Check("notifications", "ok", f"{queue['unsent']} wait; nobody sends any", "docs/how-to/notify.md")
+    fix = "`backbeat notify list` says why; `backbeat notify send --watch` must run"
+    return _check("notifications", found, bool(queue["unsendable"] or late), fix)
 
 
 def _partitions(days: int | None) -> Check:

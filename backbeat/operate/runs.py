@@ -16,7 +16,7 @@ from shared.db.producers import register_definitions
 from shared.db.queries import load
 from shared.db.text import storable
 from shared.definitions import Orchestration
-from shared.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from shared.errors import ConfigError, ConflictError, InputError, NotFoundError, UnavailableError
 from shared.execution.producer import PAYLOAD_CAP, checked
 
 _SQL = load("runs", "backbeat.operate")
@@ -126,12 +126,16 @@ async def position(config: Config, temporal_id: str) -> Row:
     from temporalio.client import Client
     from temporalio.service import RPCError, RPCStatusCode
 
+    from shared.security.temporal import connection
+
     away = "Check temporal_address and that it runs"
-    if not config.temporal_address:
-        raise UnavailableError("temporal_address is not set", fix=away)
+    try:
+        given = connection(config)
+    except ConfigError as error:
+        raise UnavailableError(error.what, fix=error.fix) from error
     try:
         async with asyncio.timeout(ANSWER_WITHIN):
-            client = await Client.connect(config.temporal_address, namespace=config.temporal_namespace)
+            client = await Client.connect(**given)
             found = await client.get_workflow_handle(temporal_id).describe()
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:

@@ -42,10 +42,10 @@ BEGIN
 
     -- Without its parent: that has been told already that this one died.
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, source_at, max_attempts, origin_id,
-                              first_id, idempotency_key, traceparent, created_at)
+                              first_id, idempotency_key, traceparent, created_at, agent_id)
     SELECT m.new, d.tenant, d.workflow, w.version, w.lane, d.class, d.payload, CASE WHEN r.due IS NULL THEN 'pending' ELSE 'delayed' END, r.due,
            d.source_at, w.max_attempts, d.origin_id, coalesce((SELECT o.first_id FROM dead_letters o WHERE o.requeued_as = d.id), d.id),
-           d.idempotency_key, d.traceparent, v_now
+           d.idempotency_key, d.traceparent, v_now, (SELECT f.agent_id FROM finished_tasks f WHERE f.id = d.id)
     FROM unnest(v_ids, v_new) WITH ORDINALITY AS m(id, new, n) JOIN dead_letters d ON d.id = m.id
     CROSS JOIN LATERAL (SELECT nullif(greatest(p_start + make_interval(secs => (m.n - 1) * p_seconds), backbeat.now()), backbeat.now()) AS due) r
     CROSS JOIN LATERAL (

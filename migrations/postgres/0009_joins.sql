@@ -54,7 +54,7 @@ BEGIN
     FOR v_workflow IN
         UPDATE joins j SET children_left = j.children_left - e.n, failed = j.failed + e.failed
         FROM (SELECT t.parent_id, count(*) AS n, count(*) FILTER (WHERE d.status NOT IN ('succeeded', 'escalated')) AS failed
-              FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id GROUP BY 1) e
+              FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id WHERE t.agent_id IS NULL OR d.result ->> 'agent' = 'done' OR d.status <> 'succeeded' GROUP BY 1) e
         WHERE j.id = e.parent_id
         RETURNING CASE WHEN j.sealed AND j.children_left = 0 OR j.failed > j.tolerated AND j.failed - e.failed <= j.tolerated THEN j.workflow_id END
     LOOP

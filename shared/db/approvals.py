@@ -171,5 +171,8 @@ async def revise(db: Database, request: UUID, revision: int, body: dict[str, Any
 
 
 async def close_if_pending(db: Database, request: UUID) -> Standing:
-    """Let time do to a request what is due (remind, escalate, close), and say how it stands."""
-    return Standing(**await db.row(_SQL["close_if_pending"], {"id": request}))
+    """Let time do to a request what is due (remind, escalate, close), and say how it stands. Raises NotFoundError."""
+    rows = await db.rows(_SQL["close_if_pending"], {"id": request})
+    if not rows:
+        raise NotFoundError(f"there is no approval request {request}", fix="Was Postgres restored to an older point?")
+    return Standing(**rows[0])

@@ -17,6 +17,7 @@ from shared.execution.call import Ask, model_call
 from shared.execution.effects import EffectRefusedError, perform_effect
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
+from shared.execution.tools import call_tool
 from shared.ids import SpanRef, parse_traceparent, payload_hash, span_id
 from shared.llm.classify import backoff
 
@@ -38,9 +39,10 @@ class Options(TypedDict, total=False):
 class Context:
     """Bound to one attempt of one task. Its methods may be awaited concurrently."""
 
-    def __init__(self, env: Environment, task: Task, prefix: str = "") -> None:
-        self._env = env
+    def __init__(self, env: Environment, task: Task, prefix: str = "", definition: Definition | None = None) -> None:
+        self.env = self._env = env
         self._prefix = prefix
+        self.definition = definition or env.registry.tasks[task.name]
         self._running: set[asyncio.Future[Any]] = set()
         self.task = task
 
@@ -67,9 +69,16 @@ class Context:
 
     async def run(self, definition: Definition, value: BaseModel) -> Any:
         """Run another definition inside this task; its calls are recorded under `<its name>/<their key>`."""
-        inner = Context(self._env, self.task, f"{self._prefix}{definition.name}/")
+        inner = Context(self._env, self.task, f"{self._prefix}{definition.name}/", definition)
         inner._running = self._running
         return await definition.run(inner, value)
+
+    async def tool(self, step: str, name: str, **args: Any) -> Any:
+        """Call one of the definition's tools; a tool that writes does so once for this task and step.
+
+        Raises ToolError when the tool refuses, and what else it raises: then the attempt is tried again later.
+        """
+        return await call_tool(self, step, name, args)
 
     async def effect(self, step: str, kind: str, request: dict[str, Any]) -> Any:
         """Make an effect happen once for this task and step; returns its outcome.

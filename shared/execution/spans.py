@@ -124,6 +124,8 @@ def call_span(
     """One model call that was sent, however it ended."""
     parent = process_ref(task.traceparent, task.id, task.lease)
     attributes = _task(env, task) | _model(env, route.provider, route.model, tier, key) | _ending(end)
+    definition = env.registry.tasks.get(f"{task.workflow}@{task.version}")
+    attributes["backbeat.tools_offered"] = len(definition.tools) if definition else 0
     error = f"{end.error_class}: {end.error}" if end.error_class else None
     return _call(parent, route.model, task.id, key, seq, started, clock.wall_ns(), attributes, error)
 
@@ -168,6 +170,22 @@ def effect_span(env: Environment, intent: Intent, started: int, status: str) -> 
             "backbeat.origin_id": str(intent.origin),
             "backbeat.runtime": env.runtime,
         },
+    )
+
+
+def tool_span(env: Environment, task: Task, step: str, tool: str, started: int, error: str | None) -> SpanRecord:
+    """One call of a tool in one attempt."""
+    parent = process_ref(task.traceparent, task.id, task.lease)
+    return SpanRecord(
+        name=f"execute_tool {tool}",
+        kind="internal",
+        trace_id=parent.trace_id,
+        span_id=span_id("tool", task.id, task.lease, step),
+        parent_span_id=parent.span_id,
+        start_ns=started,
+        end_ns=clock.wall_ns(),
+        attributes=_task(env, task) | {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool},
+        error=error,
     )
 
 

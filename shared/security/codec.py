@@ -13,9 +13,15 @@ from pathlib import Path
 
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
+from temporalio.converter import (
+    DataConverter,
+    DefaultFailureConverterWithEncodedAttributes,
+    ExternalStorage,
+    PayloadCodec,
+)
 
 from shared.errors import ConfigError
+from shared.security.blobs import Blobs
 
 ENCODING = b"binary/backbeat-aes-gcm"
 _NONCE = 12  # bytes
@@ -82,12 +88,20 @@ def load_keys(path: Path) -> dict[str, bytes]:
     return keys
 
 
-def data_converter(keys_file: Path | None) -> DataConverter:
-    """What every client and worker of one installation uses; failures are encrypted too."""
+def data_converter(keys_file: Path | None, directory: Path | None = None) -> DataConverter:
+    """What every client and worker of one installation uses; failures are encrypted too.
+
+    With a `directory`, payloads of 256 KiB and more lie there, encrypted like the others.
+    """
+    made = pydantic_data_converter
+    if directory is not None:
+        if not directory.is_dir():
+            raise ConfigError(f"payload_dir {directory} is no directory", fix="Create it where all workers see it")
+        made = dataclasses.replace(made, external_storage=ExternalStorage([Blobs(directory)]))
     if keys_file is None:
-        return pydantic_data_converter
+        return made
     return dataclasses.replace(
-        pydantic_data_converter,
+        made,
         payload_codec=Codec(load_keys(keys_file)),
         failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
     )

@@ -1,7 +1,7 @@
 """What an orchestration does: ask a model, write to the world; through the same execution layer as a task."""
 
 import contextlib
-import importlib
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -18,12 +18,12 @@ from shared.db.effects import Intent
 from shared.domain.outcome import Dead, Hold, Outcome, Release, Retry, Snooze
 from shared.errors import DefinitionError
 from shared.execution.call import Ask, model_call
-from shared.execution.effects import EffectOutcome, EffectRefusedError, perform_effect
+from shared.execution.effects import EffectRefusedError, perform_effect
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
 from shared.ids import payload_hash
 from shared.orchestration.messages import Question, Write, Written
-from temporal_worker.activities import heartbeat, temporal_errors
+from temporal_worker.activities import heartbeat, known, temporal_errors
 
 ATTEMPTS = 5  # of a call whose answers are invalid, or of a write that its far side refuses; then the author decides
 LONGEST_WAIT = timedelta(minutes=1)  # until a held call is tried again: somebody may have raised the budget
@@ -75,7 +75,8 @@ class Calls:
             )
             async with _told(self._env):
                 try:
-                    return _written(await perform_effect(self._env, intent))
+                    found = known(await perform_effect(self._env, intent))
+                    return Written(found.status, found.outcome, found.detail)
                 except EffectRefusedError as error:
                     attempt = activity.info().attempt
                     last = attempt >= ATTEMPTS and not asked.undoes
@@ -95,12 +96,14 @@ async def _told(env: Environment) -> AsyncIterator[None]:
 
 
 def _model(place: str) -> type[BaseModel]:
+    """What a loaded definition has brought along: a payload may name it, and lets nothing else be imported."""
     module, _, name = place.partition(":")
-    found: Any = importlib.import_module(module)
+    found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        raise DefinitionError(f"{place} is no Pydantic model at the top of a module", fix="Move it there")
+        fix = "Put it at the top of a module that a loaded definition imports"
+        raise DefinitionError(f"{place} is no Pydantic model that is loaded", fix=fix)
     return found
 
 
@@ -123,19 +126,3 @@ def _error(outcome: Outcome | None) -> ApplicationError:
             return ApplicationError("this run has ended", type="fenced", non_retryable=True)
     delay = min(wait, LONGEST_WAIT)
     return ApplicationError(what, type="waits", next_retry_delay=delay, category=ApplicationErrorCategory.BENIGN)
-
-
-def _written(result: EffectOutcome) -> Written:
-    match result.status:
-        case "done" | "unknown":
-            return Written(result.status, result.outcome, result.detail)
-        case "wait" | "stopped":
-            raise ApplicationError(
-                f"the effect waits: {result.detail or 'another writer may be at it'}",
-                type=result.status,
-                next_retry_delay=timedelta(seconds=result.wait_seconds + 0.1),
-                category=ApplicationErrorCategory.BENIGN,
-            )
-        case _:
-            what = result.detail or "this run has ended"
-            raise ApplicationError(f"the effect was refused: {what}", type=result.status, non_retryable=True)

@@ -4,13 +4,13 @@ from datetime import timedelta
 from uuid import UUID
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ApplicationError
 
 from shared.db import approvals
 from shared.db.effects import Intent
-from shared.execution.effects import EffectOutcome, EffectRefusedError, perform_effect
+from shared.execution.effects import EffectRefusedError, perform_effect
 from shared.execution.environment import Environment
-from temporal_worker.activities import heartbeat, temporal_errors
+from temporal_worker.activities import heartbeat, known, temporal_errors
 from temporal_worker.messages import EffectReport
 
 REFUSALS = 12  # attempts, at doubling intervals for about an hour, after which the far side's "no" is final
@@ -54,19 +54,5 @@ class Effects:
                 self._env.telemetry.flush()
             if result.status == "refused" and (await approvals.get(self._env.db, request.id)).state == "revoked":
                 return EffectReport("revoked")
-        return _report(result)
-
-
-def _report(result: EffectOutcome) -> EffectReport:
-    match result.status:
-        case "done" | "unknown":
-            return EffectReport(result.status, result.outcome, result.detail)
-        case "wait" | "stopped":
-            raise ApplicationError(
-                f"the effect waits: {result.detail or 'another writer may be at it'}",
-                type=result.status,
-                next_retry_delay=timedelta(seconds=result.wait_seconds + 0.1),
-                category=ApplicationErrorCategory.BENIGN,
-            )
-        case _:
-            raise ApplicationError(f"the effect was refused: {result.detail}", type=result.status, non_retryable=True)
+        found = known(result)
+        return EffectReport(found.status, found.outcome, found.detail)

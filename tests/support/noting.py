@@ -1,6 +1,7 @@
 """A definition module for worker processes: the effect `note` appends a line to a file (a simulated far side).
 
-BACKBEAT_TEST_NOTES names the file; while `<file>.hang` exists, a write happens and its answer never comes.
+BACKBEAT_TEST_NOTES names the file; while `<file>.hang` exists, a write happens and its answer never comes; while the
+pipe `<file>.slow` exists, the answer comes when somebody reads it.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ async def _write(request: dict[str, Any], key: str) -> dict[str, Any]:
         notes.write(f"{key}\n")
     if _file().with_suffix(".hang").exists():
         await asyncio.Event().wait()
+    if (slow := _file().with_suffix(".slow")).exists():
+        await asyncio.to_thread(slow.write_text, "go on")
     return {"noted": key}
 
 

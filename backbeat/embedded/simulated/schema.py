@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backbeat.embedded.simulated import answer
-from backbeat.embedded.simulated.rules import Facts, Finding
+from backbeat.embedded.simulated import agent, answer
+from backbeat.embedded.simulated.rules import Facts, Finding, read
 
 MOST_ITEMS = 8  # of a list, unless the schema wants more
 _DEEPEST = 8  # levels, after which lists stay empty and optional fields are left out
@@ -47,6 +47,9 @@ class _Place:
 
 def build(schema: dict[str, Any], facts: Facts) -> Any:
     """A value that fits the schema and says what the facts say."""
+    step = agent.decide(schema, facts.text, lambda part, text: _value(part, _Place(part, read(text))))
+    if step is not None:
+        return step
     return _value(schema, _Place(schema, facts))
 
 

@@ -38,6 +38,11 @@ FROM pg_stat_activity a WHERE a.datname = current_database() AND a.usesysid IS N
 SELECT (SELECT coalesce(trim_scale(sum(b.overrun_usd)), 0) FROM backbeat.budgets b WHERE (b.scope, b.day) = ('tenant', backbeat.utc_day(backbeat.now()))) AS overrun,
        (SELECT string_agg(p.key, ', ' ORDER BY p.key) || ' held' FROM backbeat.pauses p WHERE p.scope = 'route') AS held,
        (SELECT count(*) FROM backbeat.dead_letters d WHERE d.resolved_at IS NULL) AS dead,
+       (SELECT count(*) FROM backbeat.notifications n WHERE n.routed_at IS NULL) + (SELECT count(*) FROM backbeat.messages m WHERE m.status = 'open') AS unsent,
+       (SELECT extract(epoch FROM backbeat.now() - least((SELECT min(n.created_at) FROM backbeat.notifications n WHERE n.routed_at IS NULL),
+            (SELECT min(m.due_at) FROM backbeat.messages m WHERE m.status = 'open')))::double precision) AS unsent_for,
+       (SELECT count(*) FROM backbeat.messages m WHERE m.status = 'dead' AND m.due_at > backbeat.now() - interval '1 day') AS unsendable,
+       EXISTS (SELECT FROM backbeat.messages) AS channels,
        (SELECT extract(epoch FROM backbeat.now() - min(t.created_at))::double precision FROM backbeat.simple_tasks t WHERE t.status IN ('pending', 'ready')) AS waits,
        (SELECT count(*) FROM backbeat.ticks k WHERE k.id >= backbeat.uuid7_floor(backbeat.now() - interval '5 minutes')) AS ticks,
        (SELECT max(right(c.relname, 8))::date - backbeat.utc_day(backbeat.now()) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

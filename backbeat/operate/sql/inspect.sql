@@ -31,6 +31,9 @@ SELECT id::text AS id FROM backbeat.approval_requests WHERE id BETWEEN %(low)s::
 -- name: ids_of_workflow
 SELECT id::text AS id FROM backbeat.orchestrated_workflows WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
 
+-- name: ids_of_agent
+SELECT id::text AS id FROM backbeat.agents WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
+
 -- name: ids_of_token
 SELECT id FROM backbeat.api_tokens WHERE id BETWEEN left(replace(%(low)s, '-', ''), 16) AND left(replace(%(high)s, '-', ''), 16) ORDER BY id LIMIT 4
 
@@ -50,7 +53,8 @@ SELECT key, mark, kind, status, owner_kind, owner, origin_id, approval_id, reque
 FROM backbeat.side_effects WHERE key = %(key)s
 
 -- name: orchestration
-SELECT w.id, w.workflow, w.status, w.temporal_id, w.waiting_for, w.deadline, w.result, w.error, w.created_at, w.finished_at,
+SELECT w.id, w.workflow, w.status, w.temporal_id, w.waiting_for,
+       coalesce((SELECT max(r.deadline) FROM backbeat.approval_requests r WHERE r.workflow_id = w.id), w.deadline) AS deadline, w.result, w.error, w.created_at, w.finished_at,
        (SELECT jsonb_agg(jsonb_build_object('id', r.id, 'state', r.state, 'closed_by', r.closed_by) ORDER BY r.requested_at)
         FROM backbeat.approval_requests r WHERE r.workflow_id = w.id) AS approvals
 FROM backbeat.orchestrated_workflows w WHERE w.id = %(id)s

@@ -28,7 +28,7 @@ SELECT backbeat.start_tick(%(worker)s) AS id
 SELECT backbeat.end_tick(%(id)s, %(claimed)s, %(settled)s)
 
 -- name: maintain_partitions
-SELECT backbeat.maintain_partitions() AS made, backbeat.retain() AS removed
+SELECT backbeat.maintain_partitions() AS made, backbeat.retain() AS removed, backbeat.retain_agents()
 
 -- name: expired_leases
 SELECT id, lease, tenant, workflow, version, tier, attempts, origin_id, traceparent, worker, started_at, created_at, backbeat.clock() AS seen_at

@@ -1,0 +1,1 @@
+"""An agent that answers a question from a small library, step by step."""

@@ -1,0 +1,32 @@
+"""A Temporal worker that kills itself at one labelled step: `python -m … STEP NTH run …`; nothing in it knows."""
+
+import sys
+from collections.abc import Callable
+
+from shared.db import approvals, effects, outbox
+from temporal_worker.__main__ import main
+from temporal_worker.dispatcher import Dispatcher
+from temporal_worker.relay import Relay
+from tests.chaos.support.doomed import Doom
+
+STEPS: dict[str, Callable[[Doom], None]] = {
+    "after-lease": lambda doom: doom.after(outbox, "lease", bool),
+    "before-start": lambda doom: doom.before(Dispatcher, "start"),
+    "after-start": lambda doom: doom.after(Dispatcher, "start"),
+    "before-poke": lambda doom: doom.before(Relay, "send"),
+    "after-poke": lambda doom: doom.after(Relay, "send"),
+    "after-mark": lambda doom: doom.after(outbox, "settle"),
+    "after-ask": lambda doom: doom.after(approvals, "create"),
+    "after-look": lambda doom: doom.after(approvals, "close_if_pending"),
+    "before-far-write": lambda doom: doom.after(effects, "begin_effect", lambda answer: answer.verdict == "fire"),
+    "after-far-write": lambda doom: doom.before(effects, "finish_effect"),
+    "after-finish": lambda doom: doom.after(effects, "finish_effect"),
+    "before-tell": lambda doom: doom.before(outbox, "project"),
+    "after-tell": lambda doom: doom.after(outbox, "project"),
+}
+
+
+if __name__ == "__main__":
+    step, nth, *rest = sys.argv[1:]
+    STEPS[step](Doom(int(nth)))
+    sys.exit(main(rest))

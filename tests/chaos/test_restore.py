@@ -1,0 +1,77 @@
+"""Postgres comes back as it was some time ago, while Temporal remembers more."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+
+from tests.support.approvals import decide, start, token
+from tests.support.databases import Database
+from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, row, working
+
+
+@pytest.fixture
+def own_temporal(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+async def test_what_temporal_did_since_is_not_done_again(
+    private_database: Database, own_temporal: Server, tmp_path: Path
+) -> None:
+    """Runs of before the backup: ended since, decided since, still waiting. And one that Postgres never heard of."""
+    database, far = private_database, FarSide()
+    client = await Client.connect(own_temporal.address)
+    alice = token(database, "alice")
+    data, backup = database.server.directory / "data", tmp_path / "backup"
+
+    async with environment(database, far) as env, working(env, client) as options:
+        runs: list[UUID] = [start(database) for _ in range(3)]
+        questions = [await asked(database, run) for run in runs]
+
+    database.server.stop()
+    shutil.copytree(data, backup)
+    database.server.start()
+
+    async with environment(database, far) as env, working(env, client, options):
+        decide(database, alice, *_vote(questions[0]))
+        assert (await finished(database, runs[0]))["status"] == "completed"
+        unheard = start(database)
+        await asked(database, unheard)
+        stranger = client.get_workflow_handle(row(database, unheard)["temporal_id"])
+    decide(database, alice, *_vote(questions[1]))
+    assert far.writes == 1
+
+    database.server.stop()
+    shutil.rmtree(data)
+    shutil.copytree(backup, data)
+    database.server.start()
+    assert row(database, runs[0])["status"] == "waiting", "the past"
+
+    database.advance(timedelta(minutes=1))
+    async with environment(database, far) as env, working(env, client, options):
+        healed = await finished(database, runs[0], within=60)
+        assert healed["result"] == {"decision": "approved", "effect": {"id": 1}}
+        # A decision that the backup does not have was never made; people are asked still.
+        for run, question in zip(runs[1:], questions[1:], strict=True):
+            assert row(database, run)["status"] == "waiting"
+            decide(database, alice, *_vote(question))
+            assert (await finished(database, run))["status"] == "completed"
+        await stranger.signal("poke")
+        await eventually(lambda: far.writes == 3)
+        with pytest.raises(WorkflowFailureError) as lost:
+            await stranger.result()
+        assert "restored to an older point" in str(lost.value.cause.__cause__)
+    assert far.writes == 3
+    assert {len(requests) for requests in far.posted.values()} == {1}
+
+
+def _vote(question: tuple[UUID, str]) -> tuple[UUID, str, str]:
+    request, shown = question
+    return request, "approve", shown
