@@ -42,14 +42,16 @@ CREATE FUNCTION backbeat.uuid7(p_at timestamp with time zone DEFAULT backbeat.cl
 
 CREATE TABLE backbeat.joins (
     id uuid DEFAULT backbeat.uuid7() NOT NULL,
-    workflow_id uuid NOT NULL,
+    workflow_id uuid,
     step text NOT NULL,
     children uuid[] DEFAULT '{}'::uuid[] NOT NULL,
     children_left integer DEFAULT 0 NOT NULL,
     failed integer DEFAULT 0 NOT NULL,
     tolerated integer,
     sealed boolean DEFAULT false NOT NULL,
-    CONSTRAINT joins_children_left_check CHECK ((children_left >= 0))
+    agent_id uuid,
+    CONSTRAINT joins_children_left_check CHECK ((children_left >= 0)),
+    CONSTRAINT somebody_waits CHECK ((num_nonnulls(workflow_id, agent_id) = 1))
 )
 WITH (fillfactor='50');
 
@@ -304,6 +306,40 @@ BEGIN
     END IF;
 END $$;
 
+CREATE TABLE backbeat.agents (
+    id uuid NOT NULL,
+    tenant text NOT NULL,
+    workflow text NOT NULL,
+    version integer NOT NULL,
+    input jsonb NOT NULL,
+    steps integer DEFAULT 0 NOT NULL,
+    result jsonb,
+    status text NOT NULL,
+    max_steps integer,
+    task_id uuid NOT NULL,
+    parent_id uuid,
+    forked_from uuid,
+    error text,
+    created_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT agents_max_steps_check CHECK ((max_steps > 0)),
+    CONSTRAINT agents_status_check CHECK ((status = ANY (ARRAY['thinking'::text, 'waiting'::text, 'done'::text, 'escalated'::text, 'dead'::text, 'cancelled'::text, 'expired'::text]))),
+    CONSTRAINT ended_says_when CHECK (((status = ANY (ARRAY['thinking'::text, 'waiting'::text])) = (finished_at IS NULL)))
+);
+
+CREATE FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) RETURNS SETOF backbeat.agents
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT FROM simple_tasks t JOIN agents a ON a.id = t.agent_id JOIN joins j ON j.id = a.task_id CROSS JOIN cancel_below(j.children, 'too many of its siblings failed')
+    WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running') AND j.children_left > 0;
+    UPDATE simple_tasks t SET agent_id = t.id WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running') AND t.agent_id IS NULL;
+    INSERT INTO agents (id, tenant, workflow, version, status, input, task_id, parent_id, created_at)
+    SELECT t.agent_id, t.tenant, t.workflow, t.version, 'thinking', t.payload, t.id, t.parent_id, clock() FROM simple_tasks t
+    WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running')
+    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*;
+$$;
+
 CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -346,6 +382,29 @@ BEGIN
         unpriced_calls = b.unpriced_calls + CASE WHEN p_cost IS NULL THEN v_ends ELSE 0 END,
         rate = b.rate * exp(greatest(least(extract(epoch FROM b.touched_at - clock())::double precision / 10, 0), -50)) + greatest(v_open, 0) / 10.0, touched_at = clock()
     WHERE b.id = ANY (p_call.charged) AND b.level <= v_level;
+END $$;
+
+CREATE FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) RETURNS SETOF integer
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT c.ended FROM (SELECT cancel_below(ARRAY[p_agent], format('%s (by %s)', p_reason, p_by)) AS ended OFFSET 0) c
+    WHERE c.ended > 0 AND audit(session_user, 'agent.cancelled', p_agent::text, jsonb_build_object('by', p_by, 'reason', p_reason)) > 0 $$;
+
+CREATE FUNCTION backbeat.cancel_below(p_ids uuid[], p_error text) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE v_live uuid[]; v_ended integer := 0;
+BEGIN
+    LOOP
+        WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
+            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0)
+        SELECT array_agg(t.id) INTO v_live FROM below b JOIN simple_tasks t ON t.id = b.id OR t.agent_id = b.id;
+        EXIT WHEN v_live IS NULL;
+        v_ended := v_ended + (SELECT count(*) FROM finish(v_live, 'cancelled', 'cancelled', p_error));
+    END LOOP;
+    RETURN v_ended;
 END $$;
 
 CREATE FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer DEFAULT 500) RETURNS integer
@@ -493,6 +552,16 @@ BEGIN
         UPDATE orchestrated_workflows SET parent_workflow = p_parent, parent_step = p_step WHERE id = v_id;
     END IF;
     RETURN QUERY SELECT * FROM orchestrated_workflows c WHERE (c.parent_workflow, c.parent_step) = (p_parent, p_step);
+END $$;
+
+CREATE FUNCTION backbeat.children_ended() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    UPDATE agents SET status = 'thinking' WHERE (id, task_id, status) = (NEW.agent_id, NEW.id, 'waiting');
+    PERFORM next_step(NEW.agent_id) WHERE FOUND;
+    RETURN NULL;
 END $$;
 
 CREATE TABLE backbeat.simple_tasks (
@@ -1230,6 +1299,18 @@ BEGIN
     DELETE FROM budget_blocks k WHERE k.id = p_block.id;
 END $$;
 
+CREATE FUNCTION backbeat.fork_agent(p_agent uuid, p_steps integer, p_id uuid, p_by text) RETURNS SETOF uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO agents (id, tenant, workflow, version, status, input, steps, max_steps, task_id, forked_from, created_at)
+    SELECT p_id, a.tenant, a.workflow, a.version, 'thinking', a.input, p_steps, a.max_steps, f.id, a.id, clock()
+    FROM agents a JOIN agent_steps s ON (s.agent_id, s.number) = (a.id, p_steps) JOIN finished_tasks f ON f.id = s.task_id WHERE a.id = p_agent;
+    INSERT INTO agent_steps SELECT s.* FROM agents a JOIN agent_steps o ON o.agent_id = a.forked_from AND o.number <= a.steps
+    CROSS JOIN jsonb_populate_record(o, jsonb_build_object('agent_id', p_id, 'input_tokens', 0, 'output_tokens', 0, 'cost_usd', 0)) s WHERE a.id = p_id;
+    SELECT next_step(p_id);
+    SELECT id FROM agents WHERE id = p_id AND audit(session_user, 'agent.forked', p_agent::text, jsonb_build_object('by', p_by, 'steps', p_steps, 'as', p_id)) > 0 $$;
+
 CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone) RETURNS TABLE(user_name text, to_user text, groups text[])
     LANGUAGE sql STABLE
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1266,6 +1347,31 @@ CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome t
 CREATE FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text DEFAULT ''::text) RETURNS bytea
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN sha256(convert_to(format('[%s,%s,"%s",%s]'::text, to_jsonb(p_workflow), p_version, encode(sha256(convert_to(backbeat.canonical(p_payload), 'UTF8'::name)), 'hex'::text), to_jsonb(p_salt)), 'UTF8'::name));
+
+CREATE TABLE backbeat.messages (
+    id uuid NOT NULL,
+    channel text NOT NULL,
+    recipient text NOT NULL,
+    notifications uuid[] NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    lease bigint,
+    attempts integer DEFAULT 0 NOT NULL,
+    shown uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    last_error text,
+    status text DEFAULT 'open'::text NOT NULL,
+    CONSTRAINT messages_status_check CHECK ((status = ANY (ARRAY['open'::text, 'sent'::text, 'dead'::text, 'withdrawn'::text])))
+);
+
+CREATE FUNCTION backbeat.lease_message(p_channel text, p_for double precision) RETURNS SETOF backbeat.messages
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH due AS MATERIALIZED (SELECT d.id, ARRAY(
+            SELECT n.id FROM notifications n LEFT JOIN approval_requests r ON r.id = n.request_id WHERE n.id = ANY (d.notifications)
+            AND (r.id IS NULL OR n.event = 'decided' OR r.closed_at IS NULL AND n.facts -> 'revision' = to_jsonb(r.revision)) ORDER BY n.id) AS holds
+        FROM messages d WHERE d.channel = p_channel AND d.status = 'open' AND d.due_at <= clock() ORDER BY d.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+    UPDATE messages m SET lease = nextval('leases'), due_at = clock() + make_interval(secs => p_for), shown = CASE m.attempts WHEN 0 THEN d.holds ELSE m.shown END,
+    attempts = m.attempts + (d.holds <> '{}')::int, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END FROM due d WHERE m.id = d.id RETURNING m.* $$;
 
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1425,6 +1531,15 @@ BEGIN
         RAISE EXCEPTION 'tenant % does not exist', p_id USING ERRCODE = 'BB001', HINT = '`backbeat tenant set` makes one, `backbeat tenant unknown create` all';
     END IF;
 END $_$;
+
+CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, rank, max_attempts, agent_id, parent_id, origin_id, traceparent, source_at,
+        created_at)
+    SELECT uuid7(), f.tenant, f.workflow, f.version, f.tier, f.class, f.payload, 'pending', 0, w.max_attempts, a.id, a.parent_id, f.origin_id, f.traceparent, f.source_at,
+        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent $$;
 
 CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS boolean
     LANGUAGE sql STABLE
@@ -1947,10 +2062,10 @@ BEGIN
 
     -- Without its parent: that has been told already that this one died.
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, source_at, max_attempts, origin_id,
-                              first_id, idempotency_key, traceparent, created_at)
+                              first_id, idempotency_key, traceparent, created_at, agent_id)
     SELECT m.new, d.tenant, d.workflow, w.version, w.lane, d.class, d.payload, CASE WHEN r.due IS NULL THEN 'pending' ELSE 'delayed' END, r.due,
            d.source_at, w.max_attempts, d.origin_id, coalesce((SELECT o.first_id FROM dead_letters o WHERE o.requeued_as = d.id), d.id),
-           d.idempotency_key, d.traceparent, v_now
+           d.idempotency_key, d.traceparent, v_now, (SELECT f.agent_id FROM finished_tasks f WHERE f.id = d.id)
     FROM unnest(v_ids, v_new) WITH ORDINALITY AS m(id, new, n) JOIN dead_letters d ON d.id = m.id
     CROSS JOIN LATERAL (SELECT nullif(greatest(p_start + make_interval(secs => (m.n - 1) * p_seconds), backbeat.now()), backbeat.now()) AS due) r
     CROSS JOIN LATERAL (
@@ -2013,6 +2128,16 @@ BEGIN
     RETURN true;
 END $$;
 
+CREATE FUNCTION backbeat.resume_agent(p_agent uuid, p_tokens bigint, p_usd numeric, p_steps integer, p_by text, p_reason text) RETURNS SETOF uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT requeue_dead(ARRAY[a.task_id], false, NULL, 0, p_by, p_reason) FROM agents a WHERE (a.id, a.status) = (p_agent, 'dead');
+    UPDATE budgets SET cap_tokens = coalesce(p_tokens, cap_tokens), cap_usd = coalesce(p_usd, cap_usd), raised_by = p_by WHERE (scope, key) = ('agent', p_agent::text);
+    UPDATE agents SET max_steps = coalesce(p_steps, max_steps) WHERE id = p_agent;
+    SELECT t.id FROM simple_tasks t WHERE t.agent_id = p_agent AND audit(session_user, 'agent.resumed', p_agent::text,
+        jsonb_build_object('by', p_by, 'tokens', p_tokens, 'usd', p_usd, 'steps', p_steps, 'reason', p_reason)) > 0 $$;
+
 CREATE FUNCTION backbeat.retain(p_limit integer DEFAULT 5000) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET plan_cache_mode TO 'force_custom_plan'
@@ -2062,6 +2187,13 @@ BEGIN
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected THEN RETURN NULL;
 END $_$;
+
+CREATE FUNCTION backbeat.retain_agents(p_limit integer DEFAULT 1000) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    DELETE FROM agents a WHERE a.id IN (SELECT o.id FROM agents o JOIN retention r ON r.policy = 'finished'
+        AND o.finished_at < backbeat.now() - make_interval(days => r.days) LIMIT p_limit FOR UPDATE OF o SKIP LOCKED) $$;
 
 CREATE FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2138,6 +2270,15 @@ CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user tex
           UNION ALL SELECT h.user_name, h.groups FROM handed_on(p_request.id, p_at) AS h WHERE h.to_user = p_user) AS m(name, groups)
     WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups))
 $$;
+
+CREATE FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH said AS (UPDATE notifications n SET routed_at = clock() WHERE n.id = p_id AND n.routed_at IS NULL RETURNING n.id), made AS (INSERT INTO messages AS m
+    SELECT uuid7(), t.channel, t.recipient, ARRAY[p_id], clock() + make_interval(secs => t.seconds) FROM said, jsonb_to_recordset(p_to) AS t(channel text, recipient text,
+    seconds float) ON CONFLICT (channel, recipient) WHERE status = 'open' AND attempts = 0 DO UPDATE SET notifications = m.notifications || excluded.notifications)
+    SELECT count(*) FROM said $$;
 
 CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS SETOF jsonb
     LANGUAGE sql STABLE
@@ -2315,13 +2456,21 @@ BEGIN
     FOR v_workflow IN
         UPDATE joins j SET children_left = j.children_left - e.n, failed = j.failed + e.failed
         FROM (SELECT t.parent_id, count(*) AS n, count(*) FILTER (WHERE d.status NOT IN ('succeeded', 'escalated')) AS failed
-              FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id GROUP BY 1) e
+              FROM unnest(p_departures) d JOIN simple_tasks t ON t.id = d.id WHERE t.agent_id IS NULL OR d.result ->> 'agent' = 'done' OR d.status <> 'succeeded' GROUP BY 1) e
         WHERE j.id = e.parent_id
         RETURNING CASE WHEN j.sealed AND j.children_left = 0 OR j.failed > j.tolerated AND j.failed - e.failed <= j.tolerated THEN j.workflow_id END
     LOOP
         PERFORM wake(v_workflow);
     END LOOP;
 END $$;
+
+CREATE FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds double precision) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH done AS (UPDATE messages m SET status = p_status, last_error = p_error, due_at = clock() + make_interval(secs => p_seconds)
+        WHERE (m.id, m.lease, m.status) = (p_id, p_lease, 'open') RETURNING m.*)
+    SELECT count(CASE d.status WHEN 'dead' THEN audit('(notify)', 'notification.dead', d.id::text, to_jsonb(d) - '{id,lease,due_at}'::text[]) ELSE 0 END) FROM done d $$;
 
 CREATE FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text DEFAULT NULL::text, p_delay double precision DEFAULT 0, p_run_id text DEFAULT NULL::text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2450,6 +2599,24 @@ CREATE TABLE backbeat.pauses (
 CREATE FUNCTION backbeat.startable(p_loaded text[]) RETURNS text[]
     LANGUAGE sql STABLE
     RETURN ARRAY(SELECT l.name FROM unnest(startable.p_loaded) l(name) WHERE (NOT (EXISTS (SELECT FROM backbeat.pauses p WHERE ((p.scope = 'workflow'::text) AND (p.key = split_part(l.name, '@'::text, 1)))))));
+
+CREATE FUNCTION backbeat.step_ended() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE v_status text := CASE NEW.status WHEN 'succeeded' THEN NEW.result ->> 'agent' ELSE NEW.status END; v_number integer;
+BEGIN
+    UPDATE agents SET status = v_status, steps = steps + (NEW.result ? 'step' IS TRUE)::integer, task_id = NEW.id, result = NEW.result -> 'result',
+        error = NEW.error_class || ': ' || NEW.error, finished_at = CASE WHEN v_status NOT IN ('thinking', 'waiting') THEN NEW.finished_at END
+    WHERE id = NEW.agent_id RETURNING steps INTO v_number;
+    INSERT INTO agent_steps SELECT s.* FROM jsonb_populate_record(NULL::agent_steps, NEW.result -> 'step' || (to_jsonb(NEW) - '{payload,result,history}'::text[])
+        || jsonb_build_object('number', v_number, 'task_id', NEW.id, 'ended_at', NEW.finished_at)) s WHERE s.action IS NOT NULL;
+    INSERT INTO joins (id, agent_id, step, children, children_left, tolerated, sealed)
+    SELECT NEW.id, NEW.agent_id, v_number, array_agg(t.id ORDER BY t.id), count(*), (NEW.result ->> 'tolerated')::integer, true
+    FROM simple_tasks t WHERE t.parent_id = NEW.id AND v_status = 'waiting' HAVING v_status = 'waiting';
+    PERFORM next_step(NEW.agent_id) WHERE v_status = 'thinking';
+    RETURN NULL;
+END $$;
 
 CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE(due integer, expired integer, promoted integer, unloaded integer)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2653,6 +2820,23 @@ BEGIN
     UPDATE orchestrated_workflows w SET checked_at = v_now FROM picked p WHERE w.id = p.id
     RETURNING w.id, w.temporal_id, w.status, w.state_seq;
 END $$;
+
+CREATE TABLE backbeat.agent_steps (
+    agent_id uuid NOT NULL,
+    number integer NOT NULL,
+    task_id uuid NOT NULL,
+    action text NOT NULL,
+    tool text,
+    args jsonb,
+    reasoning text,
+    output jsonb,
+    observation text,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost_usd numeric,
+    ended_at timestamp with time zone NOT NULL,
+    CONSTRAINT agent_steps_action_check CHECK ((action = ANY (ARRAY['tool_call'::text, 'respond'::text, 'done'::text, 'escalate'::text])))
+);
 
 CREATE TABLE backbeat.approval_decisions (
     id uuid NOT NULL,
@@ -2884,7 +3068,8 @@ CREATE TABLE backbeat.notifications (
     users text[] NOT NULL,
     groups text[] NOT NULL,
     facts jsonb NOT NULL,
-    created_at timestamp with time zone NOT NULL
+    created_at timestamp with time zone NOT NULL,
+    routed_at timestamp with time zone
 );
 
 CREATE TABLE backbeat.orchestrated_workflows_steps (
@@ -3122,6 +3307,12 @@ END) STORED NOT NULL,
     CONSTRAINT workflows_version_check CHECK ((version > 0))
 );
 
+ALTER TABLE ONLY backbeat.agent_steps
+    ADD CONSTRAINT agent_steps_pkey PRIMARY KEY (agent_id, number);
+
+ALTER TABLE ONLY backbeat.agents
+    ADD CONSTRAINT agents_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY backbeat.api_tokens
     ADD CONSTRAINT api_tokens_key_key UNIQUE (key);
 
@@ -3193,6 +3384,9 @@ ALTER TABLE ONLY backbeat.llm_rate
 
 ALTER TABLE ONLY backbeat.llm_routes
     ADD CONSTRAINT llm_routes_pkey PRIMARY KEY (scope, key);
+
+ALTER TABLE ONLY backbeat.messages
+    ADD CONSTRAINT messages_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY backbeat.model_calls
     ADD CONSTRAINT model_calls_pkey PRIMARY KEY (owner, call_key, seq);
@@ -3274,6 +3468,12 @@ CREATE INDEX feedback_origin ON backbeat.feedback USING btree (origin_id);
 
 CREATE INDEX joins_open ON backbeat.joins USING btree (workflow_id) WHERE (children_left > 0);
 
+CREATE INDEX messages_about ON backbeat.messages USING gin (notifications);
+
+CREATE INDEX messages_due ON backbeat.messages USING btree (channel, due_at) WHERE (status = 'open'::text);
+
+CREATE UNIQUE INDEX messages_gathering ON backbeat.messages USING btree (channel, recipient) WHERE ((status = 'open'::text) AND (attempts = 0));
+
 CREATE INDEX model_calls_block ON backbeat.model_calls USING btree (block) WHERE (block IS NOT NULL);
 
 CREATE INDEX model_calls_lost ON backbeat.model_calls USING btree (day) WHERE (status = 'lost'::text);
@@ -3281,6 +3481,10 @@ CREATE INDEX model_calls_lost ON backbeat.model_calls USING btree (day) WHERE (s
 CREATE UNIQUE INDEX model_calls_open ON backbeat.model_calls USING btree (owner, call_key) WHERE (status = 'open'::text);
 
 CREATE INDEX model_calls_recent ON backbeat.model_calls USING btree (closed_at) WHERE (status = 'done'::text);
+
+CREATE INDEX notifications_new ON backbeat.notifications USING btree (id) WHERE (routed_at IS NULL);
+
+CREATE INDEX notifications_of ON backbeat.notifications USING btree (request_id);
 
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows USING btree (checked_at) WHERE (finished_at IS NULL);
 
@@ -3293,6 +3497,8 @@ CREATE INDEX side_effects_approval ON backbeat.side_effects USING btree (approva
 CREATE INDEX side_effects_open ON backbeat.side_effects USING btree (intended_at) WHERE (status <> 'done'::text);
 
 CREATE INDEX side_effects_origin ON backbeat.side_effects USING btree (origin_id);
+
+CREATE UNIQUE INDEX simple_tasks_agent ON backbeat.simple_tasks USING btree (agent_id) WHERE (agent_id IS NOT NULL);
 
 CREATE INDEX simple_tasks_alone ON backbeat.simple_tasks USING btree (tier, id) WHERE (alone AND (status = ANY (ARRAY['pending'::text, 'ready'::text])));
 
@@ -3324,15 +3530,25 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON backbeat.audit
 
 ALTER TABLE backbeat.audit_log ENABLE ALWAYS TRIGGER append_only;
 
+CREATE TRIGGER children_ended AFTER UPDATE ON backbeat.joins FOR EACH ROW WHEN (((new.agent_id IS NOT NULL) AND ((new.children_left = 0) OR (new.failed > new.tolerated)))) EXECUTE FUNCTION backbeat.children_ended();
+
 CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers FOR EACH ROW WHEN ((new.kind = 'temporal'::text)) EXECUTE FUNCTION backbeat.note_presence();
 
+CREATE TRIGGER step_ended AFTER INSERT ON backbeat.finished_tasks FOR EACH ROW WHEN ((new.agent_id IS NOT NULL)) EXECUTE FUNCTION backbeat.step_ended();
+
 CREATE TRIGGER workflow_moved AFTER UPDATE ON backbeat.orchestrated_workflows FOR EACH ROW WHEN (((new.generation <> old.generation) OR ((new.finished_at IS NOT NULL) AND (old.finished_at IS NULL)))) EXECUTE FUNCTION backbeat.workflow_moved();
+
+ALTER TABLE ONLY backbeat.agent_steps
+    ADD CONSTRAINT agent_steps_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES backbeat.agents(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY backbeat.approval_decisions
     ADD CONSTRAINT approval_decisions_request_id_fkey FOREIGN KEY (request_id) REFERENCES backbeat.approval_requests(id);
 
 ALTER TABLE ONLY backbeat.approval_requests
     ADD CONSTRAINT approval_requests_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+
+ALTER TABLE ONLY backbeat.joins
+    ADD CONSTRAINT joins_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES backbeat.agents(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY backbeat.joins
     ADD CONSTRAINT joins_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
@@ -3378,10 +3594,17 @@ REVOKE ALL ON FUNCTION backbeat.audit(p_actor text, p_action text, p_subject tex
 REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.agents TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.agents TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.cancel_below(p_ids uuid[], p_error text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) FROM PUBLIC;
@@ -3396,6 +3619,7 @@ GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.orchestrated_workflows TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.child_workflow(p_parent uuid, p_step text, p_workflow text, p_input jsonb) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.children_ended() FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.simple_tasks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.claim(p_worker text, p_loaded text[], p_limit integer, p_lease_seconds double precision, p_idle boolean) FROM PUBLIC;
@@ -3441,6 +3665,8 @@ GRANT ALL ON FUNCTION backbeat.fits(p_rule jsonb, p_user text, p_groups text[]) 
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budget_blocks TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.fold(p_block backbeat.budget_blocks) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.fork_agent(p_agent uuid, p_steps integer, p_id uuid, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.fork_agent(p_agent uuid, p_steps integer, p_id uuid, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) FROM PUBLIC;
@@ -3449,6 +3675,10 @@ REVOKE ALL ON FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_ou
 REVOKE ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.idempotency_key(p_workflow text, p_version integer, p_payload jsonb, p_salt text) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.messages TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.messages TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
@@ -3461,6 +3691,7 @@ REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.need_tenant(p_id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.next_step(p_agent uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) TO backbeat_worker;
@@ -3507,8 +3738,12 @@ REVOKE ALL ON FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_re
 GRANT ALL ON FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.resume_agent(p_agent uuid, p_tokens bigint, p_usd numeric, p_steps integer, p_by text, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.resume_agent(p_agent uuid, p_tokens bigint, p_usd numeric, p_steps integer, p_by text, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.retain(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.retain(p_limit integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.retain_agents(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.retain_agents(p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.retry_workflow(p_workflow uuid, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.return_blocks(p_worker text) FROM PUBLIC;
@@ -3519,6 +3754,8 @@ GRANT ALL ON FUNCTION backbeat.revise_approval(p_request uuid, p_revision intege
 REVOKE ALL ON FUNCTION backbeat.revoke_token(p_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at timestamp with time zone) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) FROM PUBLIC;
@@ -3536,6 +3773,8 @@ GRANT ALL ON FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, 
 REVOKE ALL ON FUNCTION backbeat.settle(p_rows jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle(p_rows jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_worker;
@@ -3571,6 +3810,7 @@ GRANT ALL ON FUNCTION backbeat.start_workflow(p_workflow text, p_version integer
 GRANT SELECT ON TABLE backbeat.pauses TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.pauses TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.startable(p_loaded text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.step_ended() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamp with time zone, p_users text[]) FROM PUBLIC;
@@ -3598,6 +3838,8 @@ REVOKE ALL ON FUNCTION backbeat.wake(p_workflow uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.workflow_moved() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.agent_steps TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.agent_steps TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.approval_decisions TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.approval_decisions TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.audit_head TO backbeat_worker;
