@@ -106,7 +106,7 @@ class Round:
         env = self._env
         for tier in await queue.ready_tiers(env.db):
             with contextlib.suppress(ConfigError):  # said by the call that needs it
-                await env.provider(env.routes.for_tier(tier, env.config.providers)[0].provider)
+                await env.provider(env.routing.routes.for_tier(tier, env.config.providers)[0].provider)
 
     async def _maintain(self) -> None:
         """What time and dead workers left to do; there is no other process whose task it is."""

@@ -92,12 +92,11 @@ $$;
 
 CREATE FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) RETURNS TABLE(n bigint, verdict text, wait double precision, charged double precision[])
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
+    SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    v_rate llm_rate; v_now double precision; v_unit double precision[]; v_ask jsonb; v_known boolean; v_start double precision; v_block double precision;
+DECLARE v_rate llm_rate; v_now double precision; v_unit double precision[]; v_ask jsonb; v_known boolean; v_start double precision; v_block double precision;
     v_mine integer := p_news -> 'running'; v_others integer;
 BEGIN
     INSERT INTO llm_rate (route) VALUES (p_route) ON CONFLICT DO NOTHING;
@@ -264,10 +263,7 @@ DECLARE v_token bigint := nextval('leases');
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
-        IF NOT FOUND THEN
-            RETURN QUERY SELECT 'fenced', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
-            RETURN;
-        END IF;
+        IF NOT FOUND THEN verdict := 'fenced'; RETURN NEXT; RETURN; END IF;
     END IF;
     SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     IF NOT FOUND OR v_effect.status = 'intended' AND v_effect.fire_until IS NULL AND v_effect.request_hash = p_request_hash THEN
@@ -275,8 +271,7 @@ BEGIN
         IF FOUND THEN RETURN; END IF;
         IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) OR p_approval IS NULL AND p_owner_kind = 'workflow' AND NOT EXISTS (
             SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
-            RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
-            RETURN;
+            verdict := 'refused'; RETURN NEXT; RETURN;
         END IF;
         INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
         VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
@@ -291,19 +286,15 @@ BEGIN
         SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     END IF;
 
-    IF v_effect.request_hash <> p_request_hash THEN
-        RETURN QUERY SELECT 'conflict', NULL::bigint, NULL::jsonb, NULL::double precision, v_effect.request_hash;
-    ELSIF v_effect.status = 'done' THEN
-        RETURN QUERY SELECT 'done', NULL::bigint, v_effect.outcome, NULL::double precision, NULL::text;
-    ELSIF v_effect.fire_until > clock() THEN
-        RETURN QUERY SELECT 'wait', NULL::bigint, NULL::jsonb, extract(epoch FROM v_effect.fire_until - clock())::double precision, NULL::text;
-    ELSIF p_fire_seconds IS NULL THEN
-        RETURN QUERY SELECT 'noted', NULL::bigint, NULL::jsonb, NULL::double precision, v_effect.mark;
-    ELSE
+    verdict := CASE WHEN v_effect.request_hash <> p_request_hash THEN 'conflict' WHEN v_effect.status = 'done' THEN 'done' WHEN v_effect.fire_until > clock() THEN 'wait'
+        WHEN p_fire_seconds IS NULL THEN 'noted' ELSE 'look' END;
+    IF verdict = 'look' THEN
         -- A short window for the look itself, so that two who look do not both fire.
         UPDATE side_effects e SET status = 'unknown', token = v_token, fire_until = clock() + make_interval(secs => p_fire_seconds) WHERE e.key = p_key;
-        RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, v_effect.mark;
     END IF;
+    RETURN QUERY SELECT verdict, CASE verdict WHEN 'look' THEN v_token END, CASE verdict WHEN 'done' THEN v_effect.outcome END,
+        CASE verdict WHEN 'wait' THEN extract(epoch FROM v_effect.fire_until - clock())::double precision END,
+        CASE verdict WHEN 'conflict' THEN v_effect.request_hash WHEN 'noted' THEN v_effect.mark WHEN 'look' THEN v_effect.mark END;
 END $$;
 
 CREATE TABLE backbeat.agents (
@@ -1240,11 +1231,8 @@ CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back 
 BEGIN
     UPDATE side_effects SET status = 'done', outcome = coalesce(p_outcome, '{}'), done_at = clock(), error = NULL,
         resolved_by = CASE WHEN p_read_back THEN 'read-back' END WHERE key = p_key AND status <> 'done';
-    IF FOUND THEN
-        PERFORM release_held('effect', p_key);
-        RETURN true;
-    END IF;
-    RETURN false;
+    PERFORM release_held('effect', p_key) WHERE FOUND;
+    RETURN FOUND;
 END $$;
 
 CREATE FUNCTION backbeat.fire_schedule(p_name text, p_watermark timestamp with time zone, p_slot timestamp with time zone, p_next_at timestamp with time zone, p_payloads jsonb[], p_keys bytea[], p_run_after timestamp with time zone, p_note text) RETURNS uuid[]
@@ -2360,8 +2348,7 @@ CREATE FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE
-    v_before jsonb := (SELECT l.body FROM llm_routes l WHERE (l.scope, l.key) = (p_scope, p_key));
+DECLARE v_before jsonb := (SELECT l.body FROM llm_routes l WHERE (l.scope, l.key) = (p_scope, p_key));
 BEGIN
     DELETE FROM llm_routes l WHERE (l.scope, l.key) = (p_scope, p_key);
     INSERT INTO llm_routes SELECT p_scope, p_key, p_body, p_by, clock() WHERE p_body IS NOT NULL;
@@ -2513,7 +2500,6 @@ WITH (fillfactor='40');
 
 CREATE FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) RETURNS double precision
     LANGUAGE sql STABLE
-    SET search_path TO 'backbeat', 'pg_temp'
     RETURN LEAST((1)::double precision, ((p_rate).shrink + CASE WHEN isfinite((p_rate).shrunk_at) THEN (((EXTRACT(epoch FROM (backbeat.now() - (p_rate).shrunk_at)) * 0.3))::double precision / (p_rate).period) ELSE (1)::double precision END));
 
 CREATE TABLE backbeat.api_tokens (
@@ -2747,12 +2733,9 @@ CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS bo
     AS $$
 BEGIN
     DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
-    IF FOUND THEN
-        PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key);
-        PERFORM audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by));
-        RETURN true;
-    END IF;
-    RETURN false;
+    PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key),
+            audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by)) WHERE FOUND;
+    RETURN FOUND;
 END $$;
 
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean

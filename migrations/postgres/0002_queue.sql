@@ -848,12 +848,9 @@ END $$;
 CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
-    IF FOUND THEN
-        PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key);
-        PERFORM audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by));
-        RETURN true;
-    END IF;
-    RETURN false;
+    PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key),
+            audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by)) WHERE FOUND;
+    RETURN FOUND;
 END $$;
 
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid

@@ -47,10 +47,7 @@ DECLARE v_token bigint := nextval('leases');
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
-        IF NOT FOUND THEN
-            RETURN QUERY SELECT 'fenced', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
-            RETURN;
-        END IF;
+        IF NOT FOUND THEN verdict := 'fenced'; RETURN NEXT; RETURN; END IF;
     END IF;
     SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     IF NOT FOUND OR v_effect.status = 'intended' AND v_effect.fire_until IS NULL AND v_effect.request_hash = p_request_hash THEN
@@ -58,8 +55,7 @@ BEGIN
         IF FOUND THEN RETURN; END IF;
         IF p_approval IS NOT NULL AND NOT require_approved(p_approval, p_request_hash, p_owner) OR p_approval IS NULL AND p_owner_kind = 'workflow' AND NOT EXISTS (
             SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
-            RETURN QUERY SELECT 'refused', NULL::bigint, NULL::jsonb, NULL::double precision, NULL::text;
-            RETURN;
+            verdict := 'refused'; RETURN NEXT; RETURN;
         END IF;
         INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
         VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
@@ -74,19 +70,15 @@ BEGIN
         SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     END IF;
 
-    IF v_effect.request_hash <> p_request_hash THEN
-        RETURN QUERY SELECT 'conflict', NULL::bigint, NULL::jsonb, NULL::double precision, v_effect.request_hash;
-    ELSIF v_effect.status = 'done' THEN
-        RETURN QUERY SELECT 'done', NULL::bigint, v_effect.outcome, NULL::double precision, NULL::text;
-    ELSIF v_effect.fire_until > clock() THEN
-        RETURN QUERY SELECT 'wait', NULL::bigint, NULL::jsonb, extract(epoch FROM v_effect.fire_until - clock())::double precision, NULL::text;
-    ELSIF p_fire_seconds IS NULL THEN
-        RETURN QUERY SELECT 'noted', NULL::bigint, NULL::jsonb, NULL::double precision, v_effect.mark;
-    ELSE
+    verdict := CASE WHEN v_effect.request_hash <> p_request_hash THEN 'conflict' WHEN v_effect.status = 'done' THEN 'done' WHEN v_effect.fire_until > clock() THEN 'wait'
+        WHEN p_fire_seconds IS NULL THEN 'noted' ELSE 'look' END;
+    IF verdict = 'look' THEN
         -- A short window for the look itself, so that two who look do not both fire.
         UPDATE side_effects e SET status = 'unknown', token = v_token, fire_until = clock() + make_interval(secs => p_fire_seconds) WHERE e.key = p_key;
-        RETURN QUERY SELECT 'look', v_token, NULL::jsonb, NULL::double precision, v_effect.mark;
     END IF;
+    RETURN QUERY SELECT verdict, CASE verdict WHEN 'look' THEN v_token END, CASE verdict WHEN 'done' THEN v_effect.outcome END,
+        CASE verdict WHEN 'wait' THEN extract(epoch FROM v_effect.fire_until - clock())::double precision END,
+        CASE verdict WHEN 'conflict' THEN v_effect.request_hash WHEN 'noted' THEN v_effect.mark WHEN 'look' THEN v_effect.mark END;
 END $$;
 
 -- Records that the far write happened. Whoever saw its outcome may say so, with an old token too: it is a fact.
@@ -95,11 +87,8 @@ CREATE FUNCTION backbeat.finish_effect(p_key text, p_outcome jsonb, p_read_back 
 BEGIN
     UPDATE side_effects SET status = 'done', outcome = coalesce(p_outcome, '{}'), done_at = clock(), error = NULL,
         resolved_by = CASE WHEN p_read_back THEN 'read-back' END WHERE key = p_key AND status <> 'done';
-    IF FOUND THEN
-        PERFORM release_held('effect', p_key);
-        RETURN true;
-    END IF;
-    RETURN false;
+    PERFORM release_held('effect', p_key) WHERE FOUND;
+    RETURN FOUND;
 END $$;
 
 -- The far write certainly did not happen (it was refused, never sent, or a look found nothing): the holder of the token

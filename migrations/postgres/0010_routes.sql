@@ -1,4 +1,5 @@
 -- migrate:up
+SET LOCAL search_path = backbeat, pg_temp;
 
 -- Routes: what is said about them without a deploy, and the rate of each, which all processes share.
 --
@@ -29,8 +30,7 @@ CREATE TABLE backbeat.llm_rate (
 ALTER TABLE backbeat.model_calls ADD prefix text, ADD cache text;
 
 -- What is left of a rate after 429s: back from 0.7 to all of it in a minute.
-CREATE FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) RETURNS double precision
-LANGUAGE sql STABLE SET search_path = backbeat, pg_temp
+CREATE FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) RETURNS double precision LANGUAGE sql STABLE
 RETURN least(1, (p_rate).shrink + CASE WHEN isfinite((p_rate).shrunk_at) THEN extract(epoch FROM backbeat.now() - (p_rate).shrunk_at) * 0.3 / (p_rate).period ELSE 1 END);
 
 -- Gives calls their moments: [{owner, call_key, request_hash, input, output, patience}], the tokens being the most they can take,
@@ -42,12 +42,10 @@ RETURN least(1, (p_rate).shrink + CASE WHEN isfinite((p_rate).shrunk_at) THEN ex
 --   late     the next moment is  wait  seconds away, which is beyond its patience
 --   blocked  nobody may send for  wait  seconds
 --   full     as many calls are in flight as may be
-CREATE FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb)
-RETURNS TABLE (n bigint, verdict text, wait double precision, charged double precision[])
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+CREATE FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) RETURNS TABLE (n bigint, verdict
+    text, wait double precision, charged double precision[]) LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
-DECLARE
-    v_rate llm_rate; v_now double precision; v_unit double precision[]; v_ask jsonb; v_known boolean; v_start double precision; v_block double precision;
+DECLARE v_rate llm_rate; v_now double precision; v_unit double precision[]; v_ask jsonb; v_known boolean; v_start double precision; v_block double precision;
     v_mine integer := p_news -> 'running'; v_others integer;
 BEGIN
     INSERT INTO llm_rate (route) VALUES (p_route) ON CONFLICT DO NOTHING;
@@ -89,8 +87,7 @@ BEGIN
 END $$;
 
 -- A vendor said no: nobody sends for p_seconds (NULL: a person lifts that). The rate shrinks once for what many hear at a time.
-CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
+CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO llm_rate (route) VALUES (p_route) ON CONFLICT DO NOTHING;
     UPDATE llm_rate r
@@ -104,10 +101,8 @@ BEGIN
 END $$;
 
 -- What a person says about a tier or a route; NULL takes it back.
-CREATE FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backbeat, pg_temp AS $$
-DECLARE
-    v_before jsonb := (SELECT l.body FROM llm_routes l WHERE (l.scope, l.key) = (p_scope, p_key));
+CREATE FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_before jsonb := (SELECT l.body FROM llm_routes l WHERE (l.scope, l.key) = (p_scope, p_key));
 BEGIN
     DELETE FROM llm_routes l WHERE (l.scope, l.key) = (p_scope, p_key);
     INSERT INTO llm_routes SELECT p_scope, p_key, p_body, p_by, clock() WHERE p_body IS NOT NULL;
@@ -117,3 +112,5 @@ END $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.admit, backbeat.block_route, backbeat.shrunk TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.set_route, backbeat.block_route, backbeat.shrunk TO backbeat_operator;
+
+CALL backbeat.pin_functions();

@@ -110,22 +110,14 @@ def _desk(db: Database) -> _Desk:
 
 async def open_call(db: Database, ask: Reservation) -> Verdict:
     """Ask leave to send a call."""
-    question = {
+    alike = ("lease", "request_hash", "route", "tier", "provider", "model", "price_version", "prefix", "cache")
+    question = {name: getattr(ask, name) for name in alike} | {
         "owner": str(ask.owner),
-        "lease": ask.lease,
         "call_key": ask.key,
-        "request_hash": ask.request_hash,
-        "route": ask.route,
-        "tier": ask.tier,
-        "provider": ask.provider,
-        "model": ask.model,
         "reserved_usd": _exact(ask.usd),
         "reserved_tokens": ask.tokens,
         "likely_usd": _exact(ask.usd if ask.likely_usd is None else ask.likely_usd),
         "likely_tokens": ask.tokens if ask.likely_tokens is None else ask.likely_tokens,
-        "price_version": ask.price_version,
-        "prefix": ask.prefix,
-        "cache": ask.cache,
     }
     row = await _desk(db).openings[ask.meets].ask(question)
     return Verdict(row["verdict"], row["seq"] or 0, row["response"], row["detail"] or "", row["until"])
@@ -134,20 +126,9 @@ async def open_call(db: Database, ask: Reservation) -> Verdict:
 async def close_call(db: Database, owner: UUID, key: str, seq: int, end: Closing) -> bool:
     """Write how a call ended; False when it was closed before."""
     usage = end.usage.as_dict() if end.usage else {}
-    question = usage | {
-        "owner": str(owner),
-        "call_key": key,
-        "seq": seq,
-        "status": end.status,
-        "cost_usd": _exact(end.cost),
-        "response": end.response,
-        "valid": end.valid,
-        "stop": end.stop,
-        "model_answered": end.model_answered,
-        "response_id": end.response_id,
-        "error_class": end.error_class,
-        "error": end.error,
-    }
+    alike = ("status", "response", "valid", "stop", "model_answered", "response_id", "error_class", "error")
+    told = {"owner": str(owner), "call_key": key, "seq": seq, "cost_usd": _exact(end.cost)}
+    question = usage | told | {name: getattr(end, name) for name in alike}
     return bool(await _desk(db).closings.ask(question))
 
 

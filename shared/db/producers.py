@@ -43,17 +43,7 @@ class Terms:
     @property
     def params(self) -> dict[str, Any]:
         """As the queries name them."""
-        return {
-            "workflow": self.workflow,
-            "version": self.version,
-            "tenant": self.tenant,
-            "class": self.class_,
-            "run_after": self.run_after,
-            "expires_at": self.expires_at,
-            "traceparent": self.traceparent,
-            "origin": self.origin,
-            "parent": self.parent,
-        }
+        return {name.rstrip("_"): getattr(self, name) for name in Terms.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

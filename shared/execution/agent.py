@@ -63,6 +63,7 @@ async def think(ctx: Context, value: BaseModel, agent: Agent) -> Outcome:
         prompt=await transcript(ctx, value, state.steps, agent.max_observation),
         tier=agent.tier,
         max_output_tokens=agent.max_output_tokens,
+        grows=True,
     )
     taken = {name: getattr(decided, name) for name in ("action", "tool", "args", "reasoning")}
     match decided.action:

@@ -88,7 +88,9 @@ async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
     _check_key(ask.key)
     higher = LADDER[LADDER.index(ask.tier) + 1 :] if ask.escalate and ask.tier in LADDER else ()
     have = env.config.providers
-    above = next((tier for tier in higher if any(one.provider in have for one in env.routes.tiers.get(tier, ()))), None)
+    above = next(
+        (tier for tier in higher if any(one.provider in have for one in env.routing.routes.tiers.get(tier, ()))), None
+    )
     rungs = [ask, replace(ask, key=f"{ask.key}{AGAIN}")]
     if above:
         rungs.append(replace(ask, key=f"{ask.key}#{above}", tier=above))

@@ -28,10 +28,12 @@ Schema = Mapping[str, Any] | None
 class Options(TypedDict, total=False):
     """What a call may say beside its question.
 
-    `system` is the stable prefix that vendors cache. `escalate=False`: what is invalid twice is not asked a tier up.
+    `system` is the stable prefix that vendors cache; a prompt that `grows` begins with the whole one of a call before.
+    `escalate=False`: what is invalid twice is not asked a tier up.
     """
 
     system: str
+    grows: bool
     max_output_tokens: int
     escalate: bool
 
@@ -49,7 +51,7 @@ class Context:
     @property
     def tiers(self) -> tuple[str, ...]:
         """The tiers there are to ask."""
-        return tuple(self._env.routes.tiers)
+        return tuple(self._env.routing.routes.tiers)
 
     @overload
     async def llm(self, key: str, *, output: type[T], prompt: str, tier: str, **options: Unpack[Options]) -> T: ...

@@ -27,7 +27,7 @@ class TooLong(Interrupt):
 
 async def answer_fitting(env: Environment, ask: "Ask", answer: Callable[["Ask"], Awaitable[Any]]) -> Any:
     """`answer` by a route whose window suffices. Raises TooLong, which names the sizes."""
-    longest = max(route.window for route in env.routes.for_tier(ask.tier, env.config.providers))
+    longest = max(route.window for route in env.routing.routes.for_tier(ask.tier, env.config.providers))
     tokens, window = await _needed(env, ask)
     while window <= longest:
         try:
@@ -49,7 +49,7 @@ async def _needed(env: Environment, ask: "Ask") -> tuple[int | None, int]:
         max_output_tokens=ask.max_output_tokens,
         timeout=COUNTING,
     )
-    routes = env.routes.for_tier(ask.tier, env.config.providers)
+    routes = env.routing.routes.for_tier(ask.tier, env.config.providers)
     if prices.upper_tokens(*request.texts) + ask.max_output_tokens <= min(route.window for route in routes):
         return None, 0
     for route in routes:

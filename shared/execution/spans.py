@@ -20,7 +20,7 @@ from shared.domain.usage import Usage
 from shared.execution.environment import Environment
 from shared.ids import SpanRef, parse_traceparent, span_id, trace_id
 from shared.llm.routes import Route
-from shared.telemetry.spans import SpanRecord
+from shared.telemetry.spans import Kind, SpanRecord
 
 Payer = Task | Workflow  # whose model call it is
 
@@ -31,9 +31,10 @@ def enqueue_span(
     """The producer's span; the row's `traceparent` names it."""
     parent = parse_traceparent(caller) if caller else None
     trace = parent.trace_id if parent else trace_id("task", task_id)
-    times = started, clock.wall_ns()
-    who = definition.name, definition.version, definition.tier, tenant
-    return _enqueue(task_id, origin or task_id, trace, parent.span_id if parent else None, times, who)
+    about = _who(definition.name, definition.version, tenant, task_id, origin or task_id)
+    about["backbeat.tier"] = definition.tier
+    ids = SpanRef(trace, span_id("enqueue", task_id))
+    return _span("producer", f"enqueue {definition.name}", ids, parent and parent.span_id, started, about)
 
 
 def retold_enqueue_span(task: Any) -> SpanRecord:
@@ -41,33 +42,9 @@ def retold_enqueue_span(task: Any) -> SpanRecord:
 
     It does not know the caller's span; where both are told, the producer's own is shown.
     """
-    trace, at = parse_traceparent(task.traceparent).trace_id, _ns(task.created_at)
-    return _enqueue(
-        task.id, task.origin_id, trace, None, (at, at), (task.workflow, task.version, task.tier, task.tenant)
-    )
-
-
-def _enqueue(
-    task_id: UUID, origin: UUID, trace: str, parent: str | None, times: tuple[int, int], who: tuple[str, int, str, str]
-) -> SpanRecord:
-    workflow, version, tier, tenant = who
-    return SpanRecord(
-        name=f"enqueue {workflow}",
-        kind="producer",
-        trace_id=trace,
-        span_id=span_id("enqueue", task_id),
-        parent_span_id=parent,
-        start_ns=times[0],
-        end_ns=times[1],
-        attributes={
-            "backbeat.workflow": workflow,
-            "backbeat.version": version,
-            "backbeat.task_id": str(task_id),
-            "backbeat.origin_id": str(origin),
-            "backbeat.tenant": tenant,
-            "backbeat.tier": tier,
-        },
-    )
+    at, ids = _ns(task.created_at), SpanRef(parse_traceparent(task.traceparent).trace_id, span_id("enqueue", task.id))
+    about = _who(task.workflow, task.version, task.tenant, task.id, task.origin_id) | {"backbeat.tier": task.tier}
+    return _span("producer", f"enqueue {task.workflow}", ids, None, at, about, ended=at)
 
 
 def process_ref(traceparent: str, task_id: UUID, lease: int | None) -> SpanRef:
@@ -79,43 +56,35 @@ def process_ref(traceparent: str, task_id: UUID, lease: int | None) -> SpanRef:
 
 def process_span(env: Environment, task: Task, started: int, outcome: Outcome | None) -> SpanRecord:
     """One attempt, from claim to outcome."""
-    attributes = _task(env, task)
-    attributes["backbeat.outcome"] = type(outcome).__name__.lower() if outcome else "fenced"
-    attributes["backbeat.queue_wait_ms"] = round((task.started_at - task.created_at).total_seconds() * 1000)
+    about = _task(env, task)
+    about["backbeat.outcome"] = type(outcome).__name__.lower() if outcome else "fenced"
+    about["backbeat.queue_wait_ms"] = round((task.started_at - task.created_at).total_seconds() * 1000)
     error = f"{outcome.error_class}: {outcome.error}" if isinstance(outcome, Retry | Dead) else None
-    return _process(task.traceparent, task.workflow, task.id, task.lease, started, attributes, error)
+    return _process(task.traceparent, task.workflow, task.id, task.lease, started, about, error)
 
 
 def batch_span(definition: Definition, ends: Sequence[tuple[Task, Outcome | None]], started: int) -> SpanRecord:
     """The attempts of many rows in one call of their handler; a trace of its own, found by the batch's first row."""
     first = ends[0][0]
     counts = Counter(type(outcome).__name__.lower() if outcome else "fenced" for _, outcome in ends)
-    return SpanRecord(
-        name=f"process {definition.name}",
-        kind="consumer",
-        trace_id=trace_id("batch", first.id, first.lease),
-        span_id=span_id("batch", first.id, first.lease),
-        parent_span_id=None,
-        start_ns=started,
-        end_ns=clock.wall_ns(),
-        attributes={
-            "backbeat.workflow": definition.name,
-            "backbeat.version": definition.version,
-            "backbeat.tenant": first.tenant,
-            "backbeat.tier": definition.tier,
-            "backbeat.task_id": str(first.id),
-            "messaging.batch.message_count": len(ends),
-            **{f"backbeat.outcomes.{name}": count for name, count in sorted(counts.items())},
-        },
-    )
+    about = {
+        "backbeat.workflow": definition.name,
+        "backbeat.version": definition.version,
+        "backbeat.tenant": first.tenant,
+        "backbeat.tier": definition.tier,
+        "backbeat.task_id": str(first.id),
+        "messaging.batch.message_count": len(ends),
+        **{f"backbeat.outcomes.{name}": count for name, count in sorted(counts.items())},
+    }
+    return _span("consumer", f"process {definition.name}", _own("batch", first.id, first.lease), None, started, about)
 
 
 def lost_process_span(env: Environment, run: Mapping[str, Any]) -> SpanRecord:
     """An attempt whose worker did not come back, told by whoever found its row."""
-    attributes = _run(env, run) | {"backbeat.tier": run["tier"], "backbeat.outcome": "lost"}
+    about = _run(env, run) | {"backbeat.tier": run["tier"], "backbeat.outcome": "lost"}
     error = f"worker {run['worker']} stopped renewing its lease"
     started = _ns(run["started_at"])
-    return _process(run["traceparent"], run["workflow"], run["id"], run["lease"], started, attributes, error)
+    return _process(run["traceparent"], run["workflow"], run["id"], run["lease"], started, about, error)
 
 
 def call_span(
@@ -123,11 +92,11 @@ def call_span(
 ) -> SpanRecord:
     """One model call that was sent, however it ended."""
     parent = process_ref(task.traceparent, task.id, task.lease)
-    attributes = _task(env, task) | _model(env, route.provider, route.model, tier, key) | _ending(end)
+    about = _task(env, task) | _model(env, route.provider, route.model, tier, key) | _ending(end)
     definition = env.registry.tasks.get(f"{task.workflow}@{task.version}")
-    attributes["backbeat.tools_offered"] = len(definition.tools) if definition else 0
+    about["backbeat.tools_offered"] = len(definition.tools) if definition else 0
     error = f"{end.error_class}: {end.error}" if end.error_class else None
-    return _call(parent, route.model, task.id, key, seq, started, clock.wall_ns(), attributes, error)
+    return _child("client", f"chat {route.model}", parent, ("call", task.id, key, seq), started, about, error)
 
 
 def recovered_call_span(env: Environment, run: Mapping[str, Any], call: Mapping[str, Any]) -> SpanRecord:
@@ -137,128 +106,80 @@ def recovered_call_span(env: Environment, run: Mapping[str, Any], call: Mapping[
         "lost" if still_open else call["status"],
         usage=Usage(**{part: call[part] for part in Usage().as_dict()}) if call["status"] == "done" else None,
         cost=call["cost_usd"],
-        valid=call["valid"],
-        stop=call["stop"],
-        model_answered=call["model_answered"],
-        response_id=call["response_id"],
-        price_version=call["price_version"],
         error_class="worker_lost" if still_open else call["error_class"],
-        error=call["error"],
+        **{name: call[name] for name in ("valid", "stop", "model_answered", "response_id", "price_version", "error")},
     )
-    attributes = _run(env, run) | _ending(end)
-    attributes |= _model(env, call["provider"], call["model"], call["tier"], call["call_key"])
-    times = _ns(call["opened_at"]), _ns(call["closed_at"] or run["seen_at"])
-    parent = process_ref(run["traceparent"], run["id"], run["lease"])
-    return _call(parent, call["model"], run["id"], call["call_key"], call["seq"], *times, attributes, end.error_class)
+    about = _run(env, run) | _ending(end)
+    about |= _model(env, call["provider"], call["model"], call["tier"], call["call_key"])
+    ids = "call", run["id"], call["call_key"], call["seq"]
+    parent, ended = process_ref(run["traceparent"], run["id"], run["lease"]), call["closed_at"] or run["seen_at"]
+    started = _ns(call["opened_at"])
+    return _child("client", f"chat {call['model']}", parent, ids, started, about, end.error_class, _ns(ended))
 
 
 def effect_span(env: Environment, intent: Intent, started: int, status: str) -> SpanRecord:
     """One effect; repeated by everybody who learns its outcome, and still one span."""
+    about = {
+        "backbeat.effect_key": intent.key,
+        "backbeat.effect_status": status,
+        "backbeat.task_id": str(intent.owner),
+        "backbeat.origin_id": str(intent.origin),
+        "backbeat.runtime": env.runtime,
+    }
     parent = parse_traceparent(intent.traceparent)
-    return SpanRecord(
-        name=f"effect {intent.kind}",
-        kind="client",
-        trace_id=parent.trace_id,
-        span_id=span_id("effect", intent.key),
-        parent_span_id=parent.span_id,
-        start_ns=started,
-        end_ns=clock.wall_ns(),
-        attributes={
-            "backbeat.effect_key": intent.key,
-            "backbeat.effect_status": status,
-            "backbeat.task_id": str(intent.owner),
-            "backbeat.origin_id": str(intent.origin),
-            "backbeat.runtime": env.runtime,
-        },
-    )
+    return _child("client", f"effect {intent.kind}", parent, ("effect", intent.key), started, about)
 
 
 def tool_span(env: Environment, task: Task, step: str, tool: str, started: int, error: str | None) -> SpanRecord:
     """One call of a tool in one attempt."""
+    about = _task(env, task) | {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool}
     parent = process_ref(task.traceparent, task.id, task.lease)
-    return SpanRecord(
-        name=f"execute_tool {tool}",
-        kind="internal",
-        trace_id=parent.trace_id,
-        span_id=span_id("tool", task.id, task.lease, step),
-        parent_span_id=parent.span_id,
-        start_ns=started,
-        end_ns=clock.wall_ns(),
-        attributes=_task(env, task) | {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool},
-        error=error,
+    return _child(
+        "internal", f"execute_tool {tool}", parent, ("tool", task.id, task.lease, step), started, about, error
     )
 
 
 def escalate_span(env: Environment, row: Workflow) -> SpanRecord:
     """The hand-over from a task to a workflow: a child of the attempt that escalated, parent of all that follows."""
-    ref = parse_traceparent(row.traceparent)
     parent = span_id("process", row.parent_task, row.parent_lease) if row.parent_task else None
-    return SpanRecord(
-        name=f"escalate {row.workflow}",
-        kind="producer",
-        trace_id=ref.trace_id,
-        span_id=ref.span_id,
-        parent_span_id=parent,
-        start_ns=_ns(row.created_at),
-        end_ns=_ns(row.created_at),
-        attributes={
-            "backbeat.workflow": row.workflow,
-            "backbeat.version": row.version,
-            "backbeat.task_id": str(row.id),
-            "backbeat.origin_id": str(row.origin_id),
-            "backbeat.tenant": row.tenant,
-            "backbeat.runtime": env.runtime,
-        },
-    )
+    about = _who(row.workflow, row.version, row.tenant, row.id, row.origin_id) | {"backbeat.runtime": env.runtime}
+    at, ids = _ns(row.created_at), parse_traceparent(row.traceparent)
+    return _span("producer", f"escalate {row.workflow}", ids, parent, at, about, ended=at)
 
 
 def tick_span(
     env: Environment, tick_id: UUID, worker: str, started: int, tasks: Sequence[Task], settled: int
 ) -> SpanRecord:
     """One tick that claimed something, linked to what it claimed. It has a trace of its own."""
-    return SpanRecord(
-        name="tick",
-        kind="internal",
-        trace_id=trace_id("tick", tick_id),
-        span_id=span_id("tick", tick_id),
-        parent_span_id=None,
-        start_ns=started,
-        end_ns=clock.wall_ns(),
-        attributes={
-            "backbeat.worker": worker,
-            "backbeat.runtime": env.runtime,
-            "messaging.batch.message_count": len(tasks),
-            "backbeat.settled": settled,
-        },
-        links=tuple(process_ref(task.traceparent, task.id, task.lease) for task in tasks),
-    )
+    about = {
+        "backbeat.worker": worker,
+        "backbeat.runtime": env.runtime,
+        "messaging.batch.message_count": len(tasks),
+        "backbeat.settled": settled,
+    }
+    links = tuple(process_ref(task.traceparent, task.id, task.lease) for task in tasks)
+    return _span("internal", "tick", _own("tick", tick_id), None, started, about, links=links)
+
+
+def _who(workflow: str, version: int, tenant: str, owner: UUID, origin: UUID | None) -> dict[str, Any]:
+    return {
+        "backbeat.workflow": workflow,
+        "backbeat.version": version,
+        "backbeat.tenant": tenant,
+        "backbeat.task_id": str(owner),
+        "backbeat.origin_id": str(origin),
+    }
 
 
 def _task(env: Environment, task: Payer) -> dict[str, Any]:
-    return {
-        "backbeat.workflow": task.workflow,
-        "gen_ai.workflow.name": task.workflow,
-        "backbeat.version": task.version,
-        "backbeat.task_id": str(task.id),
-        "backbeat.origin_id": str(task.origin_id),
-        "backbeat.tenant": task.tenant,
-        "backbeat.tier": task.tier,
-        "backbeat.attempt": task.attempts,
-        "backbeat.runtime": env.runtime,
-    }
+    run = {name: getattr(task, name) for name in ("workflow", "version", "tenant", "id", "origin_id", "attempts")}
+    return _run(env, run) | {"backbeat.tier": task.tier}
 
 
 def _run(env: Environment, run: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "backbeat.workflow": run["workflow"],
-        "gen_ai.workflow.name": run["workflow"],
-        "backbeat.version": run["version"],
-        "backbeat.task_id": str(run["id"]),
-        "backbeat.origin_id": str(run["origin_id"]),
-        "backbeat.tenant": run["tenant"],
-        "backbeat.attempt": run["attempts"],
-        "backbeat.runtime": env.runtime,
-    }
+    about = _who(run["workflow"], run["version"], run["tenant"], run["id"], run["origin_id"])
+    about |= {"gen_ai.workflow.name": run["workflow"], "backbeat.attempt": run["attempts"]}
+    return about | {"backbeat.runtime": env.runtime}
 
 
 def _model(env: Environment, provider: str, model: str, tier: str, key: str) -> dict[str, Any]:
@@ -300,49 +221,52 @@ def _ending(end: Closing) -> dict[str, Any]:
 
 
 def _process(
-    traceparent: str,
-    workflow: str,
-    task_id: UUID,
-    lease: int,
-    started: int,
-    attributes: dict[str, Any],
-    error: str | None,
+    traceparent: str, workflow: str, task: UUID, lease: int, started: int, about: dict[str, Any], error: str | None
 ) -> SpanRecord:
     parent = parse_traceparent(traceparent)
-    return SpanRecord(
-        name=f"process {workflow}",
-        kind="consumer",
-        trace_id=parent.trace_id,
-        span_id=span_id("process", task_id, lease),
-        parent_span_id=parent.span_id,
-        start_ns=started,
-        end_ns=clock.wall_ns(),
-        attributes=attributes,
-        error=error,
-    )
+    return _child("consumer", f"process {workflow}", parent, ("process", task, lease), started, about, error)
 
 
-def _call(
+def _own(*parts: Any) -> SpanRef:
+    """A trace of its own."""
+    return SpanRef(trace_id(*parts), span_id(*parts))
+
+
+def _child(
+    kind: Kind,
+    name: str,
     parent: SpanRef,
-    model: str,
-    owner: UUID,
-    key: str,
-    seq: int,
+    parts: tuple[Any, ...],
     started: int,
-    ended: int,
-    attributes: dict[str, Any],
-    error: str | None,
+    about: Mapping[str, Any],
+    error: str | None = None,
+    ended: int | None = None,
+) -> SpanRecord:
+    return _span(kind, name, SpanRef(parent.trace_id, span_id(*parts)), parent.span_id, started, about, error, ended)
+
+
+def _span(
+    kind: Kind,
+    name: str,
+    ids: SpanRef,
+    parent: str | None,
+    started: int,
+    about: Mapping[str, Any],
+    error: str | None = None,
+    ended: int | None = None,
+    links: tuple[SpanRef, ...] = (),
 ) -> SpanRecord:
     return SpanRecord(
-        name=f"chat {model}",
-        kind="client",
-        trace_id=parent.trace_id,
-        span_id=span_id("call", owner, key, seq),
-        parent_span_id=parent.span_id,
+        name=name,
+        kind=kind,
+        trace_id=ids.trace_id,
+        span_id=ids.span_id,
+        parent_span_id=parent,
         start_ns=started,
-        end_ns=ended,
-        attributes=attributes,
+        end_ns=clock.wall_ns() if ended is None else ended,
+        attributes=about,
         error=error,
+        links=links,
     )
 
 
