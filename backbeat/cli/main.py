@@ -22,6 +22,9 @@ class Lazy(NamedTuple):
 
 COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
+        "init": Lazy("backbeat.cli.author:init", "Begin a project of tasks: a module, a test, a README."),
+        "run": Lazy("backbeat.cli.author:run", "Try a definition in this process, without a database."),
+        "definitions": Lazy("backbeat.cli.author:definitions", "Check the modules of definitions."),
         "up": Lazy("backbeat.cli.stack:up", "Start the embedded engines and migrate them."),
         "down": Lazy("backbeat.cli.stack:down", "Stop the embedded engines; their data stays."),
         "status": Lazy("backbeat.cli.stack:status", "Show the embedded engines, and how the database is."),

@@ -1,6 +1,7 @@
 """The wheel as a user gets it: built from the tree, installed into a bare environment, engines left out."""
 
 import email
+import json
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import clean_environ
+from tests.support.databases import Database
+from tests.support.simulated import service
 from tests.support.tree import PACKAGES, ROOT
 
 pytestmark = pytest.mark.xdist_group("wheel")
@@ -74,14 +78,49 @@ def test_import_backbeat_needs_nothing_else(bare: Path) -> None:
     assert _run(bare, "-c", "import backbeat; print(backbeat.__file__)").startswith(str(bare.parents[1]))
 
 
-def test_it_carries_its_migrations_and_commands(bare: Path) -> None:
-    """Its dependencies come from this environment by a path file: installing them again would take minutes."""
-    purelib = Path(_run(bare, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
+@pytest.fixture
+def purelib(bare: Path) -> Path:
+    """Where it is installed; its dependencies come from this environment: installing them again would take minutes."""
+    found = Path(_run(bare, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
     # A line with a path adds this environment's packages, but not the source tree that its own .pth file names.
-    (purelib / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (found / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return found
+
+
+def test_it_carries_its_migrations_and_commands(bare: Path, purelib: Path) -> None:
     code = "from backbeat.migration_files import load; print(load('postgres')[0].verify, len(load('clickhouse')))"
     proof, count = _run(bare, "-c", code).rsplit(" ", 1)
     assert Path(proof) == purelib / "backbeat" / "_migrations" / "verify" / "0001.sql"
     assert int(count) >= 1
     for command in ("backbeat", "cron-worker", "temporal-worker"):
         assert "usage" in _run(bare, str(bare.with_name(command)), "--help").lower()
+
+
+def test_a_users_project_beside_it_drains_one_task(
+    bare: Path, purelib: Path, database: Database, tmp_path: Path
+) -> None:
+    """From `backbeat init` to a result, with nothing of the source tree on the path."""
+    home = tmp_path / "projects"
+    home.mkdir()
+    environ = {**clean_environ(), **database.environ}
+    del environ["PYTHONPATH"]
+
+    def typed(command: str, *arguments: str) -> str:
+        path = [str(bare.with_name(command)), *arguments]
+        done = subprocess.run(path, cwd=home, env=environ, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "cd mytasks" in typed("backbeat", "init", "mytasks")
+    home /= "mytasks"
+    environ |= {"BACKBEAT_DEFINITIONS": "mytasks", "PYTHONPATH": str(home)}
+    with service("provider", tmp_path / "log", "--latency", "0") as provider:
+        vendors = f'[providers.anthropic]\nbase_url = "{provider.url}/anthropic"\nsimulated = true\n'
+        (home / "backbeat.toml").write_text(vendors, encoding="utf-8")
+        assert json.loads(typed("backbeat", "definitions", "check", "-o", "json"))["problems"] == []
+        ticket = '{"subject": "Invoice", "body": "You charged me twice."}'
+        (added,) = json.loads(typed("backbeat", "task", "enqueue", "support_triage", "--payload", ticket, "-o", "json"))
+        typed("cron-worker", "tick", "--budget", "20s")
+        assert len(provider.ends(status=200)) == 1
+    result = database.value("SELECT result FROM backbeat.finished_tasks WHERE id = %s", [added["task_id"]])
+    assert result["category"] == "billing"
