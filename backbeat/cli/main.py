@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "notify": Lazy("backbeat.cli.notify:notify", "Tell people what waits for them: mail, chat, webhooks."),
         "audit": Lazy("backbeat.cli.audit:audit", "Verify and export the record of what people decided and did."),
         "effect": Lazy("backbeat.cli.effect:effect", "Inspect and resolve writes to the outside."),
+        "eval": Lazy("backbeat.cli.evaluate:evaluate", "Measure what the tiers get right, and recommend one."),
         "budget": Lazy("backbeat.cli.budget:budget", "Show and set what may be used."),
         "stop": Lazy("backbeat.cli.switch:stop", "Stop new model calls or effects, everywhere, now."),
         "resume": Lazy("backbeat.cli.switch:resume", "Lift a stop."),

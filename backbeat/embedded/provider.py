@@ -34,6 +34,7 @@ from backbeat.embedded.simulated import (
     rules,
     schema,
     server,
+    skill,
     tokens,
     wire_anthropic,
     wire_chat,
@@ -203,7 +204,7 @@ def _parsed(wire: Wire, raw: bytes) -> Ask:
 
 def _said(ask: Ask) -> str:
     """What the rules say to the prompt, in the shape that was asked for. Raises BadRequestError for a hopeless one."""
-    facts = rules.read(ask.prompt)
+    facts = rules.read(skill.taken_in(ask.prompt, ask.model))
     if ask.schema is None:
         return answer.markdown(facts)
     try:

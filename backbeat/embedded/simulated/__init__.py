@@ -8,6 +8,7 @@
     faults          what goes wrong, by header, by script or by rate
     latency         how long an answer takes
     tokens, cache   what it costs: a token count, and which prefix of it was cached
+    skill           how much of the prompt its model takes in
     diff, rules     what there is to say about the diff in the prompt
     payment         what there is to say about a card payment in it
     answer, schema  those findings as prose, or as the object that the JSON schema asks for

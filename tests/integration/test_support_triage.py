@@ -1,0 +1,69 @@
+"""`examples/support_triage`: the definition by itself, and `backbeat eval tiers` on its data through the real queue."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backbeat.testing import canned
+from examples.support_triage import generate
+from examples.support_triage.definitions import Triage, triage
+from tests.support.command import Done, command
+from tests.support.databases import Database
+from tests.support.simulated import Service, service
+
+CASES = [json.loads(line) for line in generate.FILE.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with service("provider", tmp_path_factory.mktemp("provider") / "log", "--latency", "0") as running:
+        yield running
+
+
+def evaluate(database: Database, provider: Service, home: Path, *arguments: object) -> Done:
+    vendors = f'[providers.anthropic]\nbase_url = "{provider.url}/anthropic"\nsimulated = true\n'
+    (home / "backbeat.toml").write_text(vendors, encoding="utf-8")
+    environ = {**database.environ, "BACKBEAT_DEFINITIONS": "examples.support_triage.definitions"}
+    return command("backbeat", "eval", "tiers", *arguments, home=home, environ=environ, within=170)
+
+
+def test_the_definition_without_a_model() -> None:
+    with canned({"answer": {"category": "bug", "urgent": True}}) as models:
+        assert models.run(triage, CASES[0]["input"]).result == Triage(category="bug", urgent=True)
+
+
+def test_the_data_is_what_its_generator_writes() -> None:
+    assert generate.FILE.read_text(encoding="utf-8") == "\n".join(generate.lines()) + "\n"
+    about = json.loads(generate.lines()[0])["about"]
+    assert "simulated" in about
+    assert "wrong on purpose, by tier" in about
+
+
+def test_every_tier_answers_the_same_sample(database: Database, provider: Service, tmp_path: Path) -> None:
+    before = len(provider.ends())
+    picture = tmp_path / "tiers.svg"
+    words = ("--dataset", generate.FILE, "--sample", 60, "--target", 0.7, "--svg", picture, "-o", "json")
+    done = evaluate(database, provider, tmp_path, *words).fine()
+    found: dict[str, Any] = done.json
+    scores = {one["tier"]: one for one in found["tiers"]}
+    assert list(scores) == ["small", "medium", "large"]
+    assert [one["answered"] for one in scores.values()] == [60, 60, 60]
+    assert len(provider.ends()) - before == 180
+    correct = [scores[tier]["correct"] for tier in ("small", "medium", "large")]
+    assert correct == sorted(correct)
+    assert correct[0] < correct[2]
+    assert found["recommended"] in scores
+    assert "simulated" in found["about"]
+    assert "simulated provider" in done.err
+    assert picture.read_text(encoding="utf-8").startswith("<svg")
+    costs = [float(scores[tier]["usd_per_correct"]) for tier in ("small", "medium", "large")]
+    assert costs == sorted(costs)
+    workflows = {row[0] for row in database.sql("SELECT DISTINCT workflow FROM backbeat.finished_tasks")}
+    assert workflows == {f"support_triage_eval_{tier}" for tier in scores}
+
+
+def test_feedback_is_a_dataset_too(database: Database, provider: Service, tmp_path: Path) -> None:
+    assert "no labelled case" in evaluate(database, provider, tmp_path, "--from-feedback", "--tier", "small").err

@@ -1,0 +1,69 @@
+"""Intervals, scores and recommendations of `backbeat eval tiers`."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from backbeat.evaluate.score import matches, recommend, smallest_sample, tally, wilson
+
+
+def row(status: str = "succeeded", **also: Any) -> dict[str, Any]:
+    usual = {"error_class": None, "hold_reason": None, "unpriced": 0, "faults": 0, "models": ["v m"], "seconds": 1.0}
+    return {**usual, "status": status, "cost_usd": Decimal("0.01"), **also}
+
+
+@pytest.mark.parametrize(
+    ("correct", "answered", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_is_what_the_tables_say(correct: int, answered: int, low: float, high: float) -> None:
+    """The last two are from R. G. Newcombe, Statistics in Medicine 17 (1998), table I."""
+    assert wilson(correct, answered) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_sample_below_the_smallest_can_prove_nothing() -> None:
+    need = smallest_sample(0.9)
+    assert wilson(need, need)[0] >= 0.9 > wilson(need - 1, need - 1)[0]
+
+
+def test_infrastructure_is_no_wrong_answer() -> None:
+    rows = [row(), row("dead", error_class="invalid_output"), row("dead", error_class="timeout"), None]
+    rows += [row("held", hold_reason="route", seconds=None), row(cost_usd=None)]
+    score = tally("small", rows, [True, False, False, False, False, None])
+    assert (score.answered, score.correct, score.accuracy) == (2, 1, 0.5)
+    assert score.infrastructure == {"held: route": 1, "missing": 1, "not graded": 1, "timeout": 1}
+    assert (score.usd, score.usd_per_correct) == (Decimal("0.04"), Decimal("0.04"))
+
+
+def test_an_unknown_price_is_not_zero() -> None:
+    score = tally("small", [row(), row(unpriced=1, cost_usd=None)], [True, True])
+    assert (score.usd, score.usd_per_correct) == (None, None)
+
+
+def _scored(tier: str, correct: int, answered: int, usd: str | None) -> Any:
+    rows = [row(cost_usd=None if usd is None else Decimal(usd), unpriced=int(usd is None)) for _ in range(answered)]
+    return tally(tier, rows, [n < correct for n in range(answered)])
+
+
+def test_the_cheapest_that_is_proven() -> None:
+    scores = [
+        _scored("small", 160, 200, "0.001"),
+        _scored("large", 199, 200, "0.1"),
+        _scored("medium", 195, 200, "0.01"),
+    ]
+    assert recommend(scores, 0.9)[0] == "medium"
+    assert recommend([*scores, _scored("own", 200, 200, None)], 0.9)[0] == "medium"
+    assert recommend(scores, 0.7)[0] == "small"
+
+
+def test_no_tier_and_too_small_are_different_answers() -> None:
+    assert recommend([_scored("small", 100, 200, "0.1")], 0.9) == (None, "no tier reaches 0.9")
+    assert recommend([_scored("small", 20, 20, "0.1")], 0.9)[1].startswith("sample too small: 0.9 takes 35 answers")
+    assert recommend([_scored("small", 182, 200, "0.1")], 0.9)[1].startswith("sample too small: small may reach")
+
+
+def test_only_known_fields_are_compared() -> None:
+    assert matches({"category": "bug", "urgent": True}, {"category": "bug"})
+    assert not matches({"category": "bug"}, {"category": "bug", "urgent": False})
+    assert not matches(None, {})
