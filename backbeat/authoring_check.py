@@ -48,6 +48,7 @@ def check(modules: Iterable[str], routes: Routes) -> Checked:
     declared: list[str] = []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
+    built_in = load_definitions([]).tasks
     for module in modules:
         with _collecting(module, problems):
             try:
@@ -55,11 +56,12 @@ def check(modules: Iterable[str], routes: Routes) -> Checked:
             except DefinitionError as error:
                 problems.append(_problem(module, error))
                 continue
-        ones: list[Definition | Orchestration] = [*registry.tasks.values(), *registry.orchestrations.values()]
+        own = {name: one for name, one in registry.tasks.items() if one is not built_in.get(name)}
+        ones: list[Definition | Orchestration] = [*own.values(), *registry.orchestrations.values()]
         for one in ones:
             problems += _flaws(module, one, routes)
         kinds = [f"effect {kind}" for kind in registry.effects]
-        for name in [*registry.tasks, *registry.orchestrations, *kinds]:
+        for name in [*own, *registry.orchestrations, *kinds]:
             if name in seen and seen[name] != module:
                 fix = "Give one a new version, or rename it"
                 problems.append(Problem(module, None, None, name, f"is defined in {seen[name]} too", fix))

@@ -31,7 +31,7 @@ from shared.ids import SpanRef, span_id, trace_id
 from shared.llm.routes import load_routes
 from shared.telemetry.spans import NullTelemetry
 
-_CALLS, _EFFECTS = load("calls"), load("effects")
+_CALLS, _EFFECTS, _RATES = load("calls"), load("effects"), load("rates")
 
 
 class Memory(Database):
@@ -54,6 +54,10 @@ class Memory(Database):
             return [{"n": n} for n, end in enumerate(_plain(given["ends"]), 1) if self._close(end)]
         if query == _EFFECTS["begin_effect"]:
             return [self._effect(given)]
+        if query == _RATES["admit"]:
+            return [
+                {"n": n, "verdict": "go", "wait": 0.0, "charged": []} for n, _ in enumerate(_plain(given["asks"]), 1)
+            ]
         return []
 
     def _open(self, n: int, call: dict[str, Any]) -> DictRow:
@@ -103,7 +107,9 @@ def environment(
 
 
 def claimed(definition: Definition, value: Any) -> Task:
-    """The row that a claim would have given. Raises InputError for a definition that takes rows by the hundred."""
+    """The row that a claim would have given. Raises InputError for what lives in more rows than one."""
+    if stepwise(definition):
+        raise InputError(f"{definition.full_name} goes on in steps, which are rows", fix="Enqueue it, and run ticks")
     if definition.bulk is not None:
         raise InputError(f"{definition.full_name} takes its rows by the hundred", fix="Enqueue them, and run a tick")
     task, now = uuid4(), clock.wall()
@@ -128,6 +134,11 @@ def claimed(definition: Definition, value: Any) -> Task:
         created_at=now,
         source_at=None,
     )
+
+
+def stepwise(definition: Definition) -> bool:
+    """Whether it is an agent or an orchestrator of agents."""
+    return str(getattr(definition.run, "__module__", "")).endswith("authoring_agents")
 
 
 async def run(config: Config, registry: Registry, definition: Definition, payload: Any) -> Run:

@@ -120,14 +120,17 @@ async def _measure(dataset: Path | None, how: dict[str, Any]) -> "tuple[str, lis
 
 
 def _definition(config: "Config", name: str | None) -> "Definition":
+    from backbeat.local import stepwise
     from shared.definitions import load_definitions
     from shared.errors import InputError
 
-    registry = load_definitions(config.definitions)
-    names = sorted({one.name for one in registry.tasks.values()})
+    registry, built_in = load_definitions(config.definitions), load_definitions([]).tasks
+    names = sorted({one.name for key, one in registry.tasks.items() if one is not built_in.get(key)})
     if name is None and len(names) != 1:
         raise InputError(f"which definition? Loaded: {', '.join(names) or 'none'}", fix="Name it with --definition")
     found = registry.newest(name or names[0])
+    if stepwise(found):
+        raise InputError(f"{found.full_name} goes on in steps of its own", fix="Evaluate one that ends in one task")
     if found.bulk is not None:
         raise InputError(
             f"{found.full_name} takes its rows by the hundred", fix="Evaluate a definition that asks models"

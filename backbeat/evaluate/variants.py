@@ -11,6 +11,7 @@ from backbeat.authoring import single_shot
 from shared.definitions import Definition, load_definitions
 from shared.domain.outcome import Dead, Escalate, FanOut, Retry, Succeed
 from shared.execution.interrupt import Interrupt
+from shared.execution.tools import call_tool
 
 
 class Question(BaseModel):
@@ -38,7 +39,12 @@ class _Tiered:
         return getattr(self._context, name)
 
     async def llm(self, key: str, **asked: Any) -> Any:
-        return await self._context.llm(key, **{**asked, "tier": self._tier})
+        # What a higher tier answers in its stead would be its own merit.
+        return await self._context.llm(key, **{**asked, "tier": self._tier, "escalate": False})
+
+    async def tool(self, step: str, name: str, **args: Any) -> Any:
+        # Of a tool that writes, the effect is ours to refuse.
+        return await call_tool(self, step, name, args)  # type: ignore[arg-type]
 
     async def run(self, definition: Definition, value: BaseModel) -> Any:
         return await definition.run(self, value)

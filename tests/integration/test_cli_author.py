@@ -88,7 +88,7 @@ def test_what_a_local_run_refuses(project: Path) -> None:
     assert "--local" in run(project, "run", "support_triage", "--input", TICKET).refused(2)
     assert "not JSON" in run(project, "run", "support_triage", "--local", "--input", "{").refused(2)
     assert "subject" in run(project, "run", "support_triage", "--local", "--input", "{}").refused(2)
-    assert "Loaded: support_triage" in run(project, "run", "other", "--local", "--input", "{}").refused(2)
+    assert "Loaded: prompt, support_triage" in run(project, "run", "other", "--local", "--input", "{}").refused(2)
     assert "@9" in run(project, "run", "support_triage", "--version", 9, "--local", "--input", TICKET).refused(3)
 
 

@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 
+from backbeat import Dead, Escalate
 from backbeat.evaluate.score import matches, recommend, smallest_sample, tally, wilson
+from backbeat.evaluate.variants import variant
+from backbeat.testing import canned
+from tests.unit.test_testing import GOOD, TICKET, loop
 
 
 def row(status: str = "succeeded", **also: Any) -> dict[str, Any]:
@@ -67,3 +71,26 @@ def test_only_known_fields_are_compared() -> None:
     assert matches({"category": "bug", "urgent": True}, {"category": "bug"})
     assert not matches({"category": "bug"}, {"category": "bug", "urgent": False})
     assert not matches(None, {})
+
+
+def test_a_variant_asks_its_tier_and_writes_nothing() -> None:
+    with canned({"kind": {**GOOD, "urgent": False}}, effects={"mail": {"message": "m1"}}) as models:
+        outcome = models.run(variant(loop, "large"), TICKET).outcome
+    assert isinstance(outcome, Dead)
+    assert outcome.error_class == "effect_in_evaluation"
+    assert (models.effects, [call.model for call in models.calls]) == ([], ["claude-opus-4-7"])
+
+
+def test_what_a_variant_would_hand_over_is_its_answer() -> None:
+    with canned({"kind": GOOD}) as models:
+        end = models.run(variant(loop, "medium"), TICKET)
+    assert not isinstance(end.outcome, Escalate)
+    assert (end.result.message, models.escalations) == ("later", [])
+
+
+def test_an_answer_that_is_wrong_twice_is_the_tiers_own() -> None:
+    with canned({"kind": ["no", "no"]}) as models:
+        outcome = models.run(variant(loop, "small"), TICKET).outcome
+    assert isinstance(outcome, Dead)
+    assert outcome.error_class == "invalid_output"
+    assert {call.model for call in models.calls} == {"claude-haiku-4-5"}
