@@ -104,7 +104,6 @@ async def _measure(dataset: Path | None, how: dict[str, Any]) -> "tuple[str, lis
 
     config = load()
     definition = _definition(config, how["name"])
-    say_what_is_simulated(config)
     async with database(config) as db:
         about, cases = read(dataset) if dataset else ("", await from_feedback(db, definition.name))
         if not cases:
@@ -112,6 +111,7 @@ async def _measure(dataset: Path | None, how: dict[str, Any]) -> "tuple[str, lis
         chosen = sample(cases, how["size"], how["seed"])
         for case in chosen:
             checked(definition, case.input)
+        say_what_is_simulated(config)
         telemetry = open_telemetry(config, "backbeat")
         try:
             return about, await _tiers(db, telemetry, config, definition, chosen, how)

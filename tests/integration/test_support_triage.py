@@ -66,4 +66,16 @@ def test_every_tier_answers_the_same_sample(database: Database, provider: Servic
 
 
 def test_feedback_is_a_dataset_too(database: Database, provider: Service, tmp_path: Path) -> None:
-    assert "no labelled case" in evaluate(database, provider, tmp_path, "--from-feedback", "--tier", "small").err
+    small = ("--from-feedback", "--tier", "small", "-o", "json")
+    assert "no labelled case" in evaluate(database, provider, tmp_path, *small).refused(2)
+    environ = {**database.environ, "BACKBEAT_DEFINITIONS": "examples.support_triage.definitions"}
+    payload = json.dumps({"subject": "Invoice", "body": "A refund, please."})
+    words = ("task", "enqueue", "support_triage", "--payload", payload, "-o", "json")
+    ((task,),) = [command("backbeat", *words, home=tmp_path, environ=environ).fine().json]
+    said = "INSERT INTO backbeat.feedback (origin_id, finding, label, said_by) VALUES (%s, %s, %s, 'ann')"
+    for finding, label in (("category", "billing"), ("urgent", "false")):
+        database.sql(said, [task["task_id"], finding, label])
+    done = evaluate(database, provider, tmp_path, *small)
+    assert done.code == 1, done
+    assert [(one["answered"], one["correct"]) for one in done.json["tiers"]] == [(1, 1)]
+    assert done.json["why"].startswith("sample too small: 0.9 takes 35 answers")
