@@ -22,25 +22,31 @@ class Lazy(NamedTuple):
 
 COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
-        "init": Lazy("backbeat.cli.author:init", "Begin a project of tasks: a module, a test, a README."),
-        "run": Lazy("backbeat.cli.author:run", "Try a definition in this process, without a database."),
-        "definitions": Lazy("backbeat.cli.author:definitions", "Check the modules of definitions."),
+        "init": Lazy(
+            "backbeat.cli.author:init", "Begin a project: a directory NAME with one task, a test of it and a README."
+        ),
+        "run": Lazy("backbeat.cli.author:run", "Try a definition: one attempt, in this process."),
+        "definitions": Lazy("backbeat.cli.author:definitions", "Look at the modules that BACKBEAT_DEFINITIONS names."),
         "up": Lazy("backbeat.cli.stack:up", "Start the embedded engines and migrate them."),
         "down": Lazy("backbeat.cli.stack:down", "Stop the embedded engines; their data stays."),
         "status": Lazy("backbeat.cli.stack:status", "Show the embedded engines, and how the database is."),
         "migrate": Lazy("backbeat.cli.migrate:migrate", "Bring the database schemas up to date."),
         "task": Lazy("backbeat.cli.task:task", "Enqueue, watch and cancel tasks."),
-        "agent": Lazy("backbeat.cli.agent:agent", "See what agents did; cancel, resume and fork them."),
+        "agent": Lazy(
+            "backbeat.cli.agent:agent", "See what agents did and what it cost; cancel, resume and fork them."
+        ),
         "schedule": Lazy("backbeat.cli.schedule:schedule", "Let tasks come with the clock."),
         "tenant": Lazy("backbeat.cli.tenant:tenant", "See, weigh, cap and pause tenants."),
-        "route": Lazy("backbeat.cli.route:route", "See the routes of the tiers, and hold one."),
+        "route": Lazy(
+            "backbeat.cli.route:route", "See the routes of the tiers, change them without a deploy, and hold one."
+        ),
         "workflow": Lazy("backbeat.cli.workflow:workflow", "Run orchestrations; see and pause definitions."),
         "dead": Lazy("backbeat.cli.dead:dead", "See, requeue and discard tasks that ended in vain."),
         "approval": Lazy("backbeat.cli.approval:approval", "See what waits for a person, and decide."),
         "notify": Lazy("backbeat.cli.notify:notify", "Tell people what waits for them: mail, chat, webhooks."),
         "audit": Lazy("backbeat.cli.audit:audit", "Verify and export the record of what people decided and did."),
         "effect": Lazy("backbeat.cli.effect:effect", "Inspect and resolve writes to the outside."),
-        "eval": Lazy("backbeat.cli.evaluate:evaluate", "Measure what the tiers get right, and recommend one."),
+        "eval": Lazy("backbeat.cli.evaluate:evaluate", "Measure what the tiers get right."),
         "budget": Lazy("backbeat.cli.budget:budget", "Show and set what may be used."),
         "stop": Lazy("backbeat.cli.switch:stop", "Stop new model calls or effects, everywhere, now."),
         "resume": Lazy("backbeat.cli.switch:resume", "Lift a stop."),

@@ -67,7 +67,10 @@ def test_the_table_says_what_the_command_says(name: str) -> None:
         (["task", "list", "--colour"], "backbeat: No such option '--colour'. See `backbeat task list --help`"),
         (["task", "show", "seven"], "backbeat: Invalid value for 'TASK_ID': 'seven' is no task id"),
         (["task", "enqueue", "x"], "backbeat: give one of --payload, --file and --from. See `backbeat task enqueue"),
-        (["task", "enqueue", "x", "--payload", "{"], "backbeat: Invalid value for '--payload': this is not JSON: "),
+        (
+            ["task", "enqueue", "x", "--payload", "{"],
+            "backbeat: Invalid value for '--payload' / '--input': this is not JSON: ",
+        ),
         (["task", "list", "--since", "soon"], "backbeat: Invalid value for '--since': 'soon' is no duration such as"),
         (["stop", "--reason", "x"], "backbeat: say --all or --effects. See `backbeat stop --help`"),
         (["stop", "--all", "--reason", " "], "backbeat: --reason is empty. See `backbeat stop --help`"),
