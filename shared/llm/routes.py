@@ -6,7 +6,7 @@ Postgres may say otherwise while processes run: see `Routes.over`.
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from shared.errors import ConfigError
 from shared.llm.prices import Price
 
+NOTICE = timedelta(days=90)  # before a route's sunset
 DEFAULT_FILE = Path(__file__).with_name("routes.toml")
 ABLE = ("json_schema", "usage")
 CAPABILITIES = (*ABLE, "json_object", "cache", "seed", "max_completion_tokens", "batch")
@@ -96,9 +97,10 @@ class Routes:
 
     def warnings(self, today: date) -> list[str]:
         """A line for each route of a tier whose vendor has named the day of its end."""
-        served = sorted({one for tier in self.tiers.values() for one in tier if one.sunset}, key=lambda one: one.name)
-        ends = ((one, "ended" if one.sunset and one.sunset <= today else "ends") for one in served)
-        return [f"route {one.name}: {one.model} {word} on {one.sunset}: name another in the tier" for one, word in ends]
+        served = sorted({one for tier in self.tiers.values() for one in tier}, key=lambda one: one.name)
+        ends = [(one, one.sunset) for one in served if one.sunset and one.sunset - today <= NOTICE]
+        said = "{0.name}: {0.model} {1} on {2}: name another in the tier"
+        return ["route " + said.format(one, "ended" if day <= today else "ends", day) for one, day in ends]
 
     def known(self, tier: str, name: str) -> Route:
         """A route by its name. Raises ConfigError, saying that `tier` wants it."""

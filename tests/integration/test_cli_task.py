@@ -84,11 +84,11 @@ def test_one_bad_payload_of_many_enqueues_nothing(run: Run, database: Database, 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nosuch"], 2, "no loaded module defines the task 'nosuch'. Loaded: support_triage"),
+        (["nosuch"], 2, "no loaded module defines the task 'nosuch'. Loaded: prompt, support_triage"),
         (
             ["support_triage", "--version", "4"],
             2,
-            "no loaded module defines support_triage@4. Loaded: support_triage@3",
+            "no loaded module defines support_triage@4. Loaded: prompt@1, support_triage@3",
         ),
         (["support_triage", "--tenant", "nobody"], 3, "tenant nobody does not exist. "),
     ],

@@ -1,11 +1,12 @@
 """The routes file: the default one, a custom one, and every way to get one wrong."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from shared.errors import ConfigError
-from shared.llm.routes import Route, load_routes
+from shared.llm.routes import DEFAULT_FILE, Route, load_routes
 
 GOOD = """
 [tiers]
@@ -99,3 +100,13 @@ def test_what_a_route_can_do(tmp_path: Path) -> None:
     file.write_text(GOOD.replace("window = 1000", 'window = 1000\ncapabilities = ["json_object", "seed"]', 1))
     assert load_routes(file).for_tier("small")[0].capabilities == ("json_object", "seed")
     assert load_routes(file).for_tier("vision")[0].capabilities == ("json_schema", "usage")
+
+
+def test_the_end_of_a_model_is_told_when_it_is_near(tmp_path: Path) -> None:
+    file = tmp_path / "routes.toml"
+    file.write_text(DEFAULT_FILE.read_text())
+    routes = load_routes(file)
+    assert routes.warnings(date(2026, 12, 31)) == []
+    near, past = (routes.warnings(day) for day in (date(2027, 1, 1), date(2027, 4, 1)))
+    assert near == ["route gpt-5.1: gpt-5.1 ends on 2027-04-01: name another in the tier"]
+    assert past == ["route gpt-5.1: gpt-5.1 ended on 2027-04-01: name another in the tier"]
