@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -229,6 +230,7 @@ class Approvals(RuleBasedStateMachine):
         return content_hash(request={"n": content})
 
 
+@pytest.mark.timeout(3600 if SOAK else 180)
 def test_any_decisions_in_any_order(database: Database) -> None:
     options = settings(
         max_examples=EXAMPLES,

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -471,6 +472,7 @@ def _flow(row: Row) -> tuple[str, str, str]:
     return row["tenant"], row["tier"], row["class"]
 
 
+@pytest.mark.timeout(3600 if SOAK else 180)
 def test_any_calls_in_any_order(database: Database) -> None:
     database.sql("INSERT INTO backbeat.tenants (id, weight, max_running) VALUES ('acme', 3, NULL), ('capped', 1, 3)")
     options = settings(
