@@ -111,5 +111,5 @@ async def test_no_more_calls_are_in_flight_than_may_be_and_a_dead_process_holds_
             await run.replace(run.dice.randrange(PROCESSES))
         await clock.sleep(16)
         assert run.vendor.in_flight >= 15
-    # In time that jumps a process' word may come later than the 15 s it is kept for: its calls are forgotten until then.
+    # In time that jumps a process' word may come later than the 15 s it is kept for: until then it has no calls.
     assert run.vendor.most <= 22
