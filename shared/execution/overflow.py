@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from shared.db import queue
 from shared.domain.outcome import Dead
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
@@ -35,7 +36,7 @@ async def answer_fitting(env: Environment, ask: "Ask", answer: Callable[["Ask"],
         except TooLong as refused:  # by the vendor, who counts better
             window = refused.window + 1
     sizes = f"{tokens or 'too many'} tokens and {ask.max_output_tokens} of output, for a window of {longest}"
-    fix = "shorten it, or allow overflow='chunk'"
+    fix = "shorten it, or allow overflow='chunk' (in_pieces)"
     raise TooLong(tokens, longest, f"call {ask.key!r} has {sizes}, the longest of tier {ask.tier!r}: {fix}")
 
 
@@ -51,6 +52,8 @@ async def _needed(env: Environment, ask: "Ask") -> tuple[int | None, int]:
     )
     routes = env.routing.routes.for_tier(ask.tier, env.config.providers)
     if prices.upper_tokens(*request.texts) + ask.max_output_tokens <= min(route.window for route in routes):
+        return None, 0
+    if "all" in await queue.switches(env.db):  # a count sends the prompt too; leave to send will be refused
         return None, 0
     for route in routes:
         count = getattr(await env.provider(route.provider), "count", None)

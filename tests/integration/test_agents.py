@@ -1,6 +1,7 @@
 """Agents as ticks run them, on the simulated provider: each step a task, each end on record."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -177,3 +178,29 @@ async def test_a_cancelled_agent_takes_no_further_step(database: Database) -> No
         await work.drain()
         assert (work.agent(one)["status"], work.agent(one)["error"]) == ("cancelled", "cancelled: enough (by me)")
         assert database.sql("SELECT backbeat.cancel_agent(%s, 'enough', 'me')", [one]) == []
+
+
+async def test_an_agent_hands_over_to_the_orchestration_that_it_names(database: Database) -> None:
+    async with desk(database) as work:
+        agent, steps = await _ended(work, {"action": "escalate"}, name="asking")
+    assert (agent["status"], [step["action"] for step in steps]) == ("escalated", ["escalate"])
+    ((workflow, origin, given),) = database.sql(
+        "SELECT workflow, origin_id, input FROM backbeat.orchestrated_workflows"
+    )
+    assert (workflow, str(origin), given["agent"], given["reasoning"]) == (
+        *("helped", agent["id"], agent["id"]),
+        "as the script says",
+    )
+
+
+async def test_agents_leave_with_the_history(database: Database) -> None:
+    async with desk(database) as work:
+        agent, _ = await _ended(work, DONE)
+        retain = "SELECT backbeat.retain_agents()"
+        database.advance(timedelta(days=89))
+        database.sql(retain)
+        assert work.agent(agent["id"])["status"] == "done"
+        database.advance(timedelta(days=2))
+        database.sql(retain)
+    counts = "SELECT (SELECT count(*) FROM backbeat.agents), (SELECT count(*) FROM backbeat.agent_steps)"
+    assert database.sql(counts) == [(0, 0)]

@@ -12,7 +12,7 @@ from backbeat.operate import actions
 from shared.config import Config, ProviderConfig
 from shared.db.pool import Database as Connection
 from shared.definitions import Definition, Registry
-from shared.domain.outcome import Dead, Retry, Succeed
+from shared.domain.outcome import Dead, Retry, Snooze, Succeed
 from shared.domain.usage import Usage
 from shared.execution.attempt import attempt
 from shared.execution.context import Context
@@ -105,9 +105,11 @@ async def _attempt(
     tiers: Mapping[str, tuple[Route, ...]] = TIERS,
     prompt: str = "How many?",
     settled: bool = True,
+    first: Callable[[], object] = str,
     **options: Any,
 ) -> Any:
     async def run(ctx: Context, _value: Given) -> Any:
+        first()
         asked: Any = {"prompt": prompt, "tier": "small", "max_output_tokens": 20, **options}
         ask = partial(in_pieces, ctx) if asked.pop("overflow", "") == "chunk" else ctx.llm
         answer: Any = await ask("key", output=output, **asked)
@@ -227,6 +229,15 @@ async def test_what_surely_fits_is_not_counted(database: Database) -> None:
     async with tasks.worker(database) as db:
         await _attempt(db, vendor, tiers=windows(20_100), prompt=LONG)
         assert vendor.counted == 0
+
+
+async def test_who_stops_everything_stops_the_counting_too(database: Database) -> None:
+    vendor = Counter(lambda _: GOOD)
+    stop = partial(database.sql, "SELECT backbeat.throw_switch('all', 'a test', 'me')")
+    async with tasks.worker(database) as db:
+        outcome = await _attempt(db, vendor, tiers=windows(4_000, 6_000), prompt=LONG, first=stop)
+    assert isinstance(outcome, Snooze)
+    assert (vendor.counted, vendor.sent) == (0, [])
 
 
 @pytest.mark.parametrize("raised", [False, True], ids=["stop", "status"])

@@ -36,6 +36,9 @@ scripted = agent(
     max_output_tokens=200,
     attempts=2,
 )
+asking = agent(
+    "asking", version=1, goal="Ask.", input=Job, output=Found, tier="small", escalate_to="helped", max_output_tokens=200
+)
 part = single_shot(
     "part", version=1, input=Part, output=Found, tier="small", prompt="Sum up {n}: {text}", max_output_tokens=80
 )
