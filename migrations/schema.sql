@@ -65,9 +65,7 @@ DECLARE v_workflow orchestrated_workflows; v_join joins;
     v_ids uuid[];
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001';
-    END IF;
+    IF NOT FOUND THEN RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001'; END IF;
     PERFORM expect_wake(p_workflow);
     INSERT INTO joins (workflow_id, step, tolerated) VALUES (p_workflow, p_step, p_tolerated) ON CONFLICT DO NOTHING;
     SELECT * INTO v_join FROM joins j WHERE (j.workflow_id, j.step) = (p_workflow, p_step);
@@ -87,8 +85,7 @@ CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
     AS $$
     SELECT need_tenant(p_schedule ->> 'tenant');
     WITH added AS (INSERT INTO schedules SELECT (jsonb_populate_record(NULL::schedules, p_schedule)).* RETURNING *)
-    SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a
-$$;
+    SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a $$;
 
 CREATE FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) RETURNS TABLE(n bigint, verdict text, wait double precision, charged double precision[])
     LANGUAGE plpgsql SECURITY DEFINER
@@ -149,8 +146,7 @@ CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timest
             LATERAL (SELECT (d.day + c.opens) AT TIME ZONE c.time_zone, (d.day + c.closes) AT TIME ZONE c.time_zone) AS h(opens, closes)
         WHERE (c.tenant, c.name) = (p_tenant, p_policy ->> 'calendar')
           AND extract(isodow FROM d.day)::integer = ANY (c.days) AND d.day <> ALL (c.holidays) AND h.closes > p_from) AS s
-    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1)
-$$;
+    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1) $$;
 
 CREATE FUNCTION backbeat.append_only() RETURNS trigger
     LANGUAGE plpgsql
@@ -328,8 +324,7 @@ CREATE FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) RETURNS SETOF b
     INSERT INTO agents (id, tenant, workflow, version, status, input, task_id, parent_id, created_at)
     SELECT t.agent_id, t.tenant, t.workflow, t.version, 'thinking', t.payload, t.id, t.parent_id, clock() FROM simple_tasks t
     WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running')
-    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*;
-$$;
+    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*; $$;
 
 CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -342,9 +337,7 @@ BEGIN
         shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
         shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
     WHERE r.route = p_route;
-    IF p_seconds IS NULL THEN
-        PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}');
-    END IF;
+    IF p_seconds IS NULL THEN PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}'); END IF;
 END $$;
 
 CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void
@@ -1023,16 +1016,14 @@ CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RE
             'letters', cardinality(g.ids), 'last', g.ids[cardinality(g.ids)], 'reason', p_reason))
         FROM (SELECT array_agg(id ORDER BY id) AS ids FROM gone HAVING count(*) > 0) g
     )
-    SELECT unnest(t.ids) FROM told t
-$$;
+    SELECT unnest(t.ids) FROM told t $$;
 
 CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     DELETE FROM model_calls c WHERE c.owner = ANY (p_owners) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = c.owner);
-    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL;
-$$;
+    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL; $$;
 
 CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
     LANGUAGE plpgsql
@@ -1042,9 +1033,7 @@ CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS vo
 DECLARE v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
-    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
-        PERFORM settle_joins(p_departures);
-    END IF;
+    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN PERFORM settle_joins(p_departures); END IF;
     WITH bills AS (
         SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
                CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
@@ -1085,8 +1074,7 @@ CREATE FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_right te
     AS $$
     SELECT NOT EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE (r.rule ->> 'needed')::integer > fits(r.rule, p_right, p_groups)::integer + (
         SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve')
-          AND fits(r.rule, d.for_user, d.groups)))
-$$;
+          AND fits(r.rule, d.for_user, d.groups))) $$;
 
 CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL::bytea[], p_tenant text DEFAULT 'default'::text, p_class text DEFAULT 'normal'::text, p_run_after timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_source_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_traceparent text DEFAULT NULL::text, p_origin uuid DEFAULT NULL::uuid, p_parent uuid DEFAULT NULL::uuid, p_salt text DEFAULT ''::text) RETURNS TABLE(ord bigint, task_id uuid, created boolean, status text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1103,9 +1091,7 @@ DECLARE c_payload_cap CONSTANT integer := 1048576;
     v_due timestamptz := CASE WHEN p_run_after > backbeat.now() THEN p_run_after END;
 BEGIN
     SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
-    END IF;
+    IF NOT FOUND THEN RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001'; END IF;
     PERFORM need_tenant(p_tenant);
     IF cardinality(p_keys) <> cardinality(p_payloads) OR cardinality(p_source_at) <> cardinality(p_payloads) THEN
         RAISE EXCEPTION 'there are % payloads, but not as many keys or moments', cardinality(p_payloads) USING ERRCODE = 'BB003';
@@ -1152,9 +1138,7 @@ BEGIN
 
     INSERT INTO flows (tenant, tier, class) VALUES (p_tenant, v_workflow.lane, p_class) ON CONFLICT DO NOTHING;
     INSERT INTO virtual_time (tier) VALUES (v_workflow.lane) ON CONFLICT DO NOTHING;
-    IF v_due IS NULL THEN
-        PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class)));
-    END IF;
+    IF v_due IS NULL THEN PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class))); END IF;
 
     v_ids := ARRAY(
         SELECT coalesce(u.new, (SELECT i.task_id FROM idempotency i WHERE i.tenant = p_tenant AND i.key = u.key))
@@ -1308,8 +1292,7 @@ CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone
             WHERE d.decision = 'delegate' AND (d.request_id IS NULL OR d.request_id = p_request)
             ORDER BY d.user_name, d.request_id, d.decided_at DESC, d.id DESC) AS w
         WHERE w.until > p_at ORDER BY w.user_name, w.request_id IS NULL) AS h
-    WHERE h.user_name <> h.to_user
-$$;
+    WHERE h.user_name <> h.to_user $$;
 
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1448,8 +1431,7 @@ CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL
     ), capped AS MATERIALIZED (
         SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
     )
-    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
-$$;
+    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f $$;
 
 CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void
     LANGUAGE plpgsql
@@ -1538,8 +1520,7 @@ CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at t
             SELECT t.user_name FROM api_tokens t, LATERAL rights(p_request, t.user_name, t.groups, p_at) AS g
             WHERE t.revoked_at IS NULL AND (t.expires_at > p_at) IS NOT FALSE AND NOT g.barred AND fits(r.rule, g.name, g.groups)
             UNION SELECT d.user_name FROM approval_decisions d
-            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people))
-$$;
+            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people)) $$;
 
 CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -1644,9 +1625,7 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        IF cardinality(v_rows) > 2 THEN
-            v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p);
-        END IF;
+        IF cardinality(v_rows) > 2 THEN v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p); END IF;
         SELECT o.* INTO v_no FROM (
             SELECT b.*, CASE WHEN b.soft THEN objection(b, v_call.likely_usd, v_call.likely_tokens) ELSE objection(b, v_call.reserved_usd, v_call.reserved_tokens) END AS verdict
             FROM budgets b WHERE b.id = ANY (v_call.charged) AND (v_call.block IS NULL OR b.level < 3)) o
@@ -1714,9 +1693,7 @@ DECLARE v_next uuid := p_owner; v_task record; v_workflow text; v_above text; v_
 BEGIN
     WHILE v_next IS NOT NULL LOOP
         SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
-        IF NOT FOUND THEN
-            SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next;
-        END IF;
+        IF NOT FOUND THEN SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next; END IF;
         IF NOT FOUND THEN
             SELECT w.id, NULL::uuid AS parent_id, NULL::uuid AS agent_id, w.workflow, w.version, w.tenant INTO v_task FROM orchestrated_workflows w
             WHERE w.id = coalesce((SELECT j.workflow_id FROM joins j WHERE j.id = v_next), v_next);
@@ -1843,8 +1820,7 @@ CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer
     AS $$
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at)
     SELECT p_stream, coalesce(max(seq), 0) + 1, p_kind, clock(), clock() FROM temporal_outbox WHERE stream = p_stream
-    RETURNING seq
-$$;
+    RETURNING seq $$;
 
 CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEFAULT NULL::bigint[]) RETURNS TABLE(task_id uuid, lease bigint, status text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1864,9 +1840,7 @@ BEGIN
     SELECT array_agg(ROW(t.id, 'dead', NULL, 'worker_lost', format('worker %s stopped renewing its lease; %s of %s attempts', t.worker, t.attempts, t.max_attempts),
         NULL, history_entry(t, 'lost', 'worker_lost', NULL))::departure) INTO v_dead
     FROM simple_tasks t WHERE t.id = ANY (v_ids) AND t.attempts >= t.max_attempts;
-    IF v_dead IS NOT NULL THEN
-        PERFORM end_tasks(v_dead);
-    END IF;
+    IF v_dead IS NOT NULL THEN PERFORM end_tasks(v_dead); END IF;
     UPDATE simple_tasks t
     SET status = 'pending', rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
         alone = t.attempts + 1 >= t.max_attempts, history = t.history || history_entry(t, 'lost', 'worker_lost', NULL)
@@ -1937,8 +1911,7 @@ CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     DELETE FROM tenants WHERE id = '*';
-    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by));
-$$;
+    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by)); $$;
 
 CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -1953,8 +1926,7 @@ CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions json
     SET tier = excluded.tier, max_attempts = excluded.max_attempts, bulk = excluded.bulk, history = excluded.history, trace = excluded.trace,
         idempotency = excluded.idempotency, max_usd = excluded.max_usd, max_tokens = excluded.max_tokens
     WHERE (w.tier, w.max_attempts, w.bulk, w.history, w.trace, w.idempotency, w.max_usd, w.max_tokens) IS DISTINCT FROM
-        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens)
-$$;
+        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens) $$;
 
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2017,8 +1989,7 @@ CREATE FUNCTION backbeat.remove_schedule(p_name text) RETURNS bigint
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     WITH gone AS (DELETE FROM schedules s WHERE s.name = p_name RETURNING *)
-    SELECT audit(session_user, 'schedule.removed', g.name, to_jsonb(g)) FROM gone g
-$$;
+    SELECT audit(session_user, 'schedule.removed', g.name, to_jsonb(g)) FROM gone g $$;
 
 CREATE FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamp with time zone, p_seconds double precision, p_by text, p_reason text) RETURNS TABLE(letter uuid, task_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2081,8 +2052,7 @@ CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workfl
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     SELECT count(*) > 0 FROM (SELECT FROM approval_requests
-        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r
-$$;
+        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r $$;
 
 CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2232,8 +2202,7 @@ CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_b
     AS $$
     SELECT count(audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', n.revision, 'hash', n.hash))) > 0
     FROM (SELECT FROM approval_requests WHERE id = p_request AND state = 'changes' FOR UPDATE) AS r,
-        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL
-$$;
+        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL $$;
 
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
     LANGUAGE plpgsql
@@ -2241,9 +2210,7 @@ CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
     AS $$
 BEGIN
     UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL;
-    IF FOUND THEN
-        PERFORM audit(session_user, 'token.revoked', p_id, '{}');
-    END IF;
+    IF FOUND THEN PERFORM audit(session_user, 'token.revoked', p_id, '{}'); END IF;
     RETURN FOUND;
 END $$;
 
@@ -2256,8 +2223,7 @@ CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user tex
         WHERE a.name IN (p_user, m.name))
     FROM (SELECT p_user, p_groups WHERE NOT EXISTS (SELECT FROM handed_on(p_request.id, p_at) AS h WHERE h.user_name = p_user)
           UNION ALL SELECT h.user_name, h.groups FROM handed_on(p_request.id, p_at) AS h WHERE h.to_user = p_user) AS m(name, groups)
-    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups))
-$$;
+    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups)) $$;
 
 CREATE FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) RETURNS bigint
     LANGUAGE sql SECURITY DEFINER
@@ -2277,8 +2243,7 @@ CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at tim
     FROM jsonb_array_elements(coalesce(p_request.policy -> 'rules', jsonb_build_array(p_request.policy))) AS r(rule), (
         SELECT coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].approvers[*]'), '[]') AS approvers,
                coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].groups[*]'), '[]') AS groups
-        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u
-$_$;
+        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u $_$;
 
 CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) RETURNS SETOF jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -2333,16 +2298,14 @@ CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone te
     SELECT backbeat.now() AT TIME ZONE p_time_zone;
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
     INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
-    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
-$$;
+    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name); $$;
 
 CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     UPDATE retention SET days = p_days, set_by = p_by WHERE policy = p_policy;
-    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days));
-$$;
+    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days)); $$;
 
 CREATE FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2408,9 +2371,7 @@ BEGIN
     WHERE r.outcome IN ('succeed', 'fan_out', 'dead', 'escalate') OR (r.outcome = 'retry' AND t.attempts >= t.max_attempts)
        OR (uses_patience(r.outcome, r.reason) AND t.releases >= c_free_releases);
     PERFORM fan_out(r) FROM unnest(v_ends) r WHERE r.outcome = 'fan_out';
-    IF v_departures IS NOT NULL THEN
-        PERFORM end_tasks(v_departures);
-    END IF;
+    IF v_departures IS NOT NULL THEN PERFORM end_tasks(v_departures); END IF;
 
     UPDATE simple_tasks t
     SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now()
@@ -2525,8 +2486,7 @@ CREATE FUNCTION backbeat.signer(p_proof text, p_message text, p_at timestamp wit
     SELECT t.* FROM api_tokens t
     WHERE t.id = split_part(p_proof, '_', 2) AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > p_at)
       AND sha256(convert_to(p_proof, 'UTF8')) = sha256(convert_to(format(
-          'bbd_%s_%s', t.id, encode(sha256(t.key || sha256(convert_to(p_message, 'UTF8'))), 'hex')), 'UTF8'))
-$$;
+          'bbd_%s_%s', t.id, encode(sha256(t.key || sha256(convert_to(p_message, 'UTF8'))), 'hex')), 'UTF8')) $$;
 
 CREATE FUNCTION backbeat.span_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2692,8 +2652,7 @@ CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text
         CASE WHEN p_users IS NULL THEN ARRAY(
             SELECT DISTINCT g.name FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'groups') AS g(name) ORDER BY 1) ELSE '{}' END,
         p_facts || jsonb_build_object('title', p_request.title, 'state', p_request.state, 'revision', p_request.revision,
-            'hash', p_request.hash, 'deadline', p_request.deadline), p_at
-$$;
+            'hash', p_request.hash, 'deadline', p_request.deadline), p_at $$;
 
 CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2724,8 +2683,7 @@ CREATE FUNCTION backbeat.turn_schedule(p_name text, p_from timestamp with time z
     AS $$
     WITH turned AS (UPDATE schedules s SET paused = p_from IS NULL, watermark = coalesce(p_from, watermark), next_at = coalesce(p_next_at, next_at)
                     WHERE s.name = p_name AND s.paused = (p_from IS NOT NULL) RETURNING *)
-    SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t
-$$;
+    SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t $$;
 
 CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2763,8 +2721,7 @@ CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE(id bigint, problem text)
         UNION ALL
         SELECT h.id, 'the newest rows are missing' FROM audit_head h
         WHERE h.id > 0 AND NOT EXISTS (SELECT FROM audit_log a WHERE (a.id, a.hash) = (h.id, h.hash))
-    ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1
-$$;
+    ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1 $$;
 
 CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void
     LANGUAGE sql

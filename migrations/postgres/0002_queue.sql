@@ -256,8 +256,7 @@ CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions json
     SET tier = excluded.tier, max_attempts = excluded.max_attempts, bulk = excluded.bulk, history = excluded.history, trace = excluded.trace,
         idempotency = excluded.idempotency, max_usd = excluded.max_usd, max_tokens = excluded.max_tokens
     WHERE (w.tier, w.max_attempts, w.bulk, w.history, w.trace, w.idempotency, w.max_usd, w.max_tokens) IS DISTINCT FROM
-        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens)
-$$;
+        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens) $$;
 
 -- Says that a worker is there and what it has loaded; rows that waited for one of its versions go on.
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -299,8 +298,7 @@ CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL
     ), capped AS MATERIALIZED (
         SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
     )
-    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
-$$;
+    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f $$;
 
 -- Puts rows of these flows into their windows, in order. Locks tasks before flows, so it may find less room than it saw.
 CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
@@ -636,9 +634,7 @@ CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS vo
 DECLARE v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
-    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
-        PERFORM settle_joins(p_departures);
-    END IF;
+    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN PERFORM settle_joins(p_departures); END IF;
     WITH bills AS (
         SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
                CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
@@ -744,9 +740,7 @@ BEGIN
     WHERE r.outcome IN ('succeed', 'fan_out', 'dead', 'escalate') OR (r.outcome = 'retry' AND t.attempts >= t.max_attempts)
        OR (uses_patience(r.outcome, r.reason) AND t.releases >= c_free_releases);
     PERFORM fan_out(r) FROM unnest(v_ends) r WHERE r.outcome = 'fan_out';
-    IF v_departures IS NOT NULL THEN
-        PERFORM end_tasks(v_departures);
-    END IF;
+    IF v_departures IS NOT NULL THEN PERFORM end_tasks(v_departures); END IF;
 
     UPDATE simple_tasks t
     SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now()
@@ -810,9 +804,7 @@ BEGIN
     SELECT array_agg(ROW(t.id, 'dead', NULL, 'worker_lost', format('worker %s stopped renewing its lease; %s of %s attempts', t.worker, t.attempts, t.max_attempts),
         NULL, history_entry(t, 'lost', 'worker_lost', NULL))::departure) INTO v_dead
     FROM simple_tasks t WHERE t.id = ANY (v_ids) AND t.attempts >= t.max_attempts;
-    IF v_dead IS NOT NULL THEN
-        PERFORM end_tasks(v_dead);
-    END IF;
+    IF v_dead IS NOT NULL THEN PERFORM end_tasks(v_dead); END IF;
     UPDATE simple_tasks t
     SET status = 'pending', rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
         alone = t.attempts + 1 >= t.max_attempts, history = t.history || history_entry(t, 'lost', 'worker_lost', NULL)

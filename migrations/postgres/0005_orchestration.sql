@@ -218,15 +218,13 @@ CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE (id bigint, problem text) 
         UNION ALL
         SELECT h.id, 'the newest rows are missing' FROM audit_head h
         WHERE h.id > 0 AND NOT EXISTS (SELECT FROM audit_log a WHERE (a.id, a.hash) = (h.id, h.hash))
-    ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1
-$$;
+    ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1 $$;
 
 -- The caller holds the workflow's row, or has just made it.
 CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer LANGUAGE sql AS $$
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at)
     SELECT p_stream, coalesce(max(seq), 0) + 1, p_kind, clock(), clock() FROM temporal_outbox WHERE stream = p_stream
-    RETURNING seq
-$$;
+    RETURNING seq $$;
 
 -- Makes a workflow's row and the message that starts it, in the caller's transaction; of the newest version that a worker has
 -- registered, p_version at least. p_traceparent names the span that
@@ -355,16 +353,14 @@ CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timest
             LATERAL (SELECT (d.day + c.opens) AT TIME ZONE c.time_zone, (d.day + c.closes) AT TIME ZONE c.time_zone) AS h(opens, closes)
         WHERE (c.tenant, c.name) = (p_tenant, p_policy ->> 'calendar')
           AND extract(isodow FROM d.day)::integer = ANY (c.days) AND d.day <> ALL (c.holidays) AND h.closes > p_from) AS s
-    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1)
-$$;
+    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1) $$;
 
 CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time, p_closes time, p_holidays date[]) RETURNS void
 LANGUAGE sql SECURITY DEFINER AS $$
     SELECT backbeat.now() AT TIME ZONE p_time_zone;
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
     INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
-    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
-$$;
+    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name); $$;
 
 CREATE FUNCTION backbeat.note_presence() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -397,8 +393,7 @@ CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at tim
     FROM jsonb_array_elements(coalesce(p_request.policy -> 'rules', jsonb_build_array(p_request.policy))) AS r(rule), (
         SELECT coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].approvers[*]'), '[]') AS approvers,
                coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].groups[*]'), '[]') AS groups
-        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u
-$$;
+        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u $$;
 
 -- Rights that are handed on at a moment, for one request or for all: the last word of each, while it lasts, and what was said of the
 -- one request goes first. An earlier word that would last longer does not come back: it was taken back.
@@ -408,8 +403,7 @@ CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamptz) RETURNS TAB
             WHERE d.decision = 'delegate' AND (d.request_id IS NULL OR d.request_id = p_request)
             ORDER BY d.user_name, d.request_id, d.decided_at DESC, d.id DESC) AS w
         WHERE w.until > p_at ORDER BY w.user_name, w.request_id IS NULL) AS h
-    WHERE h.user_name <> h.to_user
-$$;
+    WHERE h.user_name <> h.to_user $$;
 
 -- Whose rights a person may use on a request: her own unless handed on, and those handed to her, but not handed twice.
 -- barred: four eyes forbid her, or whose right it is, to approve, having asked for it or edited it.
@@ -420,15 +414,13 @@ RETURNS TABLE (name text, groups text[], barred boolean) LANGUAGE sql STABLE AS 
         WHERE a.name IN (p_user, m.name))
     FROM (SELECT p_user, p_groups WHERE NOT EXISTS (SELECT FROM handed_on(p_request.id, p_at) AS h WHERE h.user_name = p_user)
           UNION ALL SELECT h.user_name, h.groups FROM handed_on(p_request.id, p_at) AS h WHERE h.to_user = p_user) AS m(name, groups)
-    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups))
-$$;
+    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups)) $$;
 
 -- Whether every rule has the approvals it needs, with one more by this right.
 CREATE FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_right text, p_groups text[], p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE (r.rule ->> 'needed')::integer > fits(r.rule, p_right, p_groups)::integer + (
         SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve')
-          AND fits(r.rule, d.for_user, d.groups)))
-$$;
+          AND fits(r.rule, d.for_user, d.groups))) $$;
 
 -- Whether too few people who may approve hold a token, or have approved, for some rule ever to be met.
 CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
@@ -437,8 +429,7 @@ CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at t
             SELECT t.user_name FROM api_tokens t, LATERAL rights(p_request, t.user_name, t.groups, p_at) AS g
             WHERE t.revoked_at IS NULL AND (t.expires_at > p_at) IS NOT FALSE AND NOT g.barred AND fits(r.rule, g.name, g.groups)
             UNION SELECT d.user_name FROM approval_decisions d
-            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people))
-$$;
+            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people)) $$;
 
 -- For whom: p_users, or everybody who is asked now and whoever their rights are handed to; reminders spare who approved.
 CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamptz, p_users text[] DEFAULT NULL) RETURNS void
@@ -452,8 +443,7 @@ LANGUAGE sql AS $$
         CASE WHEN p_users IS NULL THEN ARRAY(
             SELECT DISTINCT g.name FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'groups') AS g(name) ORDER BY 1) ELSE '{}' END,
         p_facts || jsonb_build_object('title', p_request.title, 'state', p_request.state, 'revision', p_request.revision,
-            'hash', p_request.hash, 'deadline', p_request.deadline), p_at
-$$;
+            'hash', p_request.hash, 'deadline', p_request.deadline), p_at $$;
 
 -- Asks for a decision on exactly what the workflow's input says, by the rule that stands there: no caller can name another.
 -- p_hash is of title and payload; a wrong one makes the request undecidable, since approvers sign what they are shown.
@@ -502,8 +492,7 @@ END $$;
 CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
     SELECT count(audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', n.revision, 'hash', n.hash))) > 0
     FROM (SELECT FROM approval_requests WHERE id = p_request AND state = 'changes' FOR UPDATE) AS r,
-        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL
-$$;
+        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL $$;
 
 -- Whose token signed p_message: a decision token is bbd_<token id>_<mac>, mac = sha256(key || sha256(message)). Both inputs
 -- have a fixed length, so nothing can be appended to either.
@@ -512,8 +501,7 @@ CREATE FUNCTION backbeat.signer(p_proof text, p_message text, p_at timestamptz) 
     SELECT t.* FROM api_tokens t
     WHERE t.id = split_part(p_proof, '_', 2) AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > p_at)
       AND sha256(convert_to(p_proof, 'UTF8')) = sha256(convert_to(format(
-          'bbd_%s_%s', t.id, encode(sha256(t.key || sha256(convert_to(p_message, 'UTF8'))), 'hex')), 'UTF8'))
-$$;
+          'bbd_%s_%s', t.id, encode(sha256(t.key || sha256(convert_to(p_message, 'UTF8'))), 'hex')), 'UTF8')) $$;
 
 -- The one rule of every decision. Commits it with its audit row, its notifications and, when the workflow must know, a poke; or
 -- refuses and audits that. The proof signs request, decision, hash of what was shown, sha256 of the body and comment. The body
@@ -672,8 +660,7 @@ END $$;
 -- For begin_effect: true while this approval of exactly this hash stands for this workflow; nothing changes that before it commits.
 CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean LANGUAGE sql AS $$
     SELECT count(*) > 0 FROM (SELECT FROM approval_requests
-        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r
-$$;
+        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r $$;
 
 -- Somebody left: her tokens end, and her rights are another's on every request, until she has a token again and takes them back.
 -- Says on how many open ones. Done by who owns the schema, who alone may say who somebody is; NULL when p_to holds no token.
@@ -707,9 +694,7 @@ END $$;
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL;
-    IF FOUND THEN
-        PERFORM audit(session_user, 'token.revoked', p_id, '{}');
-    END IF;
+    IF FOUND THEN PERFORM audit(session_user, 'token.revoked', p_id, '{}'); END IF;
     RETURN FOUND;
 END $$;
 

@@ -7,9 +7,7 @@ SET LOCAL search_path = backbeat, pg_temp;
 
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'backbeat_producer') THEN
-        CREATE ROLE backbeat_producer NOLOGIN;
-    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'backbeat_producer') THEN CREATE ROLE backbeat_producer NOLOGIN; END IF;
 EXCEPTION
     WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;
@@ -78,9 +76,7 @@ DECLARE c_payload_cap CONSTANT integer := 1048576;
     v_due timestamptz := CASE WHEN p_run_after > backbeat.now() THEN p_run_after END;
 BEGIN
     SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
-    END IF;
+    IF NOT FOUND THEN RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001'; END IF;
     PERFORM need_tenant(p_tenant);
     IF cardinality(p_keys) <> cardinality(p_payloads) OR cardinality(p_source_at) <> cardinality(p_payloads) THEN
         RAISE EXCEPTION 'there are % payloads, but not as many keys or moments', cardinality(p_payloads) USING ERRCODE = 'BB003';
@@ -127,9 +123,7 @@ BEGIN
 
     INSERT INTO flows (tenant, tier, class) VALUES (p_tenant, v_workflow.lane, p_class) ON CONFLICT DO NOTHING;
     INSERT INTO virtual_time (tier) VALUES (v_workflow.lane) ON CONFLICT DO NOTHING;
-    IF v_due IS NULL THEN
-        PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class)));
-    END IF;
+    IF v_due IS NULL THEN PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class))); END IF;
 
     v_ids := ARRAY(
         SELECT coalesce(u.new, (SELECT i.task_id FROM idempotency i WHERE i.tenant = p_tenant AND i.key = u.key))
@@ -169,8 +163,7 @@ END $$;
 -- From now on a tenant that nobody made is refused again.
 CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     DELETE FROM tenants WHERE id = '*';
-    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by));
-$$;
+    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by)); $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.canonical, backbeat.idempotency_key, backbeat.enqueue TO backbeat_producer, backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.set_tenant, backbeat.refuse_unknown_tenants TO backbeat_operator;

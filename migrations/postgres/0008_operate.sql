@@ -10,8 +10,7 @@ SET LOCAL search_path = backbeat, pg_temp;
 -- Nobody needs the answers of these any more; where the history is gone, nor the calls.
 CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void LANGUAGE sql AS $$
     DELETE FROM model_calls c WHERE c.owner = ANY (p_owners) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = c.owner);
-    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL;
-$$;
+    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL; $$;
 
 -- Makes tasks of open letters, of the newest version if p_newest; the n-th is due p_seconds after the one before it.
 -- Answers those it made. A letter whose key another task took over meanwhile is left as it is.
@@ -79,8 +78,7 @@ CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RE
             'letters', cardinality(g.ids), 'last', g.ids[cardinality(g.ids)], 'reason', p_reason))
         FROM (SELECT array_agg(id ORDER BY id) AS ids FROM gone HAVING count(*) > 0) g
     )
-    SELECT unnest(t.ids) FROM told t
-$$;
+    SELECT unnest(t.ids) FROM told t $$;
 
 CREATE TABLE backbeat.retention (
     policy text PRIMARY KEY CHECK (policy IN ('finished', 'outbox', 'ticks')),
@@ -93,8 +91,7 @@ INSERT INTO backbeat.retention (policy, days) VALUES ('finished', 90), ('outbox'
 
 CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE retention SET days = p_days, set_by = p_by WHERE policy = p_policy;
-    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days));
-$$;
+    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days)); $$;
 
 -- Removes what is older than its policy says, at most p_limit rows of a kind; a day of the history is dropped when its keys and
 -- calls are gone, and when no task of that day lives. Open letters keep their calls. One session at a time; nobody waits for it

@@ -71,9 +71,7 @@ DECLARE v_workflow orchestrated_workflows; v_join joins;
     v_ids uuid[];
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001';
-    END IF;
+    IF NOT FOUND THEN RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001'; END IF;
     PERFORM expect_wake(p_workflow);
     INSERT INTO joins (workflow_id, step, tolerated) VALUES (p_workflow, p_step, p_tolerated) ON CONFLICT DO NOTHING;
     SELECT * INTO v_join FROM joins j WHERE (j.workflow_id, j.step) = (p_workflow, p_step);

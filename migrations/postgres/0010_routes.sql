@@ -95,9 +95,7 @@ BEGIN
         shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
         shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
     WHERE r.route = p_route;
-    IF p_seconds IS NULL THEN
-        PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}');
-    END IF;
+    IF p_seconds IS NULL THEN PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}'); END IF;
 END $$;
 
 -- What a person says about a tier or a route; NULL takes it back.

@@ -85,8 +85,7 @@ CREATE FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) RETURNS SETOF b
     INSERT INTO agents (id, tenant, workflow, version, status, input, task_id, parent_id, created_at)
     SELECT t.agent_id, t.tenant, t.workflow, t.version, 'thinking', t.payload, t.id, t.parent_id, clock() FROM simple_tasks t
     WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running')
-    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*;
-$$;
+    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*; $$;
 
 CREATE FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) RETURNS SETOF integer LANGUAGE sql SECURITY DEFINER AS $$
     SELECT c.ended FROM (SELECT cancel_below(ARRAY[p_agent], format('%s (by %s)', p_reason, p_by)) AS ended OFFSET 0) c
