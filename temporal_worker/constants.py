@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 TASK_QUEUE = "backbeat"
-KNOWN_WORKFLOWS = {"approve_effect": 1}  # name -> the highest version this program runs
 
 # Activities on Postgres are milliseconds long; one whose worker died is tried elsewhere after this.
 QUICK = timedelta(seconds=10)

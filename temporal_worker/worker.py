@@ -24,6 +24,7 @@ from shared.definitions import load_definitions
 from shared.errors import ConfigError
 from shared.execution.environment import Environment
 from shared.llm.routes import load_routes
+from shared.orchestration.messages import KNOWN_WORKFLOWS
 from shared.security.codec import data_converter
 from shared.security.temporal import connection
 from shared.telemetry import open_telemetry
@@ -35,7 +36,6 @@ from temporal_worker.activities.joins import Joins
 from temporal_worker.activities.project import Projector
 from temporal_worker.constants import (
     GRACE,
-    KNOWN_WORKFLOWS,
     PATIENCE,
     POLL,
     PRESENCE_EVERY,
@@ -46,7 +46,6 @@ from temporal_worker.constants import (
 )
 from temporal_worker.delivery import away
 from temporal_worker.dispatcher import Dispatcher
-from temporal_worker.interceptor import Ends
 from temporal_worker.loops import describe, forever, log, nap, pause
 from temporal_worker.reconciler import Reconciler
 from temporal_worker.relay import Relay
@@ -146,7 +145,7 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
     identity = f"{socket.gethostname()}:{os.getpid()}"
 
     declared = env.registry.orchestrations
-    workflows, activities = orchestrations.load(declared.values())
+    own = orchestrations.load(declared.values())
     loaded = [{"name": n, "version": v, "tier": "-", "max_attempts": 1} for n, v in KNOWN_WORKFLOWS.items()]
     loaded += [made.row for made in declared.values()]
 
@@ -158,7 +157,7 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
             raise away(error) from error
         return False
 
-    async with make_worker(client, [*activities_of(env), *activities], options, identity, workflows):
+    async with make_worker(client, [*activities_of(env), *own.activities], options, identity, own):
         if options.region:
             log.info("running activities of region %s", options.region)
             await stop.wait()
@@ -199,7 +198,7 @@ def make_worker(
     activities: Sequence[Callable[..., Any]],
     options: Options,
     identity: str | None = None,
-    workflows: Sequence[type] = (),
+    own: orchestrations.Loaded = orchestrations.NOTHING,
 ) -> Worker:
     """A Temporal worker with this program's settings; tests hand in activities of their own."""
     deployment = None
@@ -210,9 +209,9 @@ def make_worker(
         client,
         task_queue=f"{options.task_queue}-{options.region}" if options.region else options.task_queue,
         max_cached_workflows=options.cached,
-        workflows=[] if options.region else [ApproveEffect, *workflows],
+        workflows=[] if options.region else [ApproveEffect, *own.workflows],
         activities=activities,
-        interceptors=[Ends()],
+        interceptors=own.interceptors,
         workflow_runner=orchestrations.runner(),
         identity=identity,
         sticky_queue_schedule_to_start_timeout=STICKY,

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from backbeat.orchestrate.run import REGION, current
 from backbeat.orchestrate.steps import effect, in_region, to_the_end, write
 from shared.orchestration.messages import Write
-from shared.orchestration.run import REGION, current
 
 
 class Saga:

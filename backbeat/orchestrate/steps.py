@@ -12,8 +12,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 
+from backbeat.orchestrate.run import REGION, RETRY, Note, call, current, quick
 from shared.orchestration.messages import PROCEED, Question, Standing, Subworkflow, Write, Written
-from shared.orchestration.run import REGION, RETRY, Note, call, current, quick
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+KNOWN_WORKFLOWS = {"approve_effect": 1}  # Backbeat's own: name -> the highest version this program runs
 PROCEED = "proceed"  # the effect of an approval after which a workflow just goes on
 
 
