@@ -20,7 +20,7 @@ from temporalio.client import Client, WorkflowHistory
 
 from backbeat.embedded import ports, temporal
 from shared.config import Config, load
-from shared.definitions import Effect, Orchestration
+from shared.definitions import Effect
 from shared.errors import ConfigError
 from shared.execution.environment import Environment
 from shared.security.codec import data_converter
@@ -124,7 +124,7 @@ async def test_told_to_stop_it_finishes_what_it_does(
 
 
 def _declared(env: Environment, cls: type, name: str = "greet") -> Environment:
-    made = Orchestration(name=name, version=1, input=Order, workflow=cls)
+    made = orchestration(name, version=1, input=Order, workflow=cls)
     return replace(env, registry=replace(env.registry, orchestrations={made.full_name: made}))
 
 
