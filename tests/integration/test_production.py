@@ -18,6 +18,7 @@ from uuid import UUID
 import pytest
 from temporalio.client import Client, WorkflowHistory
 
+from backbeat import orchestration
 from backbeat.embedded import ports, temporal
 from shared.config import Config, load
 from shared.definitions import Effect
