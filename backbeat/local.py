@@ -26,7 +26,7 @@ from shared.errors import InputError
 from shared.execution.attempt import attempt
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
-from shared.execution.producer import checked
+from shared.execution.payloads import checked
 from shared.ids import SpanRef, span_id, trace_id
 from shared.llm.routes import load_routes
 from shared.telemetry.spans import NullTelemetry

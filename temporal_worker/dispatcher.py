@@ -11,7 +11,7 @@ from shared.db.outbox import Message
 from shared.db.pool import Database
 from shared.errors import InputError
 from shared.execution.environment import Environment
-from shared.execution.producer import checked
+from shared.execution.payloads import checked
 from shared.execution.spans import escalate_span
 from shared.orchestration.messages import KNOWN_WORKFLOWS
 from temporal_worker.delivery import RefusedError, UnknownWorkflowError, drain

@@ -99,7 +99,7 @@ async def _measure(dataset: Path | None, how: dict[str, Any]) -> "tuple[str, lis
     from backbeat.evaluate.dataset import from_feedback, read, sample
     from shared.config import load
     from shared.errors import InputError
-    from shared.execution.producer import checked
+    from shared.execution.payloads import checked
     from shared.telemetry import open_telemetry
 
     config = load()

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from backbeat.cli.output import clean
 from backbeat.embedded.stack import StackInfo
+from backbeat.producer.rows import Enqueued
+from backbeat.producer.submit import submit
 from backbeat.reports.render import render_text, run_report
 from backbeat.reports.trace import trace_tree
 from examples.code_review.approvers import Approvers
@@ -24,10 +26,8 @@ from shared import clock
 from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, connect
-from shared.db.producers import Enqueued
 from shared.definitions import load_definitions
 from shared.errors import UnavailableError
-from shared.execution.producer import submit
 from shared.telemetry import open_telemetry
 from shared.telemetry.shipper import ship_once
 

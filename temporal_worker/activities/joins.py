@@ -5,10 +5,10 @@ from uuid import UUID
 from temporalio import activity
 
 from shared.db import orchestrations
-from shared.db.producers import register_definitions
+from shared.db.queue import register_definitions
 from shared.errors import DefinitionError
 from shared.execution.environment import Environment
-from shared.execution.producer import checked
+from shared.execution.payloads import checked
 from shared.orchestration.messages import Child, Chunk, Join, Page, Report, Standing, Subworkflow
 from temporal_worker.activities import temporal_errors
 

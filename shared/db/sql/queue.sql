@@ -63,3 +63,6 @@ SELECT id FROM backbeat.settle(%(rows)s::jsonb) AS refused(id)
 
 -- name: switches
 SELECT name, reason FROM backbeat.switches
+
+-- name: register_definitions
+SELECT backbeat.register_definitions(%(runtime)s, %(definitions)s::jsonb)

@@ -16,10 +16,10 @@ from urllib.parse import parse_qs
 from uuid import UUID
 
 from backbeat.embedded import ports
-from shared.db import pool, producers
+from backbeat.producer.submit import submit
+from shared.db import pool, queue
 from shared.db.pool import Database as Connection
 from shared.definitions import load_definitions
-from shared.execution.producer import submit
 from shared.telemetry.spans import NullTelemetry
 from tests.chaos.support.doomed import PROVIDER_LOG
 from tests.support.databases import Database
@@ -177,7 +177,7 @@ class Rig:
     def register(self, *modules: str) -> None:
         """Make the workflows known without any worker having them loaded."""
         registry = load_definitions(modules or [WORK])
-        self.ask(lambda db: producers.register_definitions(db, "cron", registry.rows()))
+        self.ask(lambda db: queue.register_definitions(db, "cron", registry.rows()))
 
     def enqueue(self, name: str, items: Sequence[dict[str, Any]], **options: Any) -> list[UUID]:
         """Enqueue one task an item; their ids."""
