@@ -410,13 +410,11 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
-    RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
-END $$;
+    SELECT count(audit(session_user, 'task.cancelled', f.id::text, jsonb_build_object('reason', p_reason))) > 0
+    FROM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason) AS f(id) $$;
 
 CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS SETOF bigint
     LANGUAGE sql SECURITY DEFINER
@@ -881,16 +879,12 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE v_id text := left(encode(sha256(p_key), 'hex'), 16);
-BEGIN
-    INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at)
-    VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
-    PERFORM audit(session_user, 'token.created', v_id, jsonb_build_object('user', p_user, 'groups', p_groups));
-    RETURN v_id;
-END $$;
+    WITH made AS (INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at) VALUES (left(encode(sha256(p_key), 'hex'), 16), p_key, p_user,
+        p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds)) RETURNING id)
+    SELECT m.id FROM made m WHERE audit(session_user, 'token.created', m.id, jsonb_build_object('user', p_user, 'groups', p_groups)) > 0 $$;
 
 CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text, p_body jsonb DEFAULT NULL::jsonb, p_problem text DEFAULT NULL::text) RETURNS TABLE(verdict text, user_name text, state text, closed_by text, closed_at timestamp with time zone, deadline timestamp with time zone, problem text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1295,12 +1289,10 @@ CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone
     WHERE h.user_name <> h.to_user $$;
 
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
     UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
-    RETURN QUERY
     WITH mine AS (
         SELECT t.id FROM simple_tasks t JOIN unnest(p_ids, p_leases) AS m(id, lease) ON t.id = m.id AND t.lease = m.lease
         WHERE t.status = 'running' ORDER BY t.id FOR NO KEY UPDATE OF t
@@ -1308,8 +1300,7 @@ BEGIN
         UPDATE simple_tasks t SET lease_until = clock() + make_interval(secs => p_lease_seconds)
         FROM mine WHERE t.id = mine.id RETURNING t.id
     )
-    SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k);
-END $$;
+    SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k) $$;
 
 CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb
     LANGUAGE sql
@@ -1345,28 +1336,22 @@ CREATE FUNCTION backbeat.lease_message(p_channel text, p_for double precision) R
     attempts = m.attempts + (d.holds <> '{}')::int, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END FROM due d WHERE m.id = d.id RETURNING m.* $$;
 
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET plan_cache_mode TO 'force_custom_plan'
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-#variable_conflict use_column
-DECLARE v_now timestamptz := clock();
-BEGIN
-    RETURN QUERY
     WITH picked AS (
         SELECT o.stream, o.seq FROM temporal_outbox o
-        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= v_now
+        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= (SELECT clock())
           AND NOT EXISTS (SELECT FROM temporal_outbox e
                           WHERE e.stream = o.stream AND e.seq < o.seq AND e.delivered_at IS NULL AND e.dead_at IS NULL)
         ORDER BY o.lease_until LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE temporal_outbox o
-        SET lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_seconds), attempts = o.attempts + 1
+        SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
         FROM picked p WHERE (o.stream, o.seq) = (p.stream, p.seq) RETURNING o.*
     )
     SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
-    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream;
-END $$;
+    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
 
 CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
@@ -1976,13 +1961,11 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL::text) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    DELETE FROM switches WHERE name = p_name;
-    RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
-END $$;
+    WITH gone AS (DELETE FROM switches WHERE name = p_name RETURNING name)
+    SELECT count(audit(session_user, 'switch.released', g.name, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
 
 CREATE FUNCTION backbeat.remove_schedule(p_name text) RETURNS bigint
     LANGUAGE sql
@@ -2074,16 +2057,12 @@ CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) R
     AS $$
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow AND temporal_id = p_temporal_id AND finished_at IS NULL FOR NO KEY UPDATE;
-    IF NOT FOUND OR EXISTS (
-        SELECT FROM temporal_outbox WHERE stream = p_workflow AND kind = 'start' AND delivered_at IS NULL AND dead_at IS NULL) THEN
-        RETURN false;
-    END IF;
     UPDATE orchestrated_workflows
-    SET generation = generation + CASE WHEN status = 'starting' THEN 0 ELSE 1 END,
-        status = 'starting', run_id = NULL, waiting_for = NULL, updated_at = clock()
-    WHERE id = p_workflow;
-    PERFORM push_outbox(p_workflow, 'start');
-    RETURN true;
+    SET generation = generation + CASE WHEN status = 'starting' THEN 0 ELSE 1 END, status = 'starting', run_id = NULL, waiting_for = NULL, updated_at = clock()
+    WHERE FOUND AND id = p_workflow AND NOT EXISTS (
+        SELECT FROM temporal_outbox WHERE stream = p_workflow AND kind = 'start' AND delivered_at IS NULL AND dead_at IS NULL);
+    PERFORM push_outbox(p_workflow, 'start') WHERE FOUND;
+    RETURN FOUND;
 END $$;
 
 CREATE FUNCTION backbeat.resume_agent(p_agent uuid, p_tokens bigint, p_usd numeric, p_steps integer, p_by text, p_reason text) RETURNS SETOF uuid
@@ -2205,14 +2184,11 @@ CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_b
         LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL $$;
 
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL;
-    IF FOUND THEN PERFORM audit(session_user, 'token.revoked', p_id, '{}'); END IF;
-    RETURN FOUND;
-END $$;
+    WITH gone AS (UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL RETURNING id)
+    SELECT count(audit(session_user, 'token.revoked', g.id, '{}')) > 0 FROM gone g $$;
 
 CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) RETURNS TABLE(name text, groups text[], barred boolean)
     LANGUAGE sql STABLE
@@ -2655,14 +2631,12 @@ CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text
             'hash', p_request.hash, 'deadline', p_request.deadline), p_at $$;
 
 CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
     ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
-    PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
-END $$;
+    SELECT FROM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by)) $$;
 
 CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2686,15 +2660,11 @@ CREATE FUNCTION backbeat.turn_schedule(p_name text, p_from timestamp with time z
     SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t $$;
 
 CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
-    PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key),
-            audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by)) WHERE FOUND;
-    RETURN FOUND;
-END $$;
+    WITH gone AS (DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key) RETURNING CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END AS reason)
+    SELECT count(release_held(g.reason, p_key) + audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
 
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2745,21 +2715,16 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE(id uuid, temporal_id text, status text, state_seq integer)
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-#variable_conflict use_column
-DECLARE v_now timestamptz := clock();
-BEGIN
-    RETURN QUERY
     WITH picked AS (
         SELECT w.id FROM orchestrated_workflows w
-        WHERE w.finished_at IS NULL AND w.checked_at <= v_now - make_interval(secs => p_seconds)
+        WHERE w.finished_at IS NULL AND w.checked_at <= (SELECT clock()) - make_interval(secs => p_seconds)
         ORDER BY w.checked_at LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE orchestrated_workflows w SET checked_at = v_now FROM picked p WHERE w.id = p.id
-    RETURNING w.id, w.temporal_id, w.status, w.state_seq;
-END $$;
+    UPDATE orchestrated_workflows w SET checked_at = clock() FROM picked p WHERE w.id = p.id
+    RETURNING w.id, w.temporal_id, w.status, w.state_seq $$;
 
 CREATE TABLE backbeat.agent_steps (
     agent_id uuid NOT NULL,

@@ -590,10 +590,8 @@ END $$;
 
 -- Prolongs leases; answers the ids whose lease is no longer the caller's.
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
+LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
-    RETURN QUERY
     WITH mine AS (
         SELECT t.id FROM simple_tasks t JOIN unnest(p_ids, p_leases) AS m(id, lease) ON t.id = m.id AND t.lease = m.lease
         WHERE t.status = 'running' ORDER BY t.id FOR NO KEY UPDATE OF t
@@ -601,8 +599,7 @@ BEGIN
         UPDATE simple_tasks t SET lease_until = clock() + make_interval(secs => p_lease_seconds)
         FROM mine WHERE t.id = mine.id RETURNING t.id
     )
-    SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k);
-END $$;
+    SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k) $$;
 
 -- Takes rows that are ready or running out of their flows, before anything else is done to them, and tells the
 -- flow and the estimate what a run really cost. The rows and their flows are locked by the caller.
@@ -813,63 +810,14 @@ BEGIN
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
 END $$;
 
--- Lets nothing of a tenant or a workflow start any more, or no call take a route; what runs goes on. Rows in the windows make
--- room for others.
-CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE v_ids uuid[];
-BEGIN
-    IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
-        RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
-    END IF;
-    INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES (p_scope, p_key, p_reason, p_by, clock())
-    ON CONFLICT (scope, key) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at;
-    v_ids := ARRAY(
-        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant WHEN 'workflow' THEN t.workflow END = p_key
-        ORDER BY t.id FOR UPDATE SKIP LOCKED);
-    PERFORM lock_flows(v_ids);
-    PERFORM leave_flows(v_ids);
-    UPDATE simple_tasks t
-    SET status = CASE p_scope WHEN 'tenant' THEN 'pending' ELSE 'held' END, rank = 0, run_after = NULL, vstart = NULL, estimate = NULL,
-        hold_reason = CASE p_scope WHEN 'workflow' THEN 'paused' END, hold_key = CASE p_scope WHEN 'workflow' THEN p_key END
-    WHERE t.id = ANY (v_ids);
-    PERFORM audit(session_user, 'queue.paused', p_scope || '/' || p_key, jsonb_build_object('reason', p_reason, 'by', p_by));
-    RETURN cardinality(v_ids);
-END $$;
-
--- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
-CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
-    PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key),
-            audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by)) WHERE FOUND;
-    RETURN FOUND;
-END $$;
-
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid
 LANGUAGE sql SECURITY DEFINER AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
 
 CREATE FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) RETURNS void
 LANGUAGE sql SECURITY DEFINER AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
 
--- The kill switch: 'all' lets no model call start, 'effects' no effect, anywhere.
-CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
-    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
-    PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
-END $$;
-
-CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    DELETE FROM switches WHERE name = p_name;
-    RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
-END $$;
-
 -- Only the doors; what they call inside stays closed.
-GRANT EXECUTE ON FUNCTION
-    backbeat.register_definitions, backbeat.register_worker, backbeat.claim, backbeat.claim_bulk, backbeat.heartbeat, backbeat.settle, backbeat.turn, backbeat.reap, backbeat.sweep,
-    backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
-TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.register_definitions, backbeat.register_worker, backbeat.claim, backbeat.claim_bulk, backbeat.heartbeat, backbeat.settle, backbeat.turn,
+    backbeat.reap, backbeat.sweep, backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions TO backbeat_worker;
 
 CALL backbeat.pin_functions();

@@ -245,25 +245,20 @@ END $$;
 -- Leases messages of some kinds: of each stream the first open one only, so that deliveries keep their order.
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE (
     stream uuid, seq integer, kind text, lease bigint, attempts integer,
-    workflow text, version integer, temporal_id text, status text, state_seq integer) LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
-#variable_conflict use_column
-DECLARE v_now timestamptz := clock();
-BEGIN
-    RETURN QUERY
+    workflow text, version integer, temporal_id text, status text, state_seq integer) LANGUAGE sql SECURITY DEFINER AS $$
     WITH picked AS (
         SELECT o.stream, o.seq FROM temporal_outbox o
-        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= v_now
+        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= (SELECT clock())
           AND NOT EXISTS (SELECT FROM temporal_outbox e
                           WHERE e.stream = o.stream AND e.seq < o.seq AND e.delivered_at IS NULL AND e.dead_at IS NULL)
         ORDER BY o.lease_until LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE temporal_outbox o
-        SET lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_seconds), attempts = o.attempts + 1
+        SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
         FROM picked p WHERE (o.stream, o.seq) = (p.stream, p.seq) RETURNING o.*
     )
     SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
-    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream;
-END $$;
+    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
 
 -- Records how a delivery went: delivered, retry (not before p_delay seconds) or dead. False when the lease is no longer the
 -- caller's. A start that is delivered makes the workflow run; one that is dead fails it.
@@ -313,34 +308,25 @@ END $$;
 
 -- Open workflows that nobody has looked at for so many seconds; they count as looked at from now on.
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE (
-    id uuid, temporal_id text, status text, state_seq integer) LANGUAGE plpgsql SECURITY DEFINER AS $$
-#variable_conflict use_column
-DECLARE v_now timestamptz := clock();
-BEGIN
-    RETURN QUERY
+    id uuid, temporal_id text, status text, state_seq integer) LANGUAGE sql SECURITY DEFINER AS $$
     WITH picked AS (
         SELECT w.id FROM orchestrated_workflows w
-        WHERE w.finished_at IS NULL AND w.checked_at <= v_now - make_interval(secs => p_seconds)
+        WHERE w.finished_at IS NULL AND w.checked_at <= (SELECT clock()) - make_interval(secs => p_seconds)
         ORDER BY w.checked_at LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE orchestrated_workflows w SET checked_at = v_now FROM picked p WHERE w.id = p.id
-    RETURNING w.id, w.temporal_id, w.status, w.state_seq;
-END $$;
+    UPDATE orchestrated_workflows w SET checked_at = clock() FROM picked p WHERE w.id = p.id
+    RETURNING w.id, w.temporal_id, w.status, w.state_seq $$;
 
 -- Temporal does not know this workflow: start it again, under a new id if it once ran. What was decided stands in Postgres.
 CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow AND temporal_id = p_temporal_id AND finished_at IS NULL FOR NO KEY UPDATE;
-    IF NOT FOUND OR EXISTS (
-        SELECT FROM temporal_outbox WHERE stream = p_workflow AND kind = 'start' AND delivered_at IS NULL AND dead_at IS NULL) THEN
-        RETURN false;
-    END IF;
     UPDATE orchestrated_workflows
-    SET generation = generation + CASE WHEN status = 'starting' THEN 0 ELSE 1 END,
-        status = 'starting', run_id = NULL, waiting_for = NULL, updated_at = clock()
-    WHERE id = p_workflow;
-    PERFORM push_outbox(p_workflow, 'start');
-    RETURN true;
+    SET generation = generation + CASE WHEN status = 'starting' THEN 0 ELSE 1 END, status = 'starting', run_id = NULL, waiting_for = NULL, updated_at = clock()
+    WHERE FOUND AND id = p_workflow AND NOT EXISTS (
+        SELECT FROM temporal_outbox WHERE stream = p_workflow AND kind = 'start' AND delivered_at IS NULL AND dead_at IS NULL);
+    PERFORM push_outbox(p_workflow, 'start') WHERE FOUND;
+    RETURN FOUND;
 END $$;
 
 -- A moment plus so many seconds; where the policy names a calendar only its hours count. NULL when it never comes.
@@ -682,28 +668,19 @@ BEGIN
 END $$;
 
 -- Tokens are made and revoked by who runs the migrations: no worker may say who somebody is.
-CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE v_id text := left(encode(sha256(p_key), 'hex'), 16);
-BEGIN
-    INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at)
-    VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
-    PERFORM audit(session_user, 'token.created', v_id, jsonb_build_object('user', p_user, 'groups', p_groups));
-    RETURN v_id;
-END $$;
+CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text LANGUAGE sql AS $$
+    WITH made AS (INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at) VALUES (left(encode(sha256(p_key), 'hex'), 16), p_key, p_user,
+        p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds)) RETURNING id)
+    SELECT m.id FROM made m WHERE audit(session_user, 'token.created', m.id, jsonb_build_object('user', p_user, 'groups', p_groups)) > 0 $$;
 
-CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL;
-    IF FOUND THEN PERFORM audit(session_user, 'token.revoked', p_id, '{}'); END IF;
-    RETURN FOUND;
-END $$;
+CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean LANGUAGE sql AS $$
+    WITH gone AS (UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL RETURNING id)
+    SELECT count(audit(session_user, 'token.revoked', g.id, '{}')) > 0 FROM gone g $$;
 
 -- Ends a task from outside, as an operator may.
-CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
-    RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
-END $$;
+CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
+    SELECT count(audit(session_user, 'task.cancelled', f.id::text, jsonb_build_object('reason', p_reason))) > 0
+    FROM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason) AS f(id) $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.set_calendar TO backbeat_operator;
 GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,

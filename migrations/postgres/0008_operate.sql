@@ -1,7 +1,7 @@
 -- migrate:up
 SET LOCAL search_path = backbeat, pg_temp;
 
--- Operators: dead letters go back or are given up, effects are resolved, and what is old is removed.
+-- Operators: dead letters go back or are given up, work is paused and stopped, and what is old is removed.
 --
 -- A task ends once, so a requeued one is a new task: it takes over the key, the origin and the recorded answers, and its
 -- effects are those of the task it was at first. The letter says which task it became, who did it and why.
@@ -80,6 +80,44 @@ CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RE
     )
     SELECT unnest(t.ids) FROM told t $$;
 
+-- Lets nothing of a tenant or a workflow start any more, or no call take a route; what runs goes on. Rows in the windows make
+-- room for others.
+CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_ids uuid[];
+BEGIN
+    IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
+        RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
+    END IF;
+    INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES (p_scope, p_key, p_reason, p_by, clock())
+    ON CONFLICT (scope, key) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at;
+    v_ids := ARRAY(
+        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant WHEN 'workflow' THEN t.workflow END = p_key
+        ORDER BY t.id FOR UPDATE SKIP LOCKED);
+    PERFORM lock_flows(v_ids);
+    PERFORM leave_flows(v_ids);
+    UPDATE simple_tasks t
+    SET status = CASE p_scope WHEN 'tenant' THEN 'pending' ELSE 'held' END, rank = 0, run_after = NULL, vstart = NULL, estimate = NULL,
+        hold_reason = CASE p_scope WHEN 'workflow' THEN 'paused' END, hold_key = CASE p_scope WHEN 'workflow' THEN p_key END
+    WHERE t.id = ANY (v_ids);
+    PERFORM audit(session_user, 'queue.paused', p_scope || '/' || p_key, jsonb_build_object('reason', p_reason, 'by', p_by));
+    RETURN cardinality(v_ids);
+END $$;
+
+-- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
+CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
+    WITH gone AS (DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key) RETURNING CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END AS reason)
+    SELECT count(release_held(g.reason, p_key) + audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
+
+-- The kill switch: 'all' lets no model call start, 'effects' no effect, anywhere.
+CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
+    INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
+    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
+    SELECT FROM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by)) $$;
+
+CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
+    WITH gone AS (DELETE FROM switches WHERE name = p_name RETURNING name)
+    SELECT count(audit(session_user, 'switch.released', g.name, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
+
 CREATE TABLE backbeat.retention (
     policy text PRIMARY KEY CHECK (policy IN ('finished', 'outbox', 'ticks')),
     days integer NOT NULL CHECK (days BETWEEN 1 AND 36500),
@@ -147,6 +185,7 @@ ALTER TABLE backbeat.budgets SET (autovacuum_vacuum_scale_factor = 0.01, autovac
 ALTER TABLE backbeat.model_calls SET (autovacuum_vacuum_scale_factor = 0.02);
 
 GRANT EXECUTE ON FUNCTION backbeat.retain TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.requeue_dead, backbeat.discard_dead, backbeat.set_retention TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.requeue_dead, backbeat.discard_dead, backbeat.set_retention,
+    backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;
 
 CALL backbeat.pin_functions();
