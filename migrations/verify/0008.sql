@@ -4,4 +4,4 @@ SELECT 'backbeat.retention'::regclass;
 
 SELECT
     'backbeat.drop_answers'::regproc, 'backbeat.requeue_dead'::regproc, 'backbeat.discard_dead'::regproc,
-    'backbeat.set_retention'::regproc, 'backbeat.retain'::regproc;
+    'backbeat.set_retention'::regproc, 'backbeat.retain'::regproc, 'backbeat.note_restore'::regproc;
