@@ -92,8 +92,8 @@ def restored(reason: str) -> None:
     """Say that Postgres came back as it was some time ago, before ticks and workers start again.
 
     Effects that were open are unknown from then on, and what tasks and workflows of before would fire, and the ledger
-    does not know, is looked for on the far side first; where a definition cannot look, `effect resolve` decides. Takes an
-    operator's login (BACKBEAT_OPERATOR_URL).
+    does not know, is looked for on the far side first; where a definition cannot look, `effect resolve` decides. Takes
+    an operator's login (BACKBEAT_OPERATOR_URL).
     """
 
     async def main() -> None:

@@ -46,10 +46,7 @@ async def test_what_temporal_did_since_is_not_done_again(
         slow = start(database, policy={"approvers": ["alice"], "effect_delay": 600})
         decide(database, alice, *_vote(await asked(database, slow)))
 
-    database.server.stop()
-    shutil.copytree(data, backup)
-    database.server.start()
-
+    _copy(database, data, backup)
     async with environment(database, far) as env, working(env, client, options):
         database.advance(timedelta(minutes=10))
         await client.get_workflow_handle(row(database, slow)["temporal_id"]).signal("poke")
@@ -63,10 +60,7 @@ async def test_what_temporal_did_since_is_not_done_again(
     assert far.writes == 2
     await _forget(client, row(database, slow)["temporal_id"])
 
-    database.server.stop()
-    shutil.rmtree(data)
-    shutil.copytree(backup, data)
-    database.server.start()
+    _copy(database, backup, data)
     assert row(database, runs[0])["status"] == "waiting", "the past"
 
     database.advance(timedelta(minutes=11))
@@ -93,6 +87,13 @@ async def test_what_temporal_did_since_is_not_done_again(
     ledger = "SELECT fires, resolved_by FROM backbeat.side_effects WHERE owner = %s"
     assert database.sql(ledger, [slow]) == [(0, "read-back")]
     assert {len(requests) for requests in far.posted.values()} == {1}
+
+
+def _copy(database: Database, source: Path, target: Path) -> None:
+    database.server.stop()
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    database.server.start()
 
 
 async def _forget(client: Client, name: str) -> None:
