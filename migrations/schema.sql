@@ -254,8 +254,7 @@ CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uui
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE v_token bigint := nextval('leases');
-    v_effect side_effects; v_mark text;
+DECLARE v_token bigint := nextval('leases'); v_effect side_effects; v_mark text; v_lost boolean := may_be_lost(p_key);
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
@@ -269,15 +268,17 @@ BEGIN
             SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             verdict := 'refused'; RETURN NEXT; RETURN;
         END IF;
-        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
-        VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
-                (p_fire_seconds IS NOT NULL)::integer, clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
+        INSERT INTO side_effects AS e (
+            key, mark, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
+        SELECT p_key, left(encode(sha256(uuid_send(l.secret) || convert_to(p_key, 'UTF8')), 'hex'), 32), p_kind, CASE WHEN v_lost THEN 'unknown' ELSE 'intended' END,
+               p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token, (p_fire_seconds IS NOT NULL AND NOT v_lost)::integer,
+               clock() + make_interval(secs => coalesce(p_fire_seconds, CASE WHEN v_lost THEN 0 END)), p_traceparent, clock() FROM ledger l
         ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + excluded.fires, error = NULL
         WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash
         RETURNING e.mark INTO v_mark;
         IF FOUND THEN
-            RETURN QUERY SELECT CASE WHEN p_fire_seconds IS NULL THEN 'noted' ELSE 'fire' END, v_token, NULL::jsonb, NULL::double precision, v_mark;
-            RETURN;
+            verdict := CASE WHEN p_fire_seconds IS NULL THEN 'noted' WHEN v_lost THEN 'look' ELSE 'fire' END;
+            RETURN QUERY SELECT verdict, v_token, NULL::jsonb, NULL::double precision, v_mark; RETURN;
         END IF;
         SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     END IF;
@@ -776,6 +777,7 @@ CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE(state te
 #variable_conflict use_column
 DECLARE v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
 BEGIN
+    PERFORM FROM orchestrated_workflows w WHERE w.id = (SELECT r.workflow_id FROM approval_requests r WHERE r.id = p_request) FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
     IF v_request.state IN ('pending', 'changes') THEN
@@ -783,7 +785,7 @@ BEGIN
         v_stuck := nobody_can(v_was, v_now);
         UPDATE approval_requests r
         SET stuck = v_stuck, escalated = (SELECT count(*) FROM unnest(r.escalate_at) AS a WHERE a <= v_now),
-            remind_at = CASE WHEN r.remind_at <= v_now THEN after_time(r.tenant, r.policy, v_now, (r.policy ->> 'remind_every')::double precision) ELSE r.remind_at END
+            remind_at = CASE WHEN r.remind_at <= v_now THEN next_reminder(r.tenant, r.policy, r.deadline, v_now) ELSE r.remind_at END
         WHERE r.id = p_request RETURNING * INTO v_request;
         IF v_now >= v_request.deadline THEN
             UPDATE approval_requests r
@@ -794,7 +796,7 @@ BEGIN
             PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));
         ELSE
             PERFORM tell(v_request, e.event, '{}', v_now), audit('(clock)', 'approval.' || e.event, p_request::text, jsonb_build_object('deadline', v_request.deadline))
-            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_request.remind_at > v_was.remind_at),
+            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_was.remind_at <= v_now),
                          ('stuck', v_request.stuck AND NOT v_was.stuck)) AS e(event, due) WHERE e.due;
         END IF;
     END IF;
@@ -810,7 +812,7 @@ CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], 
 
 CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'policy is not an object'::text WHEN ((p_policy ? 'rules'::text) AND (p_policy ?| '{approvers,groups,needed}'::text[])) THEN 'policy.rules stands in place of approvers, groups and needed'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND ((COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text) OR (p_policy ? 'rules'::text) OR (p_policy @> '{"four_eyes": true}'::jsonb))) THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'::text ELSE (SELECT string_agg(f.problem, '; '::text ORDER BY f.n) AS string_agg FROM (SELECT 0 AS n, format('policy.%s is not %s'::text, t.field, t.what) AS problem FROM (VALUES ('rules'::text,'(@.type() == "array" && @.size() > 0)'::text,'a list of rules'::text), ('escalate'::text,'(@.type() == "array")'::text,'a list of steps'::text), ('four_eyes'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('allow_unsigned_signal'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('on_expiry'::text,'(@ == "reject" || @ == "approve")'::text,'reject or approve'::text), ('calendar'::text,'(@.type() == "string")'::text,'the name of a calendar'::text), ('max_rounds'::text,'(@ >= 0 && @ <= 99 && @ == @.floor())'::text,'a number from 0 to 99'::text), ('remind_every'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text), ('effect_delay'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text)) t(field, test, what) WHERE ((policy_problem.p_policy ? t.field) AND (NOT jsonb_path_exists((policy_problem.p_policy -> t.field), (('strict $ ? '::text || t.test))::jsonpath))) UNION ALL SELECT 1, backbeat.rule_problem((policy_problem.p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[]), 'policy'::text, '{approvers,groups,needed}'::text[], ((policy_problem.p_policy ? 'rules'::text) OR (policy_problem.p_policy @> '{"allow_unsigned_signal": true}'::jsonb))) AS rule_problem UNION ALL SELECT (1 + r.n), backbeat.rule_problem(r.rule, format('policy.rules[%s]'::text, (r.n - 1)), '{approvers,groups,needed}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."rules"[*]'::jsonpath) WITH ORDINALITY r(rule, n) UNION ALL SELECT (1000 + e.n), backbeat.rule_problem(e.step, format('policy.escalate[%s]'::text, (e.n - 1)), '{after,approvers,groups}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."escalate"[*]'::jsonpath) WITH ORDINALITY e(step, n)) f) END;
+    RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'policy is not an object'::text WHEN ((p_policy ? 'rules'::text) AND (p_policy ?| '{approvers,groups,needed}'::text[])) THEN 'policy.rules stands in place of approvers, groups and needed'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND ((COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text) OR (p_policy ? 'rules'::text) OR (p_policy @> '{"four_eyes": true}'::jsonb))) THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'::text ELSE (SELECT string_agg(f.problem, '; '::text ORDER BY f.n) AS string_agg FROM (SELECT 0 AS n, format('policy.%s is not %s'::text, t.field, t.what) AS problem FROM (VALUES ('rules'::text,'(@.type() == "array" && @.size() > 0)'::text,'a list of rules'::text), ('escalate'::text,'(@.type() == "array")'::text,'a list of steps'::text), ('four_eyes'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('allow_unsigned_signal'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('on_expiry'::text,'(@ == "reject" || @ == "approve")'::text,'reject or approve'::text), ('calendar'::text,'(@.type() == "string")'::text,'the name of a calendar'::text), ('max_rounds'::text,'(@ >= 0 && @ <= 99 && @ == @.floor())'::text,'a number from 0 to 99'::text), ('remind_every'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text), ('remind_before'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text), ('effect_delay'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text)) t(field, test, what) WHERE ((policy_problem.p_policy ? t.field) AND (NOT jsonb_path_exists((policy_problem.p_policy -> t.field), (('strict $ ? '::text || t.test))::jsonpath))) UNION ALL SELECT 1, backbeat.rule_problem((policy_problem.p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,remind_before,effect_delay}'::text[]), 'policy'::text, '{approvers,groups,needed}'::text[], ((policy_problem.p_policy ? 'rules'::text) OR (policy_problem.p_policy @> '{"allow_unsigned_signal": true}'::jsonb))) AS rule_problem UNION ALL SELECT (1 + r.n), backbeat.rule_problem(r.rule, format('policy.rules[%s]'::text, (r.n - 1)), '{approvers,groups,needed}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."rules"[*]'::jsonpath) WITH ORDINALITY r(rule, n) UNION ALL SELECT (1000 + e.n), backbeat.rule_problem(e.step, format('policy.escalate[%s]'::text, (e.n - 1)), '{after,approvers,groups}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."escalate"[*]'::jsonpath) WITH ORDINALITY e(step, n)) f) END;
 
 CREATE TABLE backbeat.approval_requests (
     id uuid NOT NULL,
@@ -867,7 +869,7 @@ BEGIN
                v_now, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), i.requested_by, p_editable,
                ARRAY(SELECT after_time(v_workflow.tenant, v_policy, v_now, (e.step ->> 'after')::double precision)
                      FROM jsonb_array_elements(v_policy -> 'escalate') WITH ORDINALITY AS e(step, n) ORDER BY e.n),
-               after_time(v_workflow.tenant, v_policy, v_now, (v_policy ->> 'remind_every')::double precision)
+               next_reminder(v_workflow.tenant, v_policy, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), v_now)
         FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
@@ -1162,6 +1164,7 @@ DECLARE v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since
 BEGIN
     IF p_request.closed_at IS NULL AND p_at >= p_request.deadline AND v_gone < p_request.deadline - interval '1 minute' AND v_lost > '0' THEN
         UPDATE approval_requests r SET deadline = r.deadline + v_lost, outages_until = v_back WHERE r.id = p_request.id RETURNING * INTO p_request;
+        UPDATE orchestrated_workflows w SET deadline = p_request.deadline WHERE w.id = p_request.workflow_id;
         PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object('from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
     END IF;
     RETURN p_request;
@@ -1473,6 +1476,12 @@ BEGIN
     RETURN v_made;
 END $$;
 
+CREATE FUNCTION backbeat.may_be_lost(p_key text) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT p_key COLLATE "C" < uuid7_floor(l.restored_at)::text AND NOT EXISTS (SELECT FROM side_effects e WHERE e.key = p_key) FROM ledger l $$;
+
 CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1486,6 +1495,13 @@ BEGIN
         RAISE EXCEPTION 'tenant % does not exist', p_id USING ERRCODE = 'BB001', HINT = '`backbeat tenant set` makes one, `backbeat tenant unknown create` all';
     END IF;
 END $_$;
+
+CREATE FUNCTION backbeat.next_reminder(p_tenant text, p_policy jsonb, p_deadline timestamp with time zone, p_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT least(after_time(p_tenant, p_policy, p_at, (p_policy ->> 'remind_every')::double precision), CASE WHEN l.at > p_at THEN l.at END)
+    FROM (SELECT p_deadline - make_interval(secs => (p_policy ->> 'remind_before')::double precision)) AS l(at) $$;
 
 CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void
     LANGUAGE sql
@@ -1521,6 +1537,14 @@ BEGIN
     ON CONFLICT (since) DO UPDATE SET until = greatest(p.until, excluded.until);
     RETURN NULL;
 END $$;
+
+CREATE FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) RETURNS SETOF bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH news AS (UPDATE ledger SET restored_at = clock() WHERE p_proof IS NULL OR p_proof > uuid7_floor(restored_at) RETURNING one), doubted AS (
+        UPDATE side_effects SET status = 'unknown', fire_until = greatest(fire_until, clock()) WHERE status = 'intended' AND EXISTS (SELECT FROM news) RETURNING 1)
+    SELECT audit(session_user, 'postgres.restored', 'ledger', jsonb_build_object('by', p_by, 'reason', p_reason, 'open', (SELECT count(*) FROM doubted))) FROM news $$;
 
 CREATE TABLE backbeat.budgets (
     id bigint NOT NULL,
@@ -2085,13 +2109,21 @@ DECLARE v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN RETURN NULL; END IF;
     SELECT max(b.at) FILTER (WHERE b.policy = 'ticks') AS ticks, max(b.at) FILTER (WHERE b.policy = 'outbox') AS outbox,
-           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished INTO v_before
+           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished, max(b.at) FILTER (WHERE b.policy = 'workflows') AS workflows INTO v_before
     FROM (SELECT r.policy, backbeat.now() - make_interval(days => r.days) AS at FROM retention r) b;
     DELETE FROM ticks k WHERE k.id IN (SELECT t.id FROM ticks t WHERE t.id < uuid7_floor(v_before.ticks) ORDER BY t.id LIMIT p_limit);
     -- Streams that are over: in one that goes on, the next number follows from the last.
     DELETE FROM temporal_outbox o WHERE (o.stream, o.seq) IN (
         SELECT b.stream, b.seq FROM temporal_outbox b JOIN orchestrated_workflows w ON w.id = b.stream
         WHERE b.stream < uuid7_floor(v_before.outbox) AND b.delivered_at < v_before.outbox AND w.finished_at < v_before.outbox LIMIT p_limit);
+    -- What was asked of people and what they decided stays, as the audit log does: of that only what was told goes.
+    DELETE FROM messages m WHERE m.id IN (SELECT o.id FROM messages o WHERE o.id < uuid7_floor(v_before.workflows) AND o.status <> 'open' ORDER BY o.id LIMIT p_limit);
+    DELETE FROM notifications n WHERE n.id IN (SELECT o.id FROM notifications o WHERE o.id < uuid7_floor(v_before.workflows) ORDER BY o.id LIMIT p_limit);
+    v_ids := ARRAY(SELECT w.id FROM orchestrated_workflows w WHERE w.workflow <> 'approve_effect' AND w.finished_at < v_before.workflows
+        AND NOT EXISTS (SELECT FROM approval_requests r WHERE r.workflow_id = w.id) ORDER BY w.finished_at LIMIT p_limit);
+    DELETE FROM model_calls c WHERE c.owner = ANY (v_ids);
+    DELETE FROM budgets b WHERE b.scope = 'task' AND b.day = '-infinity' AND b.key = ANY (v_ids::text[]);
+    DELETE FROM orchestrated_workflows w WHERE w.id = ANY (v_ids) AND w.finished_at IS NOT NULL;
 
     SELECT d.name, d.floor, d.ceiling INTO v_name, v_from, v_to FROM (
         SELECT c.relname AS name, uuid7_floor(right(c.relname, 8)::timestamp AT TIME ZONE 'UTC') AS floor,
@@ -2954,6 +2986,13 @@ CREATE SEQUENCE backbeat.leases
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE backbeat.ledger (
+    one boolean DEFAULT true NOT NULL,
+    secret uuid DEFAULT gen_random_uuid() NOT NULL,
+    restored_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone,
+    CONSTRAINT ledger_one_check CHECK (one)
+);
+
 CREATE TABLE backbeat.llm_routes (
     scope text NOT NULL,
     key text NOT NULL,
@@ -3004,7 +3043,7 @@ CREATE TABLE backbeat.retention (
     set_by text DEFAULT '(default)'::text NOT NULL,
     cleared_to uuid,
     CONSTRAINT retention_days_check CHECK (((days >= 1) AND (days <= 36500))),
-    CONSTRAINT retention_policy_check CHECK ((policy = ANY (ARRAY['finished'::text, 'outbox'::text, 'ticks'::text])))
+    CONSTRAINT retention_policy_check CHECK ((policy = ANY (ARRAY['finished'::text, 'outbox'::text, 'ticks'::text, 'workflows'::text])))
 );
 
 CREATE TABLE backbeat.schedules (
@@ -3043,7 +3082,7 @@ CREATE TABLE backbeat.schema_migrations (
 
 CREATE TABLE backbeat.side_effects (
     key text NOT NULL,
-    mark text DEFAULT encode(uuid_send(gen_random_uuid()), 'hex'::text) NOT NULL,
+    mark text NOT NULL,
     kind text NOT NULL,
     status text NOT NULL,
     owner_kind text NOT NULL,
@@ -3284,6 +3323,9 @@ ALTER TABLE ONLY backbeat.joins
 ALTER TABLE ONLY backbeat.joins
     ADD CONSTRAINT joins_workflow_id_step_key UNIQUE (workflow_id, step);
 
+ALTER TABLE ONLY backbeat.ledger
+    ADD CONSTRAINT ledger_pkey PRIMARY KEY (one);
+
 ALTER TABLE ONLY backbeat.llm_rate
     ADD CONSTRAINT llm_rate_pkey PRIMARY KEY (route);
 
@@ -3393,6 +3435,8 @@ CREATE INDEX notifications_of ON backbeat.notifications USING btree (request_id)
 
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows USING btree (checked_at) WHERE (finished_at IS NULL);
 
+CREATE INDEX orchestrated_workflows_over ON backbeat.orchestrated_workflows USING btree (finished_at) WHERE (workflow <> 'approve_effect'::text);
+
 CREATE UNIQUE INDEX orchestrated_workflows_start ON backbeat.orchestrated_workflows USING btree (tenant, workflow, start_key) WHERE (start_key IS NOT NULL);
 
 CREATE UNIQUE INDEX orchestrated_workflows_step ON backbeat.orchestrated_workflows USING btree (parent_workflow, parent_step) WHERE (parent_workflow IS NOT NULL);
@@ -3456,19 +3500,19 @@ ALTER TABLE ONLY backbeat.joins
     ADD CONSTRAINT joins_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES backbeat.agents(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY backbeat.joins
-    ADD CONSTRAINT joins_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+    ADD CONSTRAINT joins_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY backbeat.notifications
     ADD CONSTRAINT notifications_request_id_fkey FOREIGN KEY (request_id) REFERENCES backbeat.approval_requests(id);
 
 ALTER TABLE ONLY backbeat.orchestrated_workflows_steps
-    ADD CONSTRAINT orchestrated_workflows_steps_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+    ADD CONSTRAINT orchestrated_workflows_steps_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY backbeat.schedules
     ADD CONSTRAINT schedules_workflow_version_fkey FOREIGN KEY (workflow, version) REFERENCES backbeat.workflows(name, version);
 
 ALTER TABLE ONLY backbeat.temporal_outbox
-    ADD CONSTRAINT temporal_outbox_stream_fkey FOREIGN KEY (stream) REFERENCES backbeat.orchestrated_workflows(id);
+    ADD CONSTRAINT temporal_outbox_stream_fkey FOREIGN KEY (stream) REFERENCES backbeat.orchestrated_workflows(id) ON DELETE CASCADE;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_worker;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_operator;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
@@ -3595,12 +3639,18 @@ REVOKE ALL ON FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) FROM PUBLIC
 REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.may_be_lost(p_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.may_be_lost(p_key text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.need_tenant(p_id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.next_reminder(p_tenant text, p_policy jsonb, p_deadline timestamp with time zone, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.next_step(p_agent uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.note_presence() FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.budgets TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budgets TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.objection(p_row backbeat.budgets, p_usd numeric, p_tokens bigint) FROM PUBLIC;

@@ -137,6 +137,14 @@ def _runtime(metrics: str) -> Runtime:
         raise ConfigError(f"metrics cannot be served at {metrics}: {error}", fix="Name a free HOST:PORT") from error
 
 
+async def warm(env: Environment) -> None:
+    """Load the vendors that orchestrations may call, seconds that the first one would wait for."""
+    routes = env.routing.routes
+    for tier in routes.tiers if env.registry.orchestrations else ():
+        with contextlib.suppress(ConfigError):  # said by the call that needs it
+            await env.provider(routes.for_tier(tier, env.config.providers)[0].provider)
+
+
 async def serve(env: Environment, client: Client, options: Options, stop: asyncio.Event) -> None:
     """Run activities, workflows and loops until `stop`; then let activities end for some seconds."""
     impatient = Database(env.db.pool, patience=0.0)
@@ -160,7 +168,7 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
     async with make_worker(client, [*activities_of(env), *own.activities], options, identity, own):
         if options.region:
             log.info("running activities of region %s", options.region)
-            await stop.wait()
+            await asyncio.gather(stop.wait(), warm(env))
             return
         log.info("running %s on task queue %s", ", ".join([*KNOWN_WORKFLOWS, *declared]), options.task_queue)
         await asyncio.gather(
@@ -168,6 +176,7 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
             forever("relay", relay.beat, POLL, stop),
             forever("reconciler", reconciler.beat, RECONCILE_EVERY, stop),
             forever("presence", present, PRESENCE_EVERY, stop),
+            warm(env),
         )
         log.info("stopping: activities may end for %d s", GRACE.total_seconds())
 

@@ -37,6 +37,7 @@ CREATE TABLE backbeat.orchestrated_workflows (
     CONSTRAINT only_completed_has_a_result CHECK ((status = 'completed') = (result IS NOT NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows (checked_at) WHERE finished_at IS NULL;
+CREATE INDEX orchestrated_workflows_over ON backbeat.orchestrated_workflows (finished_at) WHERE workflow <> 'approve_effect';
 
 -- What people say about results, by the piece of work they came from: what false-positive rates are made of.
 CREATE TABLE backbeat.feedback (
@@ -49,8 +50,7 @@ CREATE INDEX feedback_origin ON backbeat.feedback (origin_id);
 -- What Temporal must be told, in order within a stream. lease_until: nobody takes the row before then, because somebody
 -- has it or because its last delivery failed. attempts counts deliveries begun.
 CREATE TABLE backbeat.temporal_outbox (
-    stream uuid NOT NULL REFERENCES backbeat.orchestrated_workflows,
-    seq integer NOT NULL CHECK (seq > 0),
+    stream uuid NOT NULL REFERENCES backbeat.orchestrated_workflows ON DELETE CASCADE, seq integer NOT NULL CHECK (seq > 0),
     kind text NOT NULL CHECK (kind IN ('start', 'poke', 'wake', 'cancel')),
     lease bigint, lease_until timestamptz NOT NULL, attempts integer NOT NULL DEFAULT 0, created_at timestamptz NOT NULL,
     delivered_at timestamptz, dead_at timestamptz, last_error text,
@@ -92,10 +92,11 @@ RETURN CASE WHEN jsonb_typeof(p_policy) IS DISTINCT FROM 'object' THEN 'policy i
             ('on_expiry', '(@ == "reject" || @ == "approve")', 'reject or approve'), ('calendar', '(@.type() == "string")', 'the name of a calendar'),
             ('max_rounds', '(@ >= 0 && @ <= 99 && @ == @.floor())', 'a number from 0 to 99'),
             ('remind_every', '(@ >= 1 && @ <= 31622400)', 'a number of seconds from 1 to 31622400'),
+            ('remind_before', '(@ >= 1 && @ <= 31622400)', 'a number of seconds from 1 to 31622400'),
             ('effect_delay', '(@ >= 1 && @ <= 31622400)', 'a number of seconds from 1 to 31622400')) AS t(field, test, what)
         WHERE p_policy ? t.field AND NOT jsonb_path_exists(p_policy -> t.field, ('strict $ ? ' || t.test)::jsonpath)
         UNION ALL SELECT 1, backbeat.rule_problem(
-            p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[],
+            p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,remind_before,effect_delay}'::text[],
             'policy', '{approvers,groups,needed}'::text[], p_policy ? 'rules' OR p_policy @> '{"allow_unsigned_signal": true}')
         UNION ALL SELECT 1 + r.n, backbeat.rule_problem(r.rule, format('policy.rules[%s]', r.n - 1), '{approvers,groups,needed}'::text[], false)
         FROM jsonb_path_query(p_policy, '$.rules[*]') WITH ORDINALITY AS r(rule, n)
@@ -341,6 +342,11 @@ CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timest
           AND extract(isodow FROM d.day)::integer = ANY (c.days) AND d.day <> ALL (c.holidays) AND h.closes > p_from) AS s
     WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1) $$;
 
+-- When people are reminded next: every so often, and so long before the deadline. NULL when never.
+CREATE FUNCTION backbeat.next_reminder(p_tenant text, p_policy jsonb, p_deadline timestamptz, p_at timestamptz) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT least(after_time(p_tenant, p_policy, p_at, (p_policy ->> 'remind_every')::double precision), CASE WHEN l.at > p_at THEN l.at END)
+    FROM (SELECT p_deadline - make_interval(secs => (p_policy ->> 'remind_before')::double precision)) AS l(at) $$;
+
 CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time, p_closes time, p_holidays date[]) RETURNS void
 LANGUAGE sql SECURITY DEFINER AS $$
     SELECT backbeat.now() AT TIME ZONE p_time_zone;
@@ -356,7 +362,7 @@ BEGIN
 END $$;
 CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers FOR EACH ROW WHEN (NEW.kind = 'temporal') EXECUTE FUNCTION backbeat.note_presence();
 
--- A deadline that passed while no Temporal worker was there comes later, by as long as nobody was.
+-- A deadline that passed while no Temporal worker was there comes later, by as long as nobody was. The caller holds the workflow's row.
 CREATE FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamptz) RETURNS backbeat.approval_requests LANGUAGE plpgsql AS $$
 DECLARE v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since <= p_request.deadline);
     v_back timestamptz := least(p_at, (SELECT min(p.since) FROM presence p WHERE p.since > v_gone));
@@ -364,6 +370,7 @@ DECLARE v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since
 BEGIN
     IF p_request.closed_at IS NULL AND p_at >= p_request.deadline AND v_gone < p_request.deadline - interval '1 minute' AND v_lost > '0' THEN
         UPDATE approval_requests r SET deadline = r.deadline + v_lost, outages_until = v_back WHERE r.id = p_request.id RETURNING * INTO p_request;
+        UPDATE orchestrated_workflows w SET deadline = p_request.deadline WHERE w.id = p_request.workflow_id;
         PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object('from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
     END IF;
     RETURN p_request;
@@ -450,7 +457,7 @@ BEGIN
                v_now, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), i.requested_by, p_editable,
                ARRAY(SELECT after_time(v_workflow.tenant, v_policy, v_now, (e.step ->> 'after')::double precision)
                      FROM jsonb_array_elements(v_policy -> 'escalate') WITH ORDINALITY AS e(step, n) ORDER BY e.n),
-               after_time(v_workflow.tenant, v_policy, v_now, (v_policy ->> 'remind_every')::double precision)
+               next_reminder(v_workflow.tenant, v_policy, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), v_now)
         FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
@@ -615,6 +622,7 @@ CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE (
 #variable_conflict use_column
 DECLARE v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
 BEGIN
+    PERFORM FROM orchestrated_workflows w WHERE w.id = (SELECT r.workflow_id FROM approval_requests r WHERE r.id = p_request) FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
     IF v_request.state IN ('pending', 'changes') THEN
@@ -622,7 +630,7 @@ BEGIN
         v_stuck := nobody_can(v_was, v_now);
         UPDATE approval_requests r
         SET stuck = v_stuck, escalated = (SELECT count(*) FROM unnest(r.escalate_at) AS a WHERE a <= v_now),
-            remind_at = CASE WHEN r.remind_at <= v_now THEN after_time(r.tenant, r.policy, v_now, (r.policy ->> 'remind_every')::double precision) ELSE r.remind_at END
+            remind_at = CASE WHEN r.remind_at <= v_now THEN next_reminder(r.tenant, r.policy, r.deadline, v_now) ELSE r.remind_at END
         WHERE r.id = p_request RETURNING * INTO v_request;
         IF v_now >= v_request.deadline THEN
             UPDATE approval_requests r
@@ -633,7 +641,7 @@ BEGIN
             PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));
         ELSE
             PERFORM tell(v_request, e.event, '{}', v_now), audit('(clock)', 'approval.' || e.event, p_request::text, jsonb_build_object('deadline', v_request.deadline))
-            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_request.remind_at > v_was.remind_at),
+            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_was.remind_at <= v_now),
                          ('stuck', v_request.stuck AND NOT v_was.stuck)) AS e(event, due) WHERE e.due;
         END IF;
     END IF;

@@ -118,14 +118,21 @@ CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RET
     WITH gone AS (DELETE FROM switches WHERE name = p_name RETURNING name)
     SELECT count(audit(session_user, 'switch.released', g.name, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
 
+-- This database came back as it was some time ago: what is open is unknown, and what the ledger lost is looked for. p_proof is a
+-- workflow that Temporal has seen end and the database has not; one older than the restore we know of tells nothing new.
+CREATE FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) RETURNS SETOF bigint LANGUAGE sql SECURITY DEFINER AS $$
+    WITH news AS (UPDATE ledger SET restored_at = clock() WHERE p_proof IS NULL OR p_proof > uuid7_floor(restored_at) RETURNING one), doubted AS (
+        UPDATE side_effects SET status = 'unknown', fire_until = greatest(fire_until, clock()) WHERE status = 'intended' AND EXISTS (SELECT FROM news) RETURNING 1)
+    SELECT audit(session_user, 'postgres.restored', 'ledger', jsonb_build_object('by', p_by, 'reason', p_reason, 'open', (SELECT count(*) FROM doubted))) FROM news $$;
+
 CREATE TABLE backbeat.retention (
-    policy text PRIMARY KEY CHECK (policy IN ('finished', 'outbox', 'ticks')),
+    policy text PRIMARY KEY CHECK (policy IN ('finished', 'outbox', 'ticks', 'workflows')),
     days integer NOT NULL CHECK (days BETWEEN 1 AND 36500),
     set_by text NOT NULL DEFAULT '(default)',
     -- How far the day that goes next is cleared.
     cleared_to uuid
 );
-INSERT INTO backbeat.retention (policy, days) VALUES ('finished', 90), ('outbox', 30), ('ticks', 14);
+INSERT INTO backbeat.retention (policy, days) VALUES ('finished', 90), ('outbox', 30), ('ticks', 14), ('workflows', 365);
 
 CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE retention SET days = p_days, set_by = p_by WHERE policy = p_policy;
@@ -140,13 +147,21 @@ DECLARE v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN RETURN NULL; END IF;
     SELECT max(b.at) FILTER (WHERE b.policy = 'ticks') AS ticks, max(b.at) FILTER (WHERE b.policy = 'outbox') AS outbox,
-           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished INTO v_before
+           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished, max(b.at) FILTER (WHERE b.policy = 'workflows') AS workflows INTO v_before
     FROM (SELECT r.policy, backbeat.now() - make_interval(days => r.days) AS at FROM retention r) b;
     DELETE FROM ticks k WHERE k.id IN (SELECT t.id FROM ticks t WHERE t.id < uuid7_floor(v_before.ticks) ORDER BY t.id LIMIT p_limit);
     -- Streams that are over: in one that goes on, the next number follows from the last.
     DELETE FROM temporal_outbox o WHERE (o.stream, o.seq) IN (
         SELECT b.stream, b.seq FROM temporal_outbox b JOIN orchestrated_workflows w ON w.id = b.stream
         WHERE b.stream < uuid7_floor(v_before.outbox) AND b.delivered_at < v_before.outbox AND w.finished_at < v_before.outbox LIMIT p_limit);
+    -- What was asked of people and what they decided stays, as the audit log does: of that only what was told goes.
+    DELETE FROM messages m WHERE m.id IN (SELECT o.id FROM messages o WHERE o.id < uuid7_floor(v_before.workflows) AND o.status <> 'open' ORDER BY o.id LIMIT p_limit);
+    DELETE FROM notifications n WHERE n.id IN (SELECT o.id FROM notifications o WHERE o.id < uuid7_floor(v_before.workflows) ORDER BY o.id LIMIT p_limit);
+    v_ids := ARRAY(SELECT w.id FROM orchestrated_workflows w WHERE w.workflow <> 'approve_effect' AND w.finished_at < v_before.workflows
+        AND NOT EXISTS (SELECT FROM approval_requests r WHERE r.workflow_id = w.id) ORDER BY w.finished_at LIMIT p_limit);
+    DELETE FROM model_calls c WHERE c.owner = ANY (v_ids);
+    DELETE FROM budgets b WHERE b.scope = 'task' AND b.day = '-infinity' AND b.key = ANY (v_ids::text[]);
+    DELETE FROM orchestrated_workflows w WHERE w.id = ANY (v_ids) AND w.finished_at IS NOT NULL;
 
     SELECT d.name, d.floor, d.ceiling INTO v_name, v_from, v_to FROM (
         SELECT c.relname AS name, uuid7_floor(right(c.relname, 8)::timestamp AT TIME ZONE 'UTC') AS floor,
@@ -184,8 +199,8 @@ END $$;
 ALTER TABLE backbeat.budgets SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 ALTER TABLE backbeat.model_calls SET (autovacuum_vacuum_scale_factor = 0.02);
 
-GRANT EXECUTE ON FUNCTION backbeat.retain TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.requeue_dead, backbeat.discard_dead, backbeat.set_retention,
+GRANT EXECUTE ON FUNCTION backbeat.retain, backbeat.note_restore TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.note_restore, backbeat.requeue_dead, backbeat.discard_dead, backbeat.set_retention,
     backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;
 
 CALL backbeat.pin_functions();

@@ -54,13 +54,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Write:
-    """An effect. `undoes`: the step it compensates; where that certainly wrote nothing, nor does this."""
+    """An effect. `undoes`: the step it compensates; where that certainly wrote nothing, nor does this.
+
+    `wrote`: the run itself saw that step done, whatever the ledger remembers of it.
+    """
 
     run: str
     key: str
     kind: str
     request: dict[str, Any]
     undoes: str | None = None
+    wrote: bool = False
 
 
 @dataclass(frozen=True)

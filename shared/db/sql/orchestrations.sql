@@ -26,4 +26,5 @@ WHERE (j.workflow_id, j.step) = (%(run)s, %(step)s) AND c.n > %(start)s ORDER BY
 SELECT id, status, result, concat_ws(': ', error_class, error) AS error FROM backbeat.finished_tasks WHERE id = ANY (%(ids)s)
 
 -- name: wrote
-SELECT status, fire_until IS NULL AS given_back FROM backbeat.side_effects WHERE key = %(key)s
+SELECT status = 'done' OR fire_until IS NOT NULL AS maybe FROM backbeat.side_effects WHERE key = %(key)s
+UNION ALL SELECT true WHERE backbeat.may_be_lost(%(key)s)
