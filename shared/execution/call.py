@@ -321,6 +321,6 @@ def _outcome(verdict: Verdict, route: Route, delay: float) -> Any:
         case "immediate" if verdict.free:
             return Release(verdict.reason, after=delay)
         case "immediate":
-            return Retry(verdict.reason, error)
+            return Retry(verdict.reason, error, after=verdict.delay or 0.0)
         case _:
             return Retry(verdict.reason, error, after=max(delay, 0.0))
