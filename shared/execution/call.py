@@ -294,10 +294,11 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
         response_id=reply.response_id,
         error_class="invalid_output" if invalid else None if verdict.kind == "ok" else verdict.reason,
         error=str(invalid) if invalid else None if verdict.kind == "ok" else reply.detail or None,
+        tools_called=int(getattr(value, "action", None) == "tool_call"),  # an agent's step says so in its answer
     )
     await _close(env, task, ask, route, seq, started, end)
-    if invalid or cut:
-        raise invalid or cut
+    if problem := invalid or cut:
+        raise problem
     return verdict if verdict.kind != "ok" else value
 
 

@@ -47,6 +47,13 @@ async def test_each_step_is_a_task_of_its_own(database: Database, notes: Path) -
             assert after.startswith(before), "what vendors cache is the prefix"
         tools = [span for span in work.notes.spans if span.name.startswith("execute_tool")]
         assert [span.attributes["gen_ai.tool.name"] for span in tools] == ["look_up", "note"]
+        chats = [span.attributes for span in work.notes.spans if span.name.startswith("chat")]
+        assert [(one["backbeat.tools_called"], one["backbeat.tools_offered"] > 0) for one in chats] == [
+            (1, True),
+            (1, True),
+            (0, True),
+            (0, True),
+        ]
 
 
 async def _ended(work: Desk, *script: dict[str, Any], name: str = "scripted") -> tuple[dict[str, Any], list[Any]]:
