@@ -379,16 +379,17 @@ CREATE FUNCTION backbeat.cancel_below(p_ids uuid[], p_error text) RETURNS intege
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE v_live uuid[]; v_ended integer := 0;
+DECLARE v_below uuid[]; v_live uuid[]; v_before uuid[];
 BEGIN
     LOOP
-        WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
-            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0)
-        SELECT array_agg(t.id) INTO v_live FROM below b JOIN simple_tasks t ON t.id = b.id OR t.agent_id = b.id;
-        EXIT WHEN v_live IS NULL;
-        v_ended := v_ended + (SELECT count(*) FROM finish(v_live, 'cancelled', 'cancelled', p_error));
+        v_below := ARRAY(WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
+            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0) SELECT id FROM below);
+        v_live := ARRAY(SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_below) OR t.agent_id = ANY (v_below) ORDER BY t.id FOR UPDATE);
+        EXIT WHEN v_live <@ v_before;
+        v_before := v_live;
     END LOOP;
-    RETURN v_ended;
+    PERFORM next_step(a.id) FROM agents a WHERE a.id = ANY (v_below) AND a.status = 'waiting';
+    RETURN (SELECT count(*) FROM finish(ARRAY(SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_below) OR t.agent_id = ANY (v_below)), 'cancelled', 'cancelled', p_error));
 END $$;
 
 CREATE FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer DEFAULT 500) RETURNS integer
@@ -1512,7 +1513,8 @@ CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, rank, max_attempts, agent_id, parent_id, origin_id, traceparent, source_at,
         created_at)
     SELECT uuid7(), f.tenant, f.workflow, f.version, f.tier, f.class, f.payload, 'pending', 0, w.max_attempts, a.id, a.parent_id, f.origin_id, f.traceparent, f.source_at,
-        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent $$;
+        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent
+    ON CONFLICT (agent_id) WHERE agent_id IS NOT NULL DO NOTHING $$;
 
 CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS boolean
     LANGUAGE sql STABLE
