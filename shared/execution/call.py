@@ -239,7 +239,8 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
             case "route":
                 raise Interrupt(Hold("route", verdict.detail, verdict.until))
             case "over":
-                raise Interrupt(Dead("over_task_budget", verdict.detail))
+                scope = "agent" if verdict.detail.startswith("agent/") else "task"
+                raise Interrupt(Dead(f"over_{scope}_budget", verdict.detail))
             case "unpriced":
                 until = clock.wall() + timedelta(hours=1)
                 raise Interrupt(Hold("price", f"{route.model} under {verdict.detail}", until))
