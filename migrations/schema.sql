@@ -380,16 +380,17 @@ CREATE FUNCTION backbeat.cancel_below(p_ids uuid[], p_error text) RETURNS intege
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE v_live uuid[]; v_ended integer := 0;
+DECLARE v_below uuid[]; v_live uuid[]; v_before uuid[];
 BEGIN
     LOOP
-        WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
-            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0)
-        SELECT array_agg(t.id) INTO v_live FROM below b JOIN simple_tasks t ON t.id = b.id OR t.agent_id = b.id;
-        EXIT WHEN v_live IS NULL;
-        v_ended := v_ended + (SELECT count(*) FROM finish(v_live, 'cancelled', 'cancelled', p_error));
+        v_below := ARRAY(WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
+            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0) SELECT id FROM below);
+        v_live := ARRAY(SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_below) OR t.agent_id = ANY (v_below) ORDER BY t.id FOR UPDATE);
+        EXIT WHEN v_live <@ v_before;
+        v_before := v_live;
     END LOOP;
-    RETURN v_ended;
+    PERFORM next_step(a.id) FROM agents a WHERE a.id = ANY (v_below) AND a.status = 'waiting';
+    RETURN (SELECT count(*) FROM finish(ARRAY(SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_below) OR t.agent_id = ANY (v_below)), 'cancelled', 'cancelled', p_error));
 END $$;
 
 CREATE FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer DEFAULT 500) RETURNS integer
@@ -1079,7 +1080,7 @@ CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads 
     AS $$
 #variable_conflict use_column
 DECLARE c_payload_cap CONSTANT integer := 1048576;
-    v_workflow workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
+    v_workflow workflows; v_canary workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
     v_at timestamptz := clock();
     v_start bigint := floor(extract(epoch FROM v_at) * 1000);
     v_seed text := gen_random_uuid();
@@ -1088,6 +1089,7 @@ DECLARE c_payload_cap CONSTANT integer := 1048576;
 BEGIN
     SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
     IF NOT FOUND THEN RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001'; END IF;
+    SELECT * INTO v_canary FROM workflows c WHERE c.name = p_workflow AND c.canary IS NOT NULL AND p_version IN (c.version, c.stable);
     PERFORM need_tenant(p_tenant);
     IF cardinality(p_keys) <> cardinality(p_payloads) OR cardinality(p_source_at) <> cardinality(p_payloads) THEN
         RAISE EXCEPTION 'there are % payloads, but not as many keys or moments', cardinality(p_payloads) USING ERRCODE = 'BB003';
@@ -1123,7 +1125,9 @@ BEGIN
     ), added AS (
         INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, expires_at, source_at,
                                   max_attempts, parent_id, origin_id, idempotency_key, traceparent, created_at)
-        SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.lane, p_class, f.payload, CASE WHEN v_due IS NULL THEN 'pending' ELSE 'delayed' END,
+        SELECT f.id, p_tenant, p_workflow, CASE WHEN v_canary.canary IS NULL THEN p_version
+                   WHEN abs(hashtextextended(coalesce(f.key::text, f.id::text), 0) % 100) < v_canary.canary THEN v_canary.version ELSE v_canary.stable END,
+               v_workflow.lane, p_class, f.payload, CASE WHEN v_due IS NULL THEN 'pending' ELSE 'delayed' END,
                v_due, p_expires_at, f.source_at, v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), f.key,
                -- backbeat.trace_id and span_id, written out: this runs once a row.
                '00-' || coalesce(v_trace, left(encode(sha256(convert_to('task:' || f.id, 'UTF8')), 'hex'), 32)) || '-'
@@ -1510,7 +1514,8 @@ CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, rank, max_attempts, agent_id, parent_id, origin_id, traceparent, source_at,
         created_at)
     SELECT uuid7(), f.tenant, f.workflow, f.version, f.tier, f.class, f.payload, 'pending', 0, w.max_attempts, a.id, a.parent_id, f.origin_id, f.traceparent, f.source_at,
-        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent $$;
+        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent
+    ON CONFLICT (agent_id) WHERE agent_id IS NOT NULL DO NOTHING $$;
 
 CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS boolean
     LANGUAGE sql STABLE
@@ -2307,6 +2312,16 @@ CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone te
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
     INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
     SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name); $$;
+
+CREATE FUNCTION backbeat.set_canary(p_name text, p_version integer, p_percent integer, p_by text) RETURNS SETOF bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH older AS (SELECT max(o.version) AS version FROM workflows w JOIN workflows o USING (name, runtime, lane)
+        WHERE (name, w.version, runtime) = (p_name, p_version, 'cron') AND o.version < w.version
+    ), said AS (UPDATE workflows w SET canary = CASE WHEN w.version = p_version THEN p_percent END, stable = o.version FROM older o
+        WHERE w.name = p_name AND (w.canary IS NOT NULL OR w.version = p_version) AND (p_version IS NULL OR o.version IS NOT NULL) RETURNING 1)
+    SELECT audit(session_user, 'workflow.canary', p_name, jsonb_build_object('by', p_by, 'version', p_version, 'percent', p_percent)) FROM said LIMIT 1 $$;
 
 CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -3239,7 +3254,10 @@ END) STORED NOT NULL,
     max_tokens bigint,
     registered_at timestamp with time zone DEFAULT backbeat.now() NOT NULL,
     seen_at timestamp with time zone,
+    canary integer,
+    stable integer,
     CONSTRAINT workflows_bulk_check CHECK (((bulk >= 1) AND (bulk <= 10000))),
+    CONSTRAINT workflows_canary_check CHECK (((canary >= 0) AND (canary <= 100))),
     CONSTRAINT workflows_history_check CHECK ((history = ANY (ARRAY['full'::text, 'failures'::text, 'none'::text]))),
     CONSTRAINT workflows_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT workflows_max_tokens_check CHECK ((max_tokens > 0)),
@@ -3719,6 +3737,8 @@ REVOKE ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numer
 GRANT ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.set_canary(p_name text, p_version integer, p_percent integer, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.set_canary(p_name text, p_version integer, p_percent integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) FROM PUBLIC;

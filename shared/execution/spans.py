@@ -190,7 +190,6 @@ def _model(env: Environment, provider: str, model: str, tier: str, key: str) -> 
         "backbeat.tier": tier,
         "backbeat.call_key": key,
         "backbeat.tools_offered": 0,
-        "backbeat.tools_called": 0,
         "backbeat.provider_simulated": env.simulated(provider),
     }
 
@@ -217,6 +216,7 @@ def _ending(end: Closing) -> dict[str, Any]:
             told["backbeat.cache_ratio"] = round(end.usage.cache_ratio, 4)
     validation = {True: "passed", False: "failed", None: "none"}[end.valid]
     known = {name: value for name, value in told.items() if value is not None}
+    known["backbeat.tools_called"] = end.tools_called
     return known | {"backbeat.call_status": end.status, "backbeat.validation": validation}
 
 

@@ -41,7 +41,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Question:
-    """A model call; `output` is the place of a Pydantic model, module:Class."""
+    """A model call; `output` is the place of a Pydantic model, module:Class; empty: what `schema` says, or text."""
 
     run: str
     key: str
@@ -50,6 +50,7 @@ class Question:
     tier: str
     system: str = ""
     max_output_tokens: int = 1024
+    schema: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

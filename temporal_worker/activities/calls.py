@@ -43,7 +43,9 @@ class Calls:
             row = await outbox.workflow(self._env.db, UUID(asked.run))
             ask = Ask(
                 key=asked.key,
-                output=_model(asked.output, self._env.registry.orchestrations.values()),
+                output=_model(asked.output, self._env.registry.orchestrations.values())
+                if asked.output
+                else asked.schema,
                 prompt=asked.prompt,
                 system=asked.system,
                 tier=asked.tier,
@@ -54,7 +56,7 @@ class Calls:
                     answer = await model_call(self._env, replace(row, attempts=activity.info().attempt), ask)
                 except Interrupt as interrupt:
                     raise _error(interrupt.outcome) from interrupt
-        return answer.model_dump(mode="json")
+        return answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer
 
     @activity.defn(name="write")
     async def write(self, asked: Write) -> Written:
