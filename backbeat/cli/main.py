@@ -68,6 +68,7 @@ Exit codes:
   3   there is no such row
   4   not authenticated, or not allowed
   5   conflict: already decided, finished, or held by somebody else
+  6   what `report --fail-if` asks for holds
   75  a system is away; the same command may work later
 
 \b
