@@ -1,6 +1,7 @@
 """`backbeat report` and `backbeat trace`: questions that ClickHouse answers."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from backbeat.cli.output import clean, database, emit, output_option, run_async,
 if TYPE_CHECKING:
     from backbeat.reports.ask import Answer, Period
     from backbeat.reports.condition import Term
+    from backbeat.reports.reconcile import Bill
     from shared.config import Config
 
 
@@ -24,6 +26,7 @@ OUTPUTS = ("text", "json", "csv", "svg")
 @click.option("--until", metavar="TIME", help="Up to here, without it.  [default: now]")
 @click.option("--zone", default="UTC", show_default=True, help="Whose days, weeks and months, such as Europe/Berlin.")
 @click.option("--by", metavar="KEY,…", default="", help="Group by these; a wrong one is answered with the list.")
+@click.option("--bill", type=click.Path(path_type=Path), help="For `reconcile`: a CSV of day, model and cost_usd.")
 @click.option("--fail-if", "condition", metavar="EXPR", help="Exit 6 if it holds for a row: 'change > 20%'.")
 @click.option(
     *("-o", "--output"), type=click.Choice(OUTPUTS), default="text", show_default=True, help="svg is a chart."
@@ -36,6 +39,7 @@ def report(
     until: str | None,
     zone: str,
     by: str,
+    bill: Path | None,
     condition: str | None,
     output: str,
 ) -> None:
@@ -50,6 +54,7 @@ def report(
     from backbeat.reports.ask import ask
     from backbeat.reports.catalog import find, names
     from backbeat.reports.condition import parse
+    from backbeat.reports.reconcile import beside
     from shared.errors import NotFoundError
 
     if name is None:
@@ -64,8 +69,13 @@ def report(
     terms = parse(condition) if condition is not None else []
     period = read_period(since, until, zone, chosen.since)
     keys = chosen.choose([key.strip() for key in by.split(",") if key.strip()])
+    billed = _bill(name, bill)
+    if billed and not (since or until):
+        period = _days_of(billed, zone)
     say_what_is_simulated(config := _config())
     answer = ask(_clickhouse(config), chosen, period, keys)
+    if billed:
+        answer = beside(answer, billed)
     if output == "svg":
         from backbeat.reports.plot import render_svg
 
@@ -108,6 +118,29 @@ def read_period(since: str | None, until: str | None, zone: str, default: timede
     if start >= end:
         raise InputError("the period ends before it begins", fix="Correct --since and --until")
     return Period(start, end, zone)
+
+
+def _bill(name: str, path: Path | None) -> "Bill | None":
+    from backbeat.reports.reconcile import read_bill
+    from shared.errors import InputError
+
+    if path is None:
+        return None
+    if name != "reconcile":
+        raise InputError(f"report {name} takes no bill", fix="Leave --bill out, or ask `reconcile`")
+    return read_bill(path)
+
+
+def _days_of(bill: "Bill", zone: str) -> "Period":
+    """From the bill's first day to the end of its last."""
+    from datetime import datetime, time
+    from zoneinfo import ZoneInfo
+
+    from backbeat.reports.ask import Period
+
+    days = [day for day, _ in bill]
+    begin, end = min(days), max(days) + timedelta(days=1)
+    return Period(*(datetime.combine(day, time(), ZoneInfo(zone)) for day in (begin, end)), zone)
 
 
 def _verdict(answer: "Answer", terms: "list[Term]") -> int:

@@ -27,7 +27,7 @@ KEYS: Mapping[str, str] = MappingProxyType(
     }
 )
 TIMES = ("day", "week", "month")
-_FIELD = re.compile(r"-- (title|units|by|default|chart|n|source|since): +(.+)")
+_FIELD = re.compile(r"-- (title|units|by|labels|default|chart|n|source|since): +(.+)")
 _DAYS = re.compile(r"(\d+)d")
 _PARAMETERS = {
     "since": "{since:DateTime64(9, 'UTC')}",
@@ -53,7 +53,7 @@ class Report:
 
     def query(self, by: Sequence[str], parameters: Mapping[str, str] = _PARAMETERS) -> str:
         """The SQL grouped by these keys; `parameters` is what stands for the period's ends and the zone."""
-        text = self.sql.replace("{by}", ", ".join(f"{self.keys[key]} AS {key}" for key in by))
+        text = self.sql.replace("{by}", ", ".join(f"{self.keys.get(key, key)} AS {key}" for key in by))
         text = text.replace("{keys}", ", ".join(by))
         for name, value in parameters.items():
             text = text.replace(f"{{{name}}}", value)
@@ -89,9 +89,10 @@ def read(name: str, text: str) -> Report:
     if missing := {"title", "units", "chart", "n", "source"} - said.keys():
         raise ValueError(f"report {name} does not say its {min(missing)}")
     keys = dict(_key(part) for part in _parts(said.get("by", "")))
-    default = tuple(_parts(said.get("default", ""))) or tuple(keys)[:1]
+    labels = tuple(_parts(said.get("labels", "")))
+    default = labels or tuple(_parts(said.get("default", ""))) or tuple(keys)[:1]
     days = _DAYS.fullmatch(said.get("since", "7d"))
-    if days is None or not set(default) <= keys.keys():
+    if days is None or not (labels or set(default) <= keys.keys()):
         raise ValueError(f"report {name} has a wrong since or default")
     units = dict(_unit(part) for part in _parts(said["units"]))
     chart = tuple(said["chart"].split())

@@ -14,6 +14,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from backbeat.reports.ask import Answer
 from backbeat.reports.catalog import TIMES
@@ -74,9 +75,11 @@ def render_svg(answer: Answer) -> str:
 def _frame(figure: "Figure", answer: Answer) -> None:
     from backbeat.cli.output import clean
 
+    column = answer.report.chart[-1]
+    gaps = "; a gap is unknown" if set(TIMES) & set(answer.columns) and None in answer.column(column) else ""
     cut = f"; the first {MOST_ROWS} of {len(answer.rows)} rows" if len(answer.rows) > MOST_ROWS else ""
     figure.suptitle(clean(answer.report.title), x=0.01, ha="left", fontsize=13)
-    figure.supxlabel(clean(provenance(answer) + cut), x=0.01, ha="left", fontsize=8, color="#555555")
+    figure.supxlabel(clean(provenance(answer) + gaps + cut), x=0.01, ha="left", fontsize=8, color="#555555")
 
 
 def _bars(axes: "Axes", answer: Answer, columns: Sequence[str]) -> None:
@@ -140,7 +143,10 @@ def _curves(axes: "Axes", answer: Answer, over: str) -> None:
         color = _COLORS[index % len(_COLORS)]
         axes.plot(times, values, color=color, marker="o", markersize=3.5, linewidth=1.6, label=_label(label))
     axes.grid(axis="y")
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0.0, low), high if high > 0 else 1.0)
+    zone = ZoneInfo(answer.period.zone)
+    axes.set_xlim(*(at.astimezone(zone).replace(tzinfo=None) for at in (answer.period.since, answer.period.until)))
     axes.set_ylabel(_unit(answer, [column]))
     if len(series) > 1 or column not in series:
         more = f"; {len(series) - MOST_CURVES} more" if len(series) > MOST_CURVES else ""
@@ -154,10 +160,10 @@ def _rows(axes: "Axes", answer: Answer, columns: Sequence[str]) -> None:
     labels = [" · ".join(shown(row[key]) if row[key] != "" else "–" for key in answer.by) for row in rows]
     axes.set_yticks(range(len(rows)), [_label(label) for label in labels])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.margins(x=0.12)
-    low, high = axes.get_xlim()
-    if answer.report.chart[0] != "parts":
-        axes.set_xlim(min(0.0, low), high if high > 0 else 1.0)
+    axes.margins(x=0.14)
+    high = axes.get_xlim()[1]
+    if axes.dataLim.x0 >= 0:
+        axes.set_xlim(0, high if high > 0 else 1.0)
     axes.grid(axis="x")
     axes.set_xlabel(_unit(answer, columns))
 
