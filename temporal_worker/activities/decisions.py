@@ -1,6 +1,7 @@
 """Asking for decisions, reading them, and submitting what came in as a signal."""
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from shared.db.outbox import State
 from shared.errors import DefinitionError, InputError
 from shared.execution.environment import Environment
 from shared.execution.spans import escalate_span
-from shared.ids import parse_traceparent, span_id
+from shared.ids import SpanRef, parse_traceparent, span_id
 from shared.telemetry.spans import SpanRecord
 from temporal_worker.activities import temporal_errors
 from temporal_worker.messages import Standing, Start, Submission
@@ -40,7 +41,7 @@ class Decisions:
             if problem := effect.problem(row.input["request"]):
                 raise _wrong(problem)
             request = await approvals.create(self._env.db, row.id, STEP, shown, editable=effect.request is not None)
-            self._record(request, "approval.requested")
+            self._record(request, "approval.requested", request.requested_at, request.id)
             return replace(await self._standing(request.id), seq=seq - 1)
 
     @activity.defn(name="close_if_pending")
@@ -85,7 +86,12 @@ class Decisions:
         """As a workflow should see it: what is not settled is pending, where nobody but people can do anything."""
         found = await approvals.close_if_pending(self._env.db, request)
         if found.settled:
-            self._record(await approvals.get(self._env.db, request), "approval.decided")
+            row = await approvals.get(self._env.db, request)
+            for vote in await approvals.votes(self._env.db, request):
+                what = {"by": vote["user_name"], "decision": vote["decision"], "via": vote["via"]}
+                self._record(row, "approval.voted", vote["decided_at"], vote["id"], **what)
+            at = row.closed_at or row.deadline
+            self._record(row, "approval.decided", at, row.id, state=row.state, by=row.closed_by)
         state = found.state if found.settled or found.state == "changes" else "pending"
         return Standing(str(request), state, found.seconds_left, revision=found.revision)
 
@@ -116,17 +122,20 @@ class Decisions:
         loaded = ", ".join(self._env.registry.effects) or "none"
         raise DefinitionError(f"no loaded module defines the effect {kind!r}", fix=f"Loaded: {loaded}")
 
-    def _record(self, request: Request, name: str) -> None:
-        """One span an event, its id and time from the row: told twice, it is still one span."""
-        at = request.requested_at if name == "approval.requested" else request.closed_at or request.deadline
+    def _record(self, request: Request, name: str, at: datetime, row: UUID, **told: str | None) -> None:
+        """One short span an event, its id and time from the row: told twice, it is still one span.
+
+        What follows the request is linked to it and says how long that had waited.
+        """
         moment = int(at.timestamp() * 1_000_000) * 1000
-        parent = parse_traceparent(request.traceparent)
+        parent, asked = parse_traceparent(request.traceparent), span_id("approval.requested", request.id)
+        waited = round((at - request.requested_at).total_seconds() * 1000)
         self._env.telemetry.record(
             SpanRecord(
                 name=name,
                 kind="internal",
                 trace_id=parent.trace_id,
-                span_id=span_id(name, request.id),
+                span_id=span_id(name, row),
                 parent_span_id=parent.span_id,
                 start_ns=moment,
                 end_ns=moment,
@@ -138,9 +147,13 @@ class Decisions:
                     "backbeat.origin_id": str(request.origin_id),
                     "backbeat.runtime": self._env.runtime,
                     "backbeat.approval_id": str(request.id),
-                    "backbeat.approval_state": request.state if name == "approval.decided" else "pending",
                     "backbeat.approval_hash": request.hash,
+                    "backbeat.approval_state": "pending",
+                    "backbeat.approval_wait_ms": waited,
+                    "backbeat.effect_kind": request.payload["effect"],
+                    **{f"backbeat.approval_{name}": value for name, value in told.items()},
                 },
+                links=() if name == "approval.requested" else (SpanRef(parent.trace_id, asked),),
             )
         )
         self._env.telemetry.flush()
