@@ -58,16 +58,13 @@ def add(task: UUID, label: str, finding: str, by: str | None, at: datetime | Non
     help="One bad line and nothing is kept, or the others are.",
 )
 @output_option
-@click.pass_context
-def import_(
-    ctx: click.Context, source: BinaryIO, format_: str | None, by: str | None, on_bad: str, output: str
-) -> None:
+def import_(source: BinaryIO, format_: str | None, by: str | None, on_bad: str, output: str) -> None:
     """Read words from a FILE of JSON lines, or CSV with a header; - is stdin.
 
     Fields: task (an id of a task or workflow), label, and perhaps finding, by and at. A word that is known is not
-    added again: a file may be read twice. Bad lines are named by number; with --on-bad skip it then exits 2.
+    added again: a file may be read twice. Bad lines are named by number.
     """
-    from shared.errors import EXIT_OK, EXIT_USAGE, InputError
+    from shared.errors import InputError
 
     csv = format_ == "csv" if format_ else source.name.lower().endswith(".csv")
     bad: list[dict[str, Any]] = []
@@ -85,7 +82,6 @@ def import_(
     good = [said for said in words.values() if said.task not in unknown]
     new = run_async(_keep(good))
     emit({"new": new, "known": len(good) - new, "bad": len(bad), "bad_lines": bad[:_SHOWN]}, output=output)
-    ctx.exit(EXIT_USAGE if bad else EXIT_OK)
 
 
 @feedback.command("list")

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from shared import clock
+from shared.db.approvals import Request
 from shared.db.calls import Closing
 from shared.db.effects import Intent
 from shared.db.outbox import Workflow
@@ -40,8 +41,7 @@ def enqueue_span(
 def retold_enqueue_span(task: Any) -> SpanRecord:
     """The same span as the row tells it (its columns as attributes): whoever enqueued it may have died since.
 
-    It knows the fan-out that made it, or the task it goes on for, not a caller's span; where both are told, the
-    producer's own is shown.
+    It knows the fan-out that made it, or whom it goes on for, but no caller; of two the producer's own is shown.
     """
     named = parse_traceparent(task.traceparent)
     at, ids = _ns(task.created_at), SpanRef(named.trace_id, span_id("enqueue", task.id))
@@ -160,13 +160,29 @@ def escalate_span(env: Environment, row: Workflow) -> SpanRecord:
     return _span("producer", f"escalate {row.workflow}", ids, parent, at, about, ended=at)
 
 
+def approval_span(
+    env: Environment, request: Request, event: str, at: datetime, row: UUID, **told: str | None
+) -> SpanRecord:
+    """What happened to a request, linked to its question. Id and time are a row's: told twice it is still one span."""
+    about = _who(request.workflow, 1, request.tenant, request.workflow_id, request.origin_id)
+    about |= {
+        "backbeat.runtime": env.runtime,
+        "backbeat.approval_id": str(request.id),
+        "backbeat.approval_hash": request.hash,
+        "backbeat.approval_state": "pending",
+        "backbeat.approval_wait_ms": round((at - request.requested_at).total_seconds() * 1000),
+        "backbeat.effect_kind": request.payload["effect"],
+        **{f"backbeat.approval_{name}": value for name, value in told.items()},
+    }
+    parent, name, moment = parse_traceparent(request.traceparent), f"approval.{event}", _ns(at)
+    ids, asked = (SpanRef(parent.trace_id, span_id(*of)) for of in ((name, row), ("approval.requested", request.id)))
+    return _span("internal", name, ids, parent.span_id, moment, about, None, moment, (asked,) if ids != asked else ())
+
+
 def tick_span(
     env: Environment, tick_id: UUID, worker: str, started: int, tasks: Sequence[Task], told: Mapping[str, Any]
 ) -> SpanRecord:
-    """One tick that had something to do, linked to what it claimed. It has a trace of its own.
-
-    Its wait is the longest of a task's first attempt: of what follows part is rest that the task asked for.
-    """
+    """One tick that had something to do, in a trace of its own, linked to what it claimed. Waits are of first runs."""
     waits = [(task.started_at - task.created_at).total_seconds() for task in tasks if task.attempts == 1]
     about = {
         "backbeat.worker": worker,

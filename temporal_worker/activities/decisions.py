@@ -12,9 +12,7 @@ from shared.db.approvals import Ballot, Request
 from shared.db.outbox import State
 from shared.errors import DefinitionError, InputError
 from shared.execution.environment import Environment
-from shared.execution.spans import escalate_span
-from shared.ids import SpanRef, parse_traceparent, span_id
-from shared.telemetry.spans import SpanRecord
+from shared.execution.spans import approval_span, escalate_span
 from temporal_worker.activities import temporal_errors
 from temporal_worker.messages import Standing, Start, Submission
 
@@ -41,7 +39,7 @@ class Decisions:
             if problem := effect.problem(row.input["request"]):
                 raise _wrong(problem)
             request = await approvals.create(self._env.db, row.id, STEP, shown, editable=effect.request is not None)
-            self._record(request, "approval.requested", request.requested_at, request.id)
+            self._record(request, "requested", request.requested_at, request.id)
             return replace(await self._standing(request.id), seq=seq - 1)
 
     @activity.defn(name="close_if_pending")
@@ -89,9 +87,9 @@ class Decisions:
             row = await approvals.get(self._env.db, request)
             for vote in await approvals.votes(self._env.db, request):
                 what = {"by": vote["user_name"], "decision": vote["decision"], "via": vote["via"]}
-                self._record(row, "approval.voted", vote["decided_at"], vote["id"], **what)
+                self._record(row, "voted", vote["decided_at"], vote["id"], **what)
             at = row.closed_at or row.deadline
-            self._record(row, "approval.decided", at, row.id, state=row.state, by=row.closed_by)
+            self._record(row, "decided", at, row.id, state=row.state, by=row.closed_by)
         state = found.state if found.settled or found.state == "changes" else "pending"
         return Standing(str(request), state, found.seconds_left, revision=found.revision)
 
@@ -122,40 +120,8 @@ class Decisions:
         loaded = ", ".join(self._env.registry.effects) or "none"
         raise DefinitionError(f"no loaded module defines the effect {kind!r}", fix=f"Loaded: {loaded}")
 
-    def _record(self, request: Request, name: str, at: datetime, row: UUID, **told: str | None) -> None:
-        """One short span an event, its id and time from the row: told twice, it is still one span.
-
-        What follows the request is linked to it and says how long that had waited.
-        """
-        moment = int(at.timestamp() * 1_000_000) * 1000
-        parent, asked = parse_traceparent(request.traceparent), span_id("approval.requested", request.id)
-        waited = round((at - request.requested_at).total_seconds() * 1000)
-        self._env.telemetry.record(
-            SpanRecord(
-                name=name,
-                kind="internal",
-                trace_id=parent.trace_id,
-                span_id=span_id(name, row),
-                parent_span_id=parent.span_id,
-                start_ns=moment,
-                end_ns=moment,
-                attributes={
-                    "backbeat.workflow": request.workflow,
-                    "backbeat.version": 1,
-                    "backbeat.task_id": str(request.workflow_id),
-                    "backbeat.tenant": request.tenant,
-                    "backbeat.origin_id": str(request.origin_id),
-                    "backbeat.runtime": self._env.runtime,
-                    "backbeat.approval_id": str(request.id),
-                    "backbeat.approval_hash": request.hash,
-                    "backbeat.approval_state": "pending",
-                    "backbeat.approval_wait_ms": waited,
-                    "backbeat.effect_kind": request.payload["effect"],
-                    **{f"backbeat.approval_{name}": value for name, value in told.items()},
-                },
-                links=() if name == "approval.requested" else (SpanRef(parent.trace_id, asked),),
-            )
-        )
+    def _record(self, request: Request, event: str, at: datetime, row: UUID, **told: str | None) -> None:
+        self._env.telemetry.record(approval_span(self._env, request, event, at, row, **told))
         self._env.telemetry.flush()
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from backbeat.reports.trace import trace_spans, trace_tree
@@ -55,10 +56,10 @@ async def test_one_origin_is_one_trace(
     telemetry = SpoolTelemetry(spool, "temporal-worker")
     tick = {"BACKBEAT_DEFINITIONS": MODULE, "BACKBEAT_TELEMETRY": "spool", "BACKBEAT_SPOOL_DIR": str(spool)}
 
-    def ticked(status: str, count: int) -> bool:
+    def ticked(workflow: str, count: int) -> bool:
         command("cron_worker", "tick", home=tmp_path, environ={**database.environ, **tick}).fine()
         return bool(
-            database.value("SELECT count(*) = %s FROM backbeat.finished_tasks WHERE workflow = %s", [count, status])
+            database.value("SELECT count(*) = %s FROM backbeat.finished_tasks WHERE workflow = %s", [count, workflow])
         )
 
     client = await connected(temporal_server)
@@ -82,6 +83,15 @@ async def test_one_origin_is_one_trace(
     assert ship_once(spool, clickhouse, 20).remaining == 0
 
     spans = trace_spans(clickhouse, "ab" * 16)
+    every_span_has_its_place(spans)
+    what_stands_beside_it_is_linked(clickhouse, spans, request)
+    tree = trace_tree(clickhouse, "ab" * 16)
+    assert tree.count("(its parent cdcdcdcdcdcdcdcd is not here)") == 1
+    assert tree.splitlines()[0].startswith(f"trace {'ab' * 16}: {len(spans)} spans from ")
+    facts_say_the_same(clickhouse, task, source)
+
+
+def every_span_has_its_place(spans: list[dict[str, Any]]) -> None:
     known = {span["id"] for span in spans}
     orphans = [(span["name"], span["parent"]) for span in spans if span["parent"] not in known]
     assert orphans == [("enqueue begin", "cd" * 8)], "only the caller's own span is somebody else's"
@@ -98,6 +108,9 @@ async def test_one_origin_is_one_trace(
         ("effect note", "escalate approve_effect"), ("enqueue fork", "fan_out"), ("fan_out", "process fork"),
         ("enqueue leaf", "fan_out"), ("effect note", "process begin"), ("effect note", "escalate errand"),
     }  # fmt: skip
+
+
+def what_stands_beside_it_is_linked(clickhouse: str, spans: list[dict[str, Any]], request: UUID) -> None:
     others = "SELECT SpanName, uniqExact(TraceId) FROM v_spans WHERE TraceId != repeat('ab', 16) GROUP BY 1"
     assert [name for name, _ in ask(clickhouse, others)] == ["tick"], "whose traces are linked"
     linked = "SELECT DISTINCT arrayJoin(Links.SpanId) FROM v_spans WHERE SpanName = 'tick'"
@@ -106,11 +119,9 @@ async def test_one_origin_is_one_trace(
     }
     waits = "SELECT DISTINCT Links.SpanId[1] FROM v_spans WHERE SpanName IN ('approval.voted', 'approval.decided')"
     assert ask(clickhouse, waits) == [(span_id("approval.requested", request),)]
-    tree = trace_tree(clickhouse, "ab" * 16)
-    assert tree.count("(its parent cdcdcdcdcdcdcdcd is not here)") == 1
-    assert tree.splitlines()[0].startswith(f"trace {'ab' * 16}: {len(spans)} spans from ")
 
-    # The same as facts.
+
+def facts_say_the_same(clickhouse: str, task: UUID, source: datetime) -> None:
     origin = (
         "SELECT OriginId, Workflow, Runtime, Tenant, toUnixTimestamp64Micro(assumeNotNull(SourceAt)) FROM v_origins"
     )
