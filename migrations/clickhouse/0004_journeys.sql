@@ -2,28 +2,28 @@
 
 -- Facts about what happens around the calls: ticks, decisions of people, writes to the world, where work came from, and what
 -- people say of its results. Like those of 0002: cut from the spans as they arrive, NULL where a span does not say.
--- The comments are the data dictionary. Ask the v_ views, where each thing stands once.
+-- A column's comment begins with its unit. Ask the v_ views, where each thing stands once.
 
 CREATE TABLE IF NOT EXISTS tick_runs (
-    Timestamp DateTime64(9) COMMENT 'when the tick began, by its host''s clock' CODEC(Delta(8), ZSTD(1)),
-    TraceId String COMMENT 'the tick''s own trace' CODEC(ZSTD(1)),
-    SpanId String COMMENT 'follows from the tick''s row' CODEC(ZSTD(1)),
-    ServiceName LowCardinality(String) COMMENT 'cron-worker',
-    Host LowCardinality(String) COMMENT 'host.name of the process',
-    TickId String COMMENT 'ticks.id in Postgres' CODEC(ZSTD(1)),
-    Worker String COMMENT 'workers.id in Postgres' CODEC(ZSTD(1)),
-    DurationNs UInt64 COMMENT 'ns from its first query to its last' CODEC(T64, ZSTD(1)),
-    Slots UInt32 COMMENT 'attempts that it may have under way at once',
-    Claimed UInt32 COMMENT 'rows',
-    Settled UInt32 COMMENT 'rows',
-    Refused UInt32 COMMENT 'rows whose lease was somebody else''s by then',
-    Recovered UInt32 COMMENT 'rows taken back from dead workers',
-    OldestWaitMs Nullable(UInt64) COMMENT 'ms from enqueue to claim, the longest of first attempts' CODEC(ZSTD(1)),
-    ClockSkewMs Nullable(Int64) COMMENT 'ms that Postgres'' clock is ahead of the host''s' CODEC(ZSTD(1)),
-    Shed UInt64 COMMENT 'spans that the process gave up before this one',
-    SpoolFiles Nullable(UInt32) COMMENT 'files waiting on the host at the end of the tick' CODEC(ZSTD(1)),
-    SpoolAgeS Nullable(Float64) COMMENT 's that the oldest of them had waited; NULL for none' CODEC(ZSTD(1)),
-    ReleaseVersion LowCardinality(String) COMMENT 'service.version'
+    Timestamp DateTime64(9) COMMENT 'UTC: when it began, by its host''s clock' CODEC(Delta(8), ZSTD(1)),
+    TraceId String COMMENT 'id: its own trace, 32 hex digits' CODEC(ZSTD(1)),
+    SpanId String COMMENT 'id: the span, 16 hex digits' CODEC(ZSTD(1)),
+    ServiceName LowCardinality(String) COMMENT 'name: which program wrote it',
+    Host LowCardinality(String) COMMENT 'name: the host',
+    TickId String COMMENT 'id: ticks.id in Postgres' CODEC(ZSTD(1)),
+    Worker String COMMENT 'id: workers.id in Postgres' CODEC(ZSTD(1)),
+    DurationNs UInt64 COMMENT 'ns: from its first query to its last' CODEC(T64, ZSTD(1)),
+    Slots UInt32 COMMENT 'count: attempts that it may have under way at once',
+    Claimed UInt32 COMMENT 'count: rows that it claimed',
+    Settled UInt32 COMMENT 'count: rows that it settled',
+    Refused UInt32 COMMENT 'count: rows whose lease was somebody else''s by then',
+    Recovered UInt32 COMMENT 'count: rows taken back from dead workers',
+    OldestWaitMs Nullable(UInt64) COMMENT 'ms: from enqueue to claim, the longest of first attempts; NULL without any' CODEC(ZSTD(1)),
+    ClockSkewMs Nullable(Int64) COMMENT 'ms: that Postgres'' clock is ahead of the host''s' CODEC(ZSTD(1)),
+    Shed UInt64 COMMENT 'count: spans that the process gave up before this one',
+    SpoolFiles Nullable(UInt32) COMMENT 'count: files waiting on the host at the end of the tick' CODEC(ZSTD(1)),
+    SpoolAgeS Nullable(Float64) COMMENT 's: that the oldest of them had waited; NULL without any' CODEC(ZSTD(1)),
+    ReleaseVersion LowCardinality(String) COMMENT 'name: the release of the program'
 ) ENGINE = MergeTree
 PARTITION BY toYYYYMM(Timestamp)
 ORDER BY (Host, Timestamp)
@@ -57,20 +57,20 @@ WHERE SpanAttributes['backbeat.tick_id'] != '';
 
 -- A row an event: a request is asked, people vote, it is decided.
 CREATE TABLE IF NOT EXISTS approvals (
-    Timestamp DateTime64(9) COMMENT 'when it happened, by Postgres'' clock' CODEC(Delta(8), ZSTD(1)),
-    TraceId String COMMENT 'the origin''s trace' CODEC(ZSTD(1)),
-    SpanId String COMMENT 'follows from the row' CODEC(ZSTD(1)),
-    ApprovalId String COMMENT 'approval_requests.id in Postgres' CODEC(ZSTD(1)),
-    Event LowCardinality(String) COMMENT 'requested, voted or decided',
-    WorkflowId String COMMENT 'the workflow that waits' CODEC(ZSTD(1)),
-    OriginId String COMMENT 'where the work began' CODEC(ZSTD(1)),
-    Tenant LowCardinality(String) COMMENT 'whose work it is',
-    EffectKind LowCardinality(String) COMMENT 'what would be done',
-    State LowCardinality(String) COMMENT 'of a decided one: approved, rejected, expired, cancelled or revoked',
-    Person LowCardinality(String) COMMENT 'who voted, or whose vote decided; (deadline) for nobody',
-    Decision LowCardinality(String) COMMENT 'of a vote: approve, reject, request_changes, edit or revoke',
-    Via LowCardinality(String) COMMENT 'of a vote: cli, web, signal or owner',
-    WaitMs UInt64 COMMENT 'ms since it was requested' CODEC(T64, ZSTD(1))
+    Timestamp DateTime64(9) COMMENT 'UTC: when it happened, by Postgres'' clock' CODEC(Delta(8), ZSTD(1)),
+    TraceId String COMMENT 'id: the origin''s trace, 32 hex digits' CODEC(ZSTD(1)),
+    SpanId String COMMENT 'id: the span, 16 hex digits' CODEC(ZSTD(1)),
+    ApprovalId String COMMENT 'id: approval_requests.id in Postgres' CODEC(ZSTD(1)),
+    Event LowCardinality(String) COMMENT 'name: requested, voted or decided',
+    WorkflowId String COMMENT 'id: the workflow that waits' CODEC(ZSTD(1)),
+    OriginId String COMMENT 'id: where the work began' CODEC(ZSTD(1)),
+    Tenant LowCardinality(String) COMMENT 'name: for whom',
+    EffectKind LowCardinality(String) COMMENT 'name: the kind of effect that is asked for',
+    State LowCardinality(String) COMMENT 'name: of a decided one: approved, rejected, expired, cancelled or revoked',
+    Person LowCardinality(String) COMMENT 'name: who voted, or whose vote decided; (deadline) for nobody',
+    Decision LowCardinality(String) COMMENT 'name: of a vote: approve, reject, request_changes, edit or revoke',
+    Via LowCardinality(String) COMMENT 'name: of a vote: cli, web, signal or owner',
+    WaitMs UInt64 COMMENT 'ms: since it was requested' CODEC(T64, ZSTD(1))
 ) ENGINE = MergeTree
 PARTITION BY toYYYYMM(Timestamp)
 ORDER BY (EffectKind, Timestamp)
@@ -99,16 +99,16 @@ WHERE SpanName IN ('approval.requested', 'approval.voted', 'approval.decided');
 
 -- Writes to the world. One told as unknown may still be heard of.
 CREATE TABLE IF NOT EXISTS effects (
-    Timestamp DateTime64(9) COMMENT 'when this attempt at it began' CODEC(Delta(8), ZSTD(1)),
-    TraceId String COMMENT 'the origin''s trace' CODEC(ZSTD(1)),
-    SpanId String COMMENT 'follows from its key' CODEC(ZSTD(1)),
-    EffectKey String COMMENT 'side_effects.key in Postgres' CODEC(ZSTD(1)),
-    Kind LowCardinality(String) COMMENT 'as its definition calls it',
-    Status LowCardinality(String) COMMENT 'done or unknown, as far as was told',
-    Runtime LowCardinality(String) COMMENT 'cron or temporal',
-    OwnerId String COMMENT 'the task or workflow' CODEC(ZSTD(1)),
-    OriginId String COMMENT 'where the work began' CODEC(ZSTD(1)),
-    DurationNs UInt64 COMMENT 'ns from intent to outcome' CODEC(T64, ZSTD(1))
+    Timestamp DateTime64(9) COMMENT 'UTC: when this attempt at it began' CODEC(Delta(8), ZSTD(1)),
+    TraceId String COMMENT 'id: the origin''s trace, 32 hex digits' CODEC(ZSTD(1)),
+    SpanId String COMMENT 'id: the span, 16 hex digits' CODEC(ZSTD(1)),
+    EffectKey String COMMENT 'id: side_effects.key in Postgres' CODEC(ZSTD(1)),
+    Kind LowCardinality(String) COMMENT 'name: as its definition calls it',
+    Status LowCardinality(String) COMMENT 'name: done or unknown, as far as was told',
+    Runtime LowCardinality(String) COMMENT 'name: cron or temporal',
+    OwnerId String COMMENT 'id: the task or workflow' CODEC(ZSTD(1)),
+    OriginId String COMMENT 'id: where the work began' CODEC(ZSTD(1)),
+    DurationNs UInt64 COMMENT 'ns: from intent to outcome' CODEC(T64, ZSTD(1))
 ) ENGINE = MergeTree
 PARTITION BY toYYYYMM(Timestamp)
 ORDER BY (Kind, Timestamp)
@@ -133,15 +133,15 @@ WHERE SpanAttributes['backbeat.effect_key'] != '';
 
 -- Where work began: tasks that somebody enqueued and workflows that somebody started, without what came of them.
 CREATE TABLE IF NOT EXISTS origins (
-    Timestamp DateTime64(9) COMMENT 'when it was enqueued or started' CODEC(Delta(8), ZSTD(1)),
-    TraceId String COMMENT 'the trace of everything that comes of it' CODEC(ZSTD(1)),
-    SpanId String COMMENT 'follows from the row' CODEC(ZSTD(1)),
-    OriginId String COMMENT 'tasks.id or orchestrated_workflows.id in Postgres' CODEC(ZSTD(1)),
-    Runtime LowCardinality(String) COMMENT 'where it begins: cron or temporal',
-    Workflow LowCardinality(String) COMMENT 'its definition',
-    Version LowCardinality(String) COMMENT 'of the definition',
-    Tenant LowCardinality(String) COMMENT 'whose work it is',
-    SourceAt Nullable(DateTime64(6)) COMMENT 'when it arose, where the producer said so' CODEC(ZSTD(1))
+    Timestamp DateTime64(9) COMMENT 'UTC: when it was enqueued or started' CODEC(Delta(8), ZSTD(1)),
+    TraceId String COMMENT 'id: the trace of everything that comes of it, 32 hex digits' CODEC(ZSTD(1)),
+    SpanId String COMMENT 'id: the span, 16 hex digits' CODEC(ZSTD(1)),
+    OriginId String COMMENT 'id: tasks.id or orchestrated_workflows.id in Postgres' CODEC(ZSTD(1)),
+    Runtime LowCardinality(String) COMMENT 'name: where it begins, cron or temporal',
+    Workflow LowCardinality(String) COMMENT 'name: the definition',
+    Version LowCardinality(String) COMMENT 'name: the version of the definition',
+    Tenant LowCardinality(String) COMMENT 'name: for whom',
+    SourceAt Nullable(DateTime64(6)) COMMENT 'UTC: when it arose, where the producer said so' CODEC(ZSTD(1))
 ) ENGINE = MergeTree
 PARTITION BY toYYYYMM(Timestamp)
 ORDER BY (Workflow, Timestamp)
@@ -167,17 +167,17 @@ WHERE SpanKind = 'Producer' AND SpanAttributes['backbeat.task_id'] = SpanAttribu
 
 -- What people say about results: a row a word.
 CREATE TABLE IF NOT EXISTS feedback (
-    Timestamp DateTime64(9) COMMENT 'when it was said' CODEC(Delta(8), ZSTD(1)),
-    SpanId String COMMENT 'follows from the row' CODEC(ZSTD(1)),
-    FeedbackId String COMMENT 'feedback.id in Postgres' CODEC(ZSTD(1)),
-    TaskId String COMMENT 'the task or workflow whose result it is about' CODEC(ZSTD(1)),
-    OriginId String COMMENT 'where that work began' CODEC(ZSTD(1)),
-    Workflow LowCardinality(String) COMMENT 'of the task',
-    Version LowCardinality(String) COMMENT 'of the definition',
-    Tenant LowCardinality(String) COMMENT 'whose work it is',
-    Finding String COMMENT 'which part of the result; empty for all of it' CODEC(ZSTD(1)),
-    Label LowCardinality(String) COMMENT 'correct, false_positive, wrong, missed, or a label of your own',
-    SaidBy LowCardinality(String) COMMENT 'who says so'
+    Timestamp DateTime64(9) COMMENT 'UTC: when it was said' CODEC(Delta(8), ZSTD(1)),
+    SpanId String COMMENT 'id: the span, 16 hex digits' CODEC(ZSTD(1)),
+    FeedbackId String COMMENT 'id: feedback.id in Postgres' CODEC(ZSTD(1)),
+    TaskId String COMMENT 'id: the task or workflow whose result it is about' CODEC(ZSTD(1)),
+    OriginId String COMMENT 'id: where that work began' CODEC(ZSTD(1)),
+    Workflow LowCardinality(String) COMMENT 'name: the task''s definition',
+    Version LowCardinality(String) COMMENT 'name: the version of the definition',
+    Tenant LowCardinality(String) COMMENT 'name: for whom',
+    Finding String COMMENT 'text: which part of the result; empty for all of it' CODEC(ZSTD(1)),
+    Label LowCardinality(String) COMMENT 'name: correct, false_positive, wrong, missed, or a label of your own',
+    SaidBy LowCardinality(String) COMMENT 'name: who says so'
 ) ENGINE = MergeTree
 PARTITION BY toYYYYMM(Timestamp)
 ORDER BY (Workflow, Timestamp)
