@@ -79,6 +79,12 @@ BEGIN
     RETURN QUERY SELECT * FROM joins j WHERE j.id = v_join.id;
 END $$;
 
+CREATE FUNCTION backbeat.add_feedback(p_rows jsonb) RETURNS SETOF uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO feedback SELECT (jsonb_populate_recordset(NULL::feedback, p_rows)).* ON CONFLICT DO NOTHING RETURNING id $$;
+
 CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2911,6 +2917,7 @@ CREATE TABLE backbeat.estimates (
 CREATE TABLE backbeat.feedback (
     id uuid DEFAULT backbeat.uuid7() NOT NULL,
     origin_id uuid NOT NULL,
+    task_id uuid NOT NULL,
     finding text DEFAULT ''::text NOT NULL,
     label text NOT NULL,
     said_by text NOT NULL,
@@ -3549,6 +3556,8 @@ GRANT SELECT ON TABLE backbeat.joins TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.joins TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.add_feedback(p_rows jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.add_feedback(p_rows jsonb) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.add_schedule(p_schedule jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) TO backbeat_worker;

@@ -41,11 +41,15 @@ CREATE INDEX orchestrated_workflows_over ON backbeat.orchestrated_workflows (fin
 
 -- What people say about results, by the piece of work they came from: what false-positive rates are made of.
 CREATE TABLE backbeat.feedback (
-    id uuid PRIMARY KEY DEFAULT backbeat.uuid7(), origin_id uuid NOT NULL,
+    id uuid PRIMARY KEY DEFAULT backbeat.uuid7(), origin_id uuid NOT NULL, task_id uuid NOT NULL,
     finding text NOT NULL DEFAULT '', label text NOT NULL CHECK (label <> ''),
     said_by text NOT NULL CHECK (said_by <> ''), said_at timestamptz NOT NULL DEFAULT backbeat.now()
 );
 CREATE INDEX feedback_origin ON backbeat.feedback (origin_id);
+
+-- Whole rows, one that is there already once; answers what it added.
+CREATE FUNCTION backbeat.add_feedback(p_rows jsonb) RETURNS SETOF uuid LANGUAGE sql SECURITY DEFINER AS $$
+    INSERT INTO feedback SELECT (jsonb_populate_recordset(NULL::feedback, p_rows)).* ON CONFLICT DO NOTHING RETURNING id $$;
 
 -- What Temporal must be told, in order within a stream. lease_until: nobody takes the row before then, because somebody
 -- has it or because its last delivery failed. attempts counts deliveries begun.
@@ -690,7 +694,7 @@ CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
     SELECT count(audit(session_user, 'task.cancelled', f.id::text, jsonb_build_object('reason', p_reason))) > 0
     FROM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason) AS f(id) $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.set_calendar TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.set_calendar, backbeat.add_feedback TO backbeat_operator;
 GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,
     backbeat.settle_outbox, backbeat.project_state, backbeat.workflows_to_check, backbeat.restart_workflow, backbeat.create_approval,
     backbeat.revise_approval, backbeat.decide, backbeat.close_if_pending, backbeat.fits, backbeat.rules_at, backbeat.handed_on, backbeat.rights TO backbeat_worker;

@@ -46,6 +46,7 @@ class Task(NamedTuple):
     traceparent: str
     created_at: datetime
     source_at: datetime | None
+    parent_id: UUID | None = None
 
     @property
     def name(self) -> str:

@@ -88,6 +88,8 @@ async def test_a_webhook_is_signed_as_the_standard_says(
     (item,) = body["data"]["items"]
     assert (body["type"], item["event"], item["hash"]) == ("approvals", "asked", asked.hash)
     assert item["link"] == f"https://inbox.invalid/{asked.id}"
+    assert post.headers["traceparent"] == item["traceparent"]
+    assert (item["traceparent"],) in database.sql("SELECT traceparent FROM backbeat.orchestrated_workflows")
     assert "credential" not in post.body.decode(), "the content itself stays where people look"
 
 

@@ -11,7 +11,7 @@ SELECT backbeat.cancel_orphans(%(workflow)s) AS ended
 SELECT id, status, waiting_for, result, error FROM backbeat.child_workflow(%(run)s, %(step)s, %(workflow)s, %(input)s::jsonb)
 
 -- name: add_children
-SELECT cardinality(children) AS children, children_left AS left, failed, tolerated
+SELECT id, cardinality(children) AS children, children_left AS left, failed, tolerated
 FROM backbeat.add_children(%(run)s, %(step)s, %(start)s, %(name)s, %(version)s, %(payloads)s::jsonb[], %(tolerated)s, %(seal)s)
 
 -- name: join
