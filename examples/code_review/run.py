@@ -28,7 +28,7 @@ from shared.db.producers import Enqueued
 from shared.definitions import load_definitions
 from shared.errors import UnavailableError
 from shared.execution.producer import submit
-from shared.telemetry import open_telemetry
+from shared.execution.telemetry import open_telemetry
 from shared.telemetry.shipper import ship_once
 
 DEFINITIONS = "examples.code_review.definitions"

@@ -23,7 +23,7 @@ from shared.db.pool import Database, connect
 from shared.db.producers import Terms, register_definitions
 from shared.errors import UnavailableError
 from shared.execution.producer import prepared, submit_many
-from shared.telemetry import open_telemetry
+from shared.execution.telemetry import open_telemetry
 
 PATIENCE = 1800.0  # seconds beyond the arrivals until a run that does not end is given up
 LOOK = 0.2  # seconds between looks
