@@ -27,8 +27,8 @@ from shared.errors import ConfigError
 from shared.execution.environment import Deadline, Environment
 from shared.execution.prefixes import Prefixes
 from shared.execution.spans import tick_span
+from shared.execution.telemetry import open_telemetry
 from shared.llm.routes import load_routes
-from shared.telemetry import open_telemetry
 from shared.telemetry.spool import spool_status
 
 MAINTENANCE = 2.0  # seconds between looks for what time has moved

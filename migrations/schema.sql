@@ -1366,6 +1366,21 @@ CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds
     SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
     FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
 
+CREATE TABLE backbeat.telemetry_outbox (
+    id uuid NOT NULL,
+    spans integer NOT NULL,
+    body bytea NOT NULL,
+    leased_until timestamp with time zone,
+    refused text
+);
+
+CREATE FUNCTION backbeat.lease_spans(p_for double precision) RETURNS SETOF backbeat.telemetry_outbox
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    UPDATE telemetry_outbox o SET leased_until = clock() + make_interval(secs => p_for) WHERE o.id IN (SELECT i.id FROM telemetry_outbox i
+    WHERE i.refused IS NULL AND coalesce(i.leased_until < clock(), true) ORDER BY i.id LIMIT 20 FOR UPDATE SKIP LOCKED) RETURNING o.* $$;
+
 CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_custom_plan'
@@ -1841,6 +1856,12 @@ CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at)
     SELECT p_stream, coalesce(max(seq), 0) + 1, p_kind, clock(), clock() FROM temporal_outbox WHERE stream = p_stream
     RETURNING seq $$;
+
+CREATE FUNCTION backbeat.put_spans(p_id uuid, p_spans integer, p_body bytea) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO telemetry_outbox (id, spans, body) VALUES (p_id, p_spans, p_body) ON CONFLICT DO NOTHING $$;
 
 CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEFAULT NULL::bigint[]) RETURNS TABLE(task_id uuid, lease bigint, status text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2472,6 +2493,12 @@ BEGIN
     RETURN v_kind IS NOT NULL;
 END $$;
 
+CREATE FUNCTION backbeat.settle_spans(p_id uuid, p_refused text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    DELETE FROM telemetry_outbox o WHERE o.id = p_id AND p_refused IS NULL; UPDATE telemetry_outbox o SET refused = p_refused WHERE o.id = p_id $$;
+
 CREATE TABLE backbeat.llm_rate (
     route text NOT NULL,
     period double precision DEFAULT 60 NOT NULL,
@@ -2682,6 +2709,14 @@ CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text
             SELECT DISTINCT g.name FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'groups') AS g(name) ORDER BY 1) ELSE '{}' END,
         p_facts || jsonb_build_object('title', p_request.title, 'state', p_request.state, 'revision', p_request.revision,
             'hash', p_request.hash, 'deadline', p_request.deadline), p_at $$;
+
+CREATE FUNCTION backbeat.tell_spool(p_host text, p_files integer, p_oldest double precision, p_quarantined integer, p_shed bigint) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    DELETE FROM telemetry_hosts h WHERE h.seen_at < clock() - interval '30 days';
+    INSERT INTO telemetry_hosts AS h VALUES (p_host, p_files, clock() - make_interval(secs => p_oldest), p_quarantined, p_shed, clock()) ON CONFLICT (host) DO UPDATE
+    SET files = excluded.files, oldest_at = excluded.oldest_at, quarantined = excluded.quarantined, shed = h.shed + excluded.shed, seen_at = excluded.seen_at $$;
 
 CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -3197,6 +3232,15 @@ UNION ALL
     finished_tasks.cost_usd
    FROM backbeat.finished_tasks;
 
+CREATE TABLE backbeat.telemetry_hosts (
+    host text NOT NULL,
+    files integer NOT NULL,
+    oldest_at timestamp with time zone,
+    quarantined integer,
+    shed bigint NOT NULL,
+    seen_at timestamp with time zone
+);
+
 CREATE TABLE backbeat.temporal_outbox (
     stream uuid NOT NULL,
     seq integer NOT NULL,
@@ -3401,6 +3445,12 @@ ALTER TABLE ONLY backbeat.simple_tasks
 
 ALTER TABLE ONLY backbeat.switches
     ADD CONSTRAINT switches_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY backbeat.telemetry_hosts
+    ADD CONSTRAINT telemetry_hosts_pkey PRIMARY KEY (host);
+
+ALTER TABLE ONLY backbeat.telemetry_outbox
+    ADD CONSTRAINT telemetry_outbox_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY backbeat.temporal_outbox
     ADD CONSTRAINT temporal_outbox_pkey PRIMARY KEY (stream, seq);
@@ -3657,6 +3707,10 @@ REVOKE ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double preci
 GRANT ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.telemetry_outbox TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.telemetry_outbox TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.lease_spans(p_for double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.lease_spans(p_for double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
@@ -3693,6 +3747,8 @@ REVOKE ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_
 GRANT ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.promote(p_flows backbeat.flows[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.put_spans(p_id uuid, p_spans integer, p_body bytea) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.put_spans(p_id uuid, p_spans integer, p_body bytea) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) FROM PUBLIC;
@@ -3761,6 +3817,8 @@ REVOKE ALL ON FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_stat
 GRANT ALL ON FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.settle_spans(p_id uuid, p_refused text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.settle_spans(p_id uuid, p_refused text) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) FROM PUBLIC;
@@ -3798,6 +3856,8 @@ REVOKE ALL ON FUNCTION backbeat.step_ended() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamp with time zone, p_users text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.tell_spool(p_host text, p_files integer, p_oldest double precision, p_quarantined integer, p_shed bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.tell_spool(p_host text, p_files integer, p_oldest double precision, p_quarantined integer, p_shed bigint) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) FROM PUBLIC;
@@ -3871,6 +3931,8 @@ GRANT SELECT ON TABLE backbeat.switches TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.switches TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.tasks TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.telemetry_hosts TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.telemetry_hosts TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.temporal_outbox TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.temporal_outbox TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.ticks TO backbeat_worker;

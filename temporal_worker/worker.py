@@ -5,7 +5,7 @@ import contextlib
 import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +21,14 @@ from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, open_pool
 from shared.definitions import load_definitions
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UnavailableError
 from shared.execution.environment import Environment
+from shared.execution.telemetry import open_telemetry, ship, tell
 from shared.llm.routes import load_routes
 from shared.orchestration.messages import KNOWN_WORKFLOWS
 from shared.security.codec import data_converter
 from shared.security.temporal import connection
-from shared.telemetry import open_telemetry
+from shared.telemetry.shipper import ShipReport
 from temporal_worker import orchestrations
 from temporal_worker.activities.calls import Calls
 from temporal_worker.activities.decisions import Decisions
@@ -41,6 +42,8 @@ from temporal_worker.constants import (
     PRESENCE_EVERY,
     RECONCILE_EVERY,
     RPC_TIMEOUT,
+    SHIP_DEADLINE,
+    SHIP_EVERY,
     STICKY,
     TASK_QUEUE,
 )
@@ -79,9 +82,29 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
         raise ConfigError("database_url is not set", fix="Set BACKBEAT_DATABASE_URL, or run `backbeat up` here")
     connection(config)
     async with _environment(config) as env:
+        shipper = asyncio.create_task(forever("telemetry", _shipper(env), SHIP_EVERY, stop))
         client = await connect(config, stop, options.metrics)
         if client is not None:
             await serve(env, client, options, stop)
+        await shipper
+
+
+def _shipper(env: Environment) -> Callable[[], Awaitable[bool]]:
+    """One bounded round of shipping; with no ClickHouse it only tells Postgres what waits here."""
+    db, config, told = Database(env.db.pool, patience=0.0), env.config, 0
+
+    async def beat() -> bool:
+        nonlocal told
+        report = await ship(config, db, SHIP_DEADLINE) if config.clickhouse_url else ShipReport()
+        if config.telemetry != "off":
+            news = env.telemetry.untold - told
+            await tell(config, db, max(news, 0))
+            told += news
+        if report.error:
+            raise UnavailableError(f"spans wait: {report.error}", fix="They are kept; see `backbeat status`")
+        return report.remaining > 0
+
+    return beat
 
 
 @contextlib.asynccontextmanager

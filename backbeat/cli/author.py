@@ -65,7 +65,7 @@ def run(
 
 async def _wait(config: "Config", definition: "Definition", payload: Any, within: float) -> "Seen":
     from backbeat.operate.waiting import run as enqueue_and_wait
-    from shared.telemetry import open_telemetry
+    from shared.execution.telemetry import open_telemetry
 
     async with database(config) as db:
         say_what_is_simulated(config)

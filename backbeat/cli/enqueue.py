@@ -106,7 +106,7 @@ def _definition(config: "Config", name: str, version: int | None) -> "Definition
 async def _enqueue(name: str, version: int | None, payloads: Sequence[Any], how: Mapping[str, Any]) -> "list[Enqueued]":
     from backbeat.producer.submit import submit
     from shared.config import load
-    from shared.telemetry import open_telemetry
+    from shared.execution.telemetry import open_telemetry
 
     config = load()
     definition = _definition(config, name, version)
@@ -201,7 +201,7 @@ async def _send(
     config: "Config", definition: "Definition", terms: "Terms", rows: "Iterable[Row]", summary: Summary
 ) -> Summary:
     from backbeat.producer.submit import submit_many
-    from shared.telemetry import open_telemetry
+    from shared.execution.telemetry import open_telemetry
 
     async with database(config) as db:
         telemetry = open_telemetry(config, "backbeat")

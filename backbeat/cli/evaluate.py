@@ -100,7 +100,7 @@ async def _measure(dataset: Path | None, how: dict[str, Any]) -> "tuple[str, lis
     from shared.config import load
     from shared.errors import InputError
     from shared.execution.payloads import checked
-    from shared.telemetry import open_telemetry
+    from shared.execution.telemetry import open_telemetry
 
     config = load()
     definition = _definition(config, how["name"])

@@ -160,7 +160,7 @@ async def _keep(words: "list[Word]") -> int:
 
 @contextmanager
 def _telemetry(config: "Config") -> "Iterator[Telemetry]":
-    from shared.telemetry import open_telemetry
+    from shared.execution.telemetry import open_telemetry
 
     telemetry = open_telemetry(config, "backbeat")
     try:

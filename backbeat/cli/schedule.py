@@ -224,7 +224,7 @@ async def _run_now(name: str) -> tuple[list[dict[str, Any]], str]:
     from shared.config import load
     from shared.errors import ConflictError
     from shared.execution.schedules import gather
-    from shared.telemetry import open_telemetry
+    from shared.execution.telemetry import open_telemetry
 
     config = load()
     async with database(config) as db:

@@ -30,7 +30,7 @@ from shared.db import queue
 from shared.db.pool import Database, connect
 from shared.definitions import load_definitions
 from shared.errors import UnavailableError
-from shared.telemetry import open_telemetry
+from shared.execution.telemetry import open_telemetry
 from shared.telemetry.shipper import ship_once
 
 DEFINITIONS = "examples.code_review.definitions"

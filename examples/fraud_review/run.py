@@ -25,7 +25,7 @@ from shared.db.pool import Database, connect
 from shared.db.queue import register_definitions
 from shared.errors import UnavailableError
 from shared.execution.payloads import prepared
-from shared.telemetry import open_telemetry
+from shared.execution.telemetry import open_telemetry
 
 PATIENCE = 1800.0  # seconds beyond the arrivals until a run that does not end is given up
 LOOK = 0.2  # seconds between looks

@@ -101,7 +101,7 @@ def test_status_shows_the_health_of_a_database_without_a_stack(run: Run, databas
     states = {one["check"]: one["state"] for one in well}
     assert set(states) == {
         *("queue", "ticks", "partitions", "vacuum", "oldest transaction"),
-        *("idle in transaction", "index bloat", "overruns", "routes", "dead letters", "notifications"),
+        *("idle in transaction", "index bloat", "overruns", "routes", "dead letters", "notifications", "telemetry"),
     }
     assert "wrong" not in states.values()
     assert run("status").fine().out.startswith("check")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +88,7 @@ class Rig:
     seed: int = 1
     latency: str = "0.1-0.3"
     faults: Sequence[dict[str, Any]] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
     provider_port: int = field(default_factory=ports.find)
     _stack: ExitStack = field(default_factory=ExitStack)
     _ticks: list[Tick] = field(default_factory=list)
@@ -137,6 +138,7 @@ class Rig:
             "BACKBEAT_TELEMETRY": "spool",
             "BACKBEAT_SPOOL_DIR": str(self.spool),
             PROVIDER_LOG: str(self.provider.log),
+            **self.settings,
         }
 
     def tick(self, *flags: str, doom: tuple[str, int] | None = None, modules: Sequence[str] = ()) -> Tick:
