@@ -6,6 +6,7 @@ import click
 
 from backbeat.cli.arguments import duration
 from backbeat.cli.output import emit, output_option, talk
+from backbeat.cli.prices import prices
 
 
 @click.group()
@@ -14,6 +15,9 @@ def telemetry() -> None:
 
     A tick ships at its end. A host that only enqueues, or runs the Temporal worker, needs `telemetry ship` on a timer.
     """
+
+
+telemetry.add_command(prices)
 
 
 @telemetry.command()
