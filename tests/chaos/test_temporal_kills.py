@@ -163,7 +163,7 @@ VICTIMS: dict[str, tuple[Act, Act]] = {
 
 
 def _kill_at(site: Site, victim: str, step: str, dice: Random) -> tuple[float, float]:
-    """One campaign: somebody dies when the worker is at this step. Seconds from its start until it is up, and to health."""
+    """One campaign: somebody dies at this step of the worker. Seconds from its start until it is up, and to health."""
     kill, restart = VICTIMS[victim]
     doomed = site.worker(step, str(dice.randint(1, 2)), stops=victim != "worker")
     runs = site.begin(dice)
