@@ -1795,6 +1795,8 @@ BEGIN
         LOOP
             PERFORM audit('(workflow)', 'approval.cancelled', v_request::text, jsonb_build_object('workflow', p_status));
         END LOOP;
+        PERFORM audit('(workflow)', 'workflow.refused', p_workflow::text, jsonb_build_object('error', p_error)) FROM orchestrated_workflows w
+        WHERE (w.id, w.workflow, w.status) = (p_workflow, 'approve_effect', 'failed') AND NOT EXISTS (SELECT FROM approval_requests r WHERE r.workflow_id = w.id);
     END IF;
     RETURN true;
 END $$;
@@ -2489,6 +2491,7 @@ BEGIN
     ELSIF v_kind = 'start' AND p_outcome = 'dead' THEN
         UPDATE orchestrated_workflows SET status = 'failed', error = p_error, updated_at = v_now, finished_at = v_now
         WHERE id = p_stream AND status = 'starting';
+        PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error));
     END IF;
     RETURN v_kind IS NOT NULL;
 END $$;

@@ -119,7 +119,9 @@ def edit(
 
         body = given if file else {**found.payload["request"], **dict(_field(text) for text in fields)}
         effects = load_definitions(config.definitions).effects
-        return Wish("edit", comment, body, edit_problem(effects, found.payload["effect"], body))
+        # One that nobody may edit is refused by Postgres, on record, whatever is loaded here.
+        problem = edit_problem(effects, found.payload["effect"], body) if found.editable else None
+        return Wish("edit", comment, body, problem)
 
     _one(request, wish, _digits(shown) if shown else None, token_file, output)
 

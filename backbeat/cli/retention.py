@@ -1,9 +1,12 @@
 """`backbeat retention`: how long finished work stays in Postgres."""
 
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import click
 
+from backbeat.cli.arguments import duration
 from backbeat.cli.output import database, emit, os_user, output_option, run_async, talk
 
 
@@ -51,3 +54,27 @@ def set_(policy: str, days: int) -> None:
 
     run_async(main())
     talk(f"{policy}: kept for {days} day{'' if days == 1 else 's'}; ticks remove what is older")
+
+
+@retention.command()
+@click.option("--idle", type=duration, default="1d", show_default=True, help="Leave alone what is younger.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@output_option
+def payloads(idle: timedelta, dry_run: bool, output: str) -> None:
+    """Remove large payloads (BACKBEAT_PAYLOAD_DIR) of workflows that Temporal has forgotten.
+
+    A workflow that is open in Postgres keeps its files, whatever Temporal says. On a timer, once a day is enough.
+    """
+
+    async def main() -> list[dict[str, Any]]:
+        from backbeat.operate import payloads as kept
+        from shared.config import load
+        from shared.errors import ConfigError
+
+        config = load()
+        if config.payload_dir is None or not config.payload_dir.is_dir():
+            raise ConfigError("payload_dir is no directory", fix="Set BACKBEAT_PAYLOAD_DIR as the workers have it")
+        async with database(config) as db:
+            return [asdict(one) for one in await kept.clean(db, config, config.payload_dir, idle, dry=dry_run)]
+
+    emit(run_async(main()), columns=("temporal_id", "size"), output=output)

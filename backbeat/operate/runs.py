@@ -123,6 +123,7 @@ async def reconcile(db: Database, workflow: UUID) -> None:
 
 async def position(config: Config, temporal_id: str) -> Row:
     """Where Temporal says the run is. Raises UnavailableError, NotFoundError."""
+    from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
     from temporalio.client import Client
     from temporalio.service import RPCError, RPCStatusCode
 
@@ -136,9 +137,11 @@ async def position(config: Config, temporal_id: str) -> Row:
     try:
         async with asyncio.timeout(ANSWER_WITHIN):
             client = await Client.connect(**given)
+            # One that is not there would make every workflow look forgotten.
+            await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
             found = await client.get_workflow_handle(temporal_id).describe()
     except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
+        if error.status is RPCStatusCode.NOT_FOUND and "amespace" not in str(error):
             raise NotFoundError(f"Temporal does not know {temporal_id}", fix="A worker starts it") from error
         raise UnavailableError(f"Temporal does not answer: {error}", fix=away) from error
     except (TimeoutError, RuntimeError) as error:

@@ -270,11 +270,13 @@ BEGIN
     ELSIF v_kind = 'start' AND p_outcome = 'dead' THEN
         UPDATE orchestrated_workflows SET status = 'failed', error = p_error, updated_at = v_now, finished_at = v_now
         WHERE id = p_stream AND status = 'starting';
+        PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error));
     END IF;
     RETURN v_kind IS NOT NULL;
 END $$;
 
--- What a workflow says of itself, only where it is news. A workflow that ends takes its pending requests with it.
+-- What a workflow says of itself, only where it is news. A workflow that ends takes its pending requests with it; an escalation that
+-- asked for nothing that could be decided is on record as refused.
 CREATE FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text DEFAULT NULL, p_result jsonb DEFAULT NULL,
     p_error text DEFAULT NULL) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE v_ended boolean := p_status IN ('completed', 'failed', 'cancelled');
@@ -293,6 +295,8 @@ BEGIN
         LOOP
             PERFORM audit('(workflow)', 'approval.cancelled', v_request::text, jsonb_build_object('workflow', p_status));
         END LOOP;
+        PERFORM audit('(workflow)', 'workflow.refused', p_workflow::text, jsonb_build_object('error', p_error)) FROM orchestrated_workflows w
+        WHERE (w.id, w.workflow, w.status) = (p_workflow, 'approve_effect', 'failed') AND NOT EXISTS (SELECT FROM approval_requests r WHERE r.workflow_id = w.id);
     END IF;
     RETURN true;
 END $$;

@@ -1,7 +1,5 @@
 """Postgres comes back as it was some time ago, while Temporal remembers more."""
 
-import asyncio
-import contextlib
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,15 +7,12 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowFailureError
-from temporalio.service import RPCError
 
 from tests.support.approvals import decide, start, token
 from tests.support.command import command
 from tests.support.databases import Database
-from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, row, working
+from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, forget, row, working
 
 
 @pytest.fixture
@@ -58,7 +53,7 @@ async def test_what_temporal_did_since_is_not_done_again(
         stranger = client.get_workflow_handle(row(database, unheard)["temporal_id"])
     decide(database, alice, *_vote(questions[1]))
     assert far.writes == 2
-    await _forget(client, row(database, slow)["temporal_id"])
+    await forget(client, row(database, slow)["temporal_id"])
 
     _copy(database, backup, data)
     assert row(database, runs[0])["status"] == "waiting", "the past"
@@ -94,16 +89,6 @@ def _copy(database: Database, source: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     database.server.start()
-
-
-async def _forget(client: Client, name: str) -> None:
-    """Temporal's retention is over for this one."""
-    execution = WorkflowExecution(workflow_id=name)
-    request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=execution)
-    await client.workflow_service.delete_workflow_execution(request)
-    with contextlib.suppress(RPCError):
-        while await client.get_workflow_handle(name).describe():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 def _vote(question: tuple[UUID, str]) -> tuple[UUID, str, str]:

@@ -162,8 +162,8 @@ VICTIMS: dict[str, tuple[Act, Act]] = {
 }
 
 
-def _kill_at(site: Site, victim: str, step: str, dice: Random) -> float:
-    """One campaign: somebody dies when the worker is at this step. Seconds from being started again to health."""
+def _kill_at(site: Site, victim: str, step: str, dice: Random) -> tuple[float, float]:
+    """One campaign: somebody dies at this step of the worker. Seconds from its start until it is up, and to health."""
     kill, restart = VICTIMS[victim]
     doomed = site.worker(step, str(dice.randint(1, 2)), stops=victim != "worker")
     runs = site.begin(dice)
@@ -195,7 +195,7 @@ def _kill_at(site: Site, victim: str, step: str, dice: Random) -> float:
     site.balance(runs)
     until(lambda: _through(site, list(site.wanted)), within=30)
     site.close()
-    return seconds
+    return up, seconds
 
 
 def _struck(worker: "subprocess.Popen[bytes]") -> bool:
@@ -215,6 +215,7 @@ def test_who_dies_at_a_step_loses_and_doubles_nothing(site: Site, seed: int, vic
     dice = Random(seed)
     steps = [which] * SEEDS if SOAK else dice.sample(sorted(STEPS), 2)
     seconds = [_kill_at(site, victim, step, dice) for step in steps]
-    print(f"{victim} at {steps}: healthy {min(seconds):.2f} to {max(seconds):.2f} s after its start")
-    # Beside other tests a start waits for the processor, more than for anything else.
-    assert (max if SOAK else min)(seconds) <= HEALTHY
+    # How long an engine's own start takes is the machine's affair, and what else that does.
+    assert min(healthy for _, healthy in seconds) <= HEALTHY
+    if victim != "worker":
+        assert max(healthy - up for up, healthy in seconds) <= HEALTHY

@@ -129,6 +129,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"request": {"n": 2**53 + 1}}, "request: has no canonical form: "),
     ({"request": {"n": 10**400}}, "request: has no canonical form: "),
     ({"deadline_seconds": 1e-9}, "deadline_seconds: must be from 1 to 31622400"),
+    ({"deadline_seconds": -60}, "deadline_seconds: must be from 1 to 31622400"),
     ({"deadline_seconds": True}, "deadline_seconds: must be from 1 to 31622400"),
     ({"policy": {"approvers": []}}, "policy: nobody can satisfy"),
     ({"policy": None}, "policy is not an object"),
@@ -143,6 +144,8 @@ async def test_a_malformed_escalation_fails_and_says_why(database: Database, tem
             done = await finished(database, workflow)
             assert done["status"] == "failed"
             assert problem in done["error"]
+            ((_, action, detail),) = audit(database, workflow)
+            assert (action, problem in detail["error"]) == ("workflow.refused", True)
     assert database.value("SELECT count(*) FROM backbeat.approval_requests") == 0
 
 

@@ -24,7 +24,7 @@ from temporal_worker.dispatcher import Dispatcher
 from temporal_worker.loops import forever
 from temporal_worker.reconciler import Reconciler
 from temporal_worker.relay import Relay
-from tests.support.approvals import decide, start, state, token
+from tests.support.approvals import audit, decide, start, state, token
 from tests.support.databases import Database
 from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, row, working
 
@@ -108,6 +108,7 @@ async def test_a_workflow_nobody_knows_fails_after_some_patience(database: Datab
     failed = row(database, workflow)
     assert failed["status"] == "failed"
     assert failed["error"] == "no worker runs aprove_effect@1; this one runs approve_effect@1"
+    assert audit(database, workflow) == [("(worker)", "workflow.refused", {"error": failed["error"]})]
     assert row(database, newer)["status"] == "starting"
 
 

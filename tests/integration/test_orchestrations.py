@@ -9,6 +9,7 @@ import pytest
 from temporalio import workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import ActivityEnvironment
 
 from shared.db import queue
 from shared.db.queue import register
@@ -17,6 +18,8 @@ from shared.domain.outcome import Escalate
 from shared.errors import DefinitionError
 from shared.execution.effects import EffectRefusedError
 from shared.execution.environment import Environment
+from shared.orchestration.messages import Write, Written
+from temporal_worker.activities.calls import Calls
 from temporal_worker.orchestrations import load
 from tests.support import tasks
 from tests.support.approvals import decide, token, worker_rows
@@ -109,6 +112,9 @@ async def test_a_saga_is_undone_in_reverse_order(database: Database, temporal_se
     async with environment(database, far) as env, working(await loaded(env), client):
         run = begin(database, "undo")
         done = await finished(database, run, within=60)
+        history = await client.get_workflow_handle(done["temporal_id"]).fetch_history()
+    # Of the step that failed it cannot say that it wrote.
+    assert sum(b'"wrote":true' in event.SerializeToString() for event in history.events) == 2
     assert (done["status"], done["error"]) == ("failed", "never")
     written = [request for requests in far.posted.values() for request in requests]
     assert written == [{"charge": 1}, {"ship": 1}, {"recall": 1}, {"refund": 1}]
@@ -117,6 +123,17 @@ async def test_a_saga_is_undone_in_reverse_order(database: Database, temporal_se
         ("undo:ship", "undo", "done"),
         ("undo:charge", "undo", "done"),
     ]
+
+
+async def test_what_the_run_saw_done_is_undone_though_the_ledger_lost_it(database: Database) -> None:
+    far, run = FarSide(), begin(database, "undo")
+    async with environment(database, far) as env:
+        write = Calls(env).write
+        unsure = Write(str(run), "undo:charge", "note", {"refund": 1}, undoes="charge")
+        assert await ActivityEnvironment().run(write, unsure) == Written("absent")
+        assert far.writes == 0
+        done = await ActivityEnvironment().run(write, replace(unsure, wrote=True))
+    assert (done.status, far.writes) == ("done", 1)
 
 
 async def test_a_key_starts_once(database: Database) -> None:

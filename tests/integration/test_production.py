@@ -13,7 +13,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
@@ -21,9 +24,11 @@ from temporalio.client import Client, WorkflowHistory
 
 from backbeat import orchestration
 from backbeat.embedded import ports, temporal
+from backbeat.operate import payloads
 from shared.config import Config, load
+from shared.db.pool import connect as pool_of
 from shared.definitions import Effect
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UnavailableError
 from shared.execution.environment import Environment
 from shared.security.codec import data_converter
 from shared.security.temporal import connection
@@ -34,7 +39,7 @@ from tests.support import greetings
 from tests.support.approvals import decide, start, token, worker_rows
 from tests.support.databases import Database
 from tests.support.parcels import Order
-from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, row, working
+from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, forget, row, working
 from tests.support.tls import Authority, door
 
 PROFILE = """
@@ -201,7 +206,9 @@ async def test_what_is_large_lies_in_files_encrypted_and_outlives_workers(
     async with carrying(database, temporal_server, keys, directory) as client:
         run = _begin(database, "carry", large)
         request, shown = await _question(database, run)
-    stored = sorted(directory.iterdir())
+    name = row(database, run)["temporal_id"]
+    assert [path.name for path in directory.iterdir()] == [quote(name, safe="")]
+    stored = sorted(directory.glob("*/*"))
     assert len(stored) == 1
     assert b"a long story" not in stored[0].read_bytes()
     history = await client.get_workflow_handle(row(database, run)["temporal_id"]).fetch_history()
@@ -222,6 +229,24 @@ async def test_what_is_large_lies_in_files_encrypted_and_outlives_workers(
         assert row(database, run)["status"] == "waiting"
         stored[0].write_bytes(data)
         assert (await finished(database, run, within=60))["result"] == large[::-1]
+        # The row is told before the workflow itself ends.
+        await handle.result()
+    config = Config(temporal_address=temporal_server.address)
+    async with pool_of(database.worker_url) as db:
+        clean = partial(payloads.clean, db, config, directory)
+        assert await clean(timedelta(0)) == [], "Temporal knows it"
+        await forget(client, name)
+        assert await clean(timedelta(days=1)) == [], "it is too young"
+        elsewhere = replace(config, temporal_namespace="elsewhere")
+        with pytest.raises(UnavailableError, match="elsewhere"):
+            await payloads.clean(db, elsewhere, directory, timedelta(0))
+        (gone,) = await clean(timedelta(0), dry=True)
+        assert (gone.temporal_id, gone.size > 500_000, len(list(directory.iterdir()))) == (name, True, 1)
+        database.sql("UPDATE backbeat.orchestrated_workflows SET status = 'running', result = NULL, finished_at = NULL")
+        assert await clean(timedelta(0)) == [], "open in Postgres"
+        database.sql("UPDATE backbeat.orchestrated_workflows SET status = 'cancelled', finished_at = now()")
+        assert await clean(timedelta(0)) == [gone]
+        assert list(directory.iterdir()) == []
 
 
 def test_a_place_for_payloads_that_is_not_there_is_refused(tmp_path: Path) -> None:

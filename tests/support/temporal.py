@@ -13,7 +13,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from psycopg.rows import DictRow
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from backbeat.embedded import ports, temporal
 from shared.config import Config
@@ -193,6 +196,16 @@ def request_of(database: Database, workflow: UUID) -> tuple[UUID, str] | None:
     query = "SELECT id, hash FROM backbeat.approval_requests WHERE workflow_id = %s"
     found = database.sql(query, [workflow])
     return (found[0][0], found[0][1]) if found else None
+
+
+async def forget(client: Client, name: str) -> None:
+    """Temporal's retention is over for this one."""
+    execution = WorkflowExecution(workflow_id=name)
+    request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=execution)
+    await client.workflow_service.delete_workflow_execution(request)
+    with contextlib.suppress(RPCError):
+        while await client.get_workflow_handle(name).describe():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

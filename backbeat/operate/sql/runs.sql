@@ -30,3 +30,6 @@ SELECT backbeat.retry_workflow(%(id)s, %(by)s) AS answer
 
 -- name: recheck
 SELECT EXISTS (SELECT FROM backbeat.recheck_workflow(%(id)s)) AS answer
+
+-- name: open
+SELECT id FROM backbeat.orchestrated_workflows WHERE temporal_id = %(temporal_id)s AND finished_at IS NULL
