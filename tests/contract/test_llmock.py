@@ -20,8 +20,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from backbeat.embedded import ports
+from backbeat.producer.submit import submit
 from shared.db import pool
-from shared.execution.producer import submit
 from shared.telemetry.spans import NullTelemetry
 from tests.support.command import clean_environ
 from tests.support.databases import Database
