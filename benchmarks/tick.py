@@ -82,7 +82,7 @@ class Rig:
         owner, self._worker = at.database("ticks")
         self.db = psycopg.connect(owner, autocommit=True)
         kinds = {"runtime": "cron", "definitions": Jsonb([triage.row])}
-        self.db.execute(load("producers")["register_definitions"], kinds)
+        self.db.execute(load("queue")["register_definitions"], kinds)
         self._made = 0
 
     def fill(self, rows: int) -> None:
@@ -147,7 +147,7 @@ def _slots(rig: Rig) -> dict[str, Any]:
         "latency_s": LATENCY,
         "calls": told["answered"],
         "busy_share": round(told["busy"] / (SLOTS * BUDGET), 4),
-        "first_call_after_s": round(told["first"] - began, 2),
+        "first_call_after_s": round(told["first"] - began, 2) if told["first"] else None,
         "wall_s": round(wall, 2),
         "longest_wall_s": round(longest, 2),
         "beyond_s": round(longest - BUDGET - GRACE, 2),

@@ -5,6 +5,7 @@ It takes equal bodies for one call, so each task's is unique. It lives in an env
 a pytest plugin and another event loop along.
 """
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -19,8 +20,12 @@ from urllib.request import Request, urlopen
 import pytest
 
 from backbeat.embedded import ports
-from tests.support.command import clean_environ, command
+from backbeat.producer.submit import submit
+from shared.db import pool
+from shared.telemetry.spans import NullTelemetry
+from tests.support.command import clean_environ
 from tests.support.databases import Database
+from tests.support.matrix import matrix
 from tests.support.signals import until
 
 PROGRAM = Path(sys.prefix) / "llmock/bin/llmock"
@@ -98,13 +103,17 @@ def _beating(home: Path, environ: dict[str, str]) -> Iterator[None]:
             print("".join(said))
 
 
+async def _enqueued(database: Database) -> None:
+    async with pool.connect(database.worker_url, max_size=1) as db:
+        await submit(db, NullTelemetry(), matrix, [{"tier": cell} for cell in CELLS])
+
+
 def test_llmock_finds_no_fault_with_the_worker(
     mock: str, environ: dict[str, str], database: Database, tmp_path: Path
 ) -> None:
     faults = [{"type": "fail", **fault, "match": {"model": cell}} for cell, (_, fault, _) in CELLS.items() if fault]
     _post(mock, "/_llmock/scenario", {"behaviors": faults})
-    (tmp_path / "cells.json").write_text(json.dumps([{"tier": cell} for cell in CELLS]))
-    command("backbeat", "task", "enqueue", "matrix", "--file", "cells.json", home=tmp_path, environ=environ).fine()
+    asyncio.run(_enqueued(database))
     with _beating(tmp_path, environ):
         until(lambda: not database.sql(LEFT), within=60, what="the end of what is not held")
     assert dict(database.sql(ENDED)) == {cell: ended for cell, (*_, ended) in CELLS.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cron_worker.__main__ import _parser
+from shared.definitions import load_definitions
 from tests.support.tree import ROOT
 
 CRONTAB = ROOT / "deploy/cron/backbeat.crontab"
@@ -52,6 +53,26 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, complaint: str) 
     checked = _verify(planted)
     assert checked.returncode != 0
     assert complaint in checked.stderr
+
+
+def test_the_two_beats_are_correct_too_and_load_what_they_say(tmp_path: Path) -> None:
+    file = ROOT / "deploy/cron/two-beats.crontab"
+    text = file.read_text(encoding="utf-8")
+    checked = _verify(file)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    outer, inner = re.findall(r"^BACKBEAT_DEFINITIONS=(.*)\n\* \* \* \* \* (.*)$", text, re.MULTILINE)
+    seen = []
+    for modules, line in (outer, inner):
+        words = shlex.split(line)
+        flags = _parser().parse_args(words[words.index("tick") : words.index("2>&1")])
+        seen.append((flags.every, sorted(load_definitions(modules.split(",")).tasks)))
+    (every, all_of), (inner_every, children) = seen
+    assert (every, inner_every) == (None, 10.0)
+    assert set(all_of) - set(children) == {"market_watch@1"}
+    assert {"market_scout@1", "headline_mood@1"} <= set(children)
+    planted = tmp_path / "crontab"
+    planted.write_text(text.replace("inner.lock /opt", "inner.lock timeout -k 5 45 /opt"), encoding="utf-8")
+    assert "would end a worker that beats by itself" in _verify(planted).stderr
 
 
 def test_cron_worker_knows_the_flags() -> None:

@@ -2,6 +2,9 @@
 
 import json
 
+from shared.db import queue
+from shared.definitions import load_definitions
+from shared.execution.attempt import attempt
 from tests.support.databases import Database
 from tests.support.desk import desk
 
@@ -20,9 +23,25 @@ async def test_the_research_agent_searches_reads_and_answers(database: Database)
 
 
 async def test_the_market_watch_plans_waits_and_reports(database: Database) -> None:
+    """The outer beat plans and merges; the inner one, which has not loaded the parent, does all between."""
+    inner = list(load_definitions(["examples.market_watch.inner"]).tasks)
     async with desk(database, "examples.market_watch.definitions") as work:
+        outer = list(work.env.registry.tasks)
+
+        async def beat(loaded: list[str], limit: int) -> int:
+            await queue.sweep(work.db)
+            claimed = await queue.claim(work.db, "desk", loaded, limit, 60.0)
+            ends = [(task, await attempt(work.env, task)) for task in claimed]
+            assert not await queue.settle(work.db, [(task, end) for task, end in ends if end])
+            return len(claimed)
+
         one = await work.add("market_watch", {"day": "2026-11-20", "regions": ["north", "south", "east"]})
-        await work.drain()
+        assert await beat(inner, 20) == 0
+        assert await beat(outer, 1) == 1
+        done = [await beat(inner, 20) for _ in range(4)]
+        assert done == [6, 3, 0, 0], "six children, of which three are agents of two steps"
+        assert work.agent(one)["status"] == "thinking", "woken, and nobody's but the outer beat's"
+        assert await beat(outer, 1) == 1
         agent = work.agent(one)
     assert agent["status"] == "done", agent
     report = agent["result"]

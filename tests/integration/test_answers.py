@@ -13,7 +13,7 @@ from shared.config import Config, ProviderConfig
 from shared.db import queue
 from shared.db.pool import Database as Connection
 from shared.definitions import Definition, Registry
-from shared.domain.outcome import Dead, Retry, Snooze, Succeed
+from shared.domain.outcome import Dead, Release, Retry, Snooze, Succeed
 from shared.domain.usage import Usage
 from shared.execution.attempt import attempt
 from shared.execution.context import Context
@@ -113,7 +113,7 @@ async def _attempt(
         first()
         asked: Any = {"prompt": prompt, "tier": "small", "max_output_tokens": 20, **options}
         ask = partial(in_pieces, ctx) if asked.pop("overflow", "") == "chunk" else ctx.llm
-        answer: Any = await ask("key", output=output, **asked)
+        answer: Any = await ask(asked.pop("key", "key"), output=output, **asked)
         return answer if output is not None else Given(n=len(answer))
 
     made = Given if output is None else output
@@ -191,9 +191,7 @@ async def test_an_answer_that_was_cut_gets_four_times_the_room_once(database: Da
             "call 'key': claude-haiku-4-5 was cut off at 8000 output tokens: ask for less at once, or raise "
             "max_output_tokens",
         )
-        database.sql("UPDATE backbeat.simple_tasks SET lease_until = now() - interval '1 s' RETURNING 1")
-        await queue.reap(db)
-        await db.rows("SELECT backbeat.sweep()")
+        await _abandoned(database, db)
         vendor.answers = lambda _: GOOD
         assert await _attempt(db, vendor, max_output_tokens=3_000) == Succeed({"n": 7})
     # That it is cut at 3000 is on record: an attempt after a crash pays for the longer one alone.
@@ -213,6 +211,42 @@ async def test_a_schema_that_nothing_fits_ends_dead_within_its_budget(database: 
     # What was answered is not asked again: each later attempt pays for the last rung alone.
     assert vendor.models == ["claude-haiku-4-5"] * 2 + ["claude-sonnet-4-6"] * 3
     assert database.sql("SELECT error_class, attempts FROM backbeat.dead_letters") == [("invalid_output", 3)]
+
+
+async def _abandoned(database: Database, db: Connection) -> None:
+    """Its worker died after the call and before it settled."""
+    database.sql("UPDATE backbeat.simple_tasks SET lease_until = now() - interval '1 s'")
+    await queue.reap(db)
+    await db.rows("SELECT backbeat.sweep()")
+
+
+async def test_what_a_release_asks_otherwise_is_paid_anew_within_the_cap(database: Database) -> None:
+    """Attempts of one task under three releases of its code: another key, then the same key with another question."""
+    vendor = said(GOOD)
+    async with tasks.worker(database) as db:
+        await actions.set_budget(tasks.Operator(database), "task", "alpha", None, 1_000, "test")
+        assert await _attempt(db, vendor, key="old", settled=False) == Succeed({"n": 7})
+        await _abandoned(database, db)
+        assert await _attempt(db, vendor, key="new", settled=False) == Succeed({"n": 7})
+        await _abandoned(database, db)
+        outcome = await _attempt(db, vendor, key="new", prompt="How many are there?" + " " * 250)
+    assert isinstance(outcome, Dead)
+    assert outcome.error_class == "over_task_budget"
+    assert "220 tokens are spent" in outcome.error
+    assert "and call new may take" in outcome.error
+    paid = "SELECT call_key, seq, status, cost_usd > 0 FROM backbeat.model_calls ORDER BY opened_at"
+    assert database.sql(paid) == [("old", 1, "done", True), ("new", 1, "done", True)], "and all of it is on record"
+    assert len(vendor.sent) == 2
+
+
+async def test_a_tier_that_is_not_there_is_said_and_costs_nothing(database: Database) -> None:
+    vendor = said(GOOD)
+    async with tasks.worker(database) as db:
+        outcome = await _attempt(db, vendor, tier="tiny")
+    assert isinstance(outcome, Release)
+    assert outcome.reason == "a test has no tier 'tiny'. It has small, medium, large"
+    assert (vendor.sent, database.sql("SELECT 1 FROM backbeat.model_calls")) == ([], [])
+    assert database.value("SELECT attempts FROM backbeat.simple_tasks") == 0
 
 
 async def test_a_cap_stops_the_climb(database: Database) -> None:

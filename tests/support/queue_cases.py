@@ -11,7 +11,7 @@ from tests.support.queue_model import Row, Span, later
 
 QUERIES = (
     load("queue")
-    | load("producers")
+    | load("producers", "backbeat.producer")
     | load("calls")
     | load("dead", "backbeat.operate")
     | load("actions", "backbeat.operate")
