@@ -42,7 +42,8 @@ def _postgres(config: Config) -> Callable[[list[bytes]], int]:
 
     def put(lines: list[bytes]) -> int:
         kept = lines if out.size < MAX_SPOOL else model_calls(lines)
-        out.put(new_token(), len(kept), content(kept))
+        if kept:
+            out.put(new_token(), len(kept), content(kept))
         return len(lines) - len(kept)
 
     return put

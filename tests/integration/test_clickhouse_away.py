@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,12 +17,26 @@ import pytest
 from cron_worker import ship as at_tick_end
 from shared import clock
 from shared.config import Config
+from shared.db import telemetry as outbox
 from shared.db.pool import connect
+from shared.errors import UnavailableError
+from shared.execution.telemetry import open_telemetry
+from shared.telemetry import recorder
 from shared.telemetry.spool import count_shed, spool_status, write_batch
+from temporal_worker.worker import _shipper
+from tests.integration._clickhouse import call, process
 from tests.support.command import command
 from tests.support.databases import Database
+from tests.support.temporal import FarSide, Spans, environment
 
 LINE = b'{"SpanName":"x"}\n'
+TOLD = "SELECT files, quarantined, shed, oldest_at IS NOT NULL FROM backbeat.telemetry_hosts"
+
+
+class Lossy(Spans):
+    """Three spans of this process were shed, and no disk counts them."""
+
+    untold = 3
 
 
 class _Taker(BaseHTTPRequestHandler):
@@ -69,15 +84,59 @@ def test_ten_minutes_without_clickhouse(
     assert max(waited) < 2.0
     count_shed(tmp_path, 5)
     end_of_tick(config, database)
-    told = "SELECT files, quarantined, shed, oldest_at IS NOT NULL FROM backbeat.telemetry_hosts"
-    assert database.sql(told) == [(40, 0, 6, True)]
+    assert database.sql(TOLD) == [(40, 0, 6, True)]
     assert spool_status(tmp_path).shed == 0
     shift += timedelta(seconds=301)
     with taker(port):
         end_of_tick(config, database)
         write_batch(tmp_path, [LINE])
         end_of_tick(config, database)
-    assert database.sql(told) == [(0, 0, 6, False)]
+    assert database.sql(TOLD) == [(0, 0, 6, False)]
+
+
+async def test_the_temporal_worker_ships_and_tells(database: Database, tmp_path: Path) -> None:
+    """Without Temporal: its loop needs only Postgres and what it ships to."""
+    write_batch(tmp_path, [LINE])
+    count_shed(tmp_path, 2)
+    async with environment(database, FarSide(), Lossy()) as env:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        url = f"http://127.0.0.1:{port}/backbeat"
+        config = replace(env.config, spool_dir=tmp_path, clickhouse_url=url, telemetry="spool")
+        beat = _shipper(replace(env, config=config))
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="spans wait: ConnectionRefusedError"):
+                await beat()
+        assert database.sql(TOLD) == [(1, 0, 5, True)]
+        with taker(port):
+            await beat()
+    assert database.sql(TOLD) == [(0, 0, 5, False)]
+
+
+def test_an_outbox_that_is_full_takes_model_calls(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_SPOOL", 1)
+    config = Config(telemetry="postgres", spool_dir=tmp_path, database_url=database.worker_url)
+    telemetry = open_telemetry(config, "cron-worker")
+    for _ in range(3):
+        telemetry.record(call(1))
+        telemetry.record(process())
+        assert isinstance(telemetry, recorder.Recorder)
+        telemetry.flush()
+        assert telemetry._writers[0].wait(20)
+    telemetry.close()
+    assert database.sql("SELECT spans FROM backbeat.telemetry_outbox ORDER BY id") == [(2,), (2,), (1,)]
+    assert (telemetry.shed, spool_status(tmp_path).shed) == (1, 1)
+
+
+def test_spans_for_a_postgres_that_is_away_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "PATIENCE", 0.1)
+    away = Config(telemetry="postgres", spool_dir=tmp_path, database_url="postgresql://x@127.0.0.1:1/x")
+    telemetry = open_telemetry(away, "cron-worker")
+    telemetry.record(process())
+    telemetry.close()
+    assert (telemetry.shed, telemetry.untold, spool_status(tmp_path).shed) == (1, 0, 1)
 
 
 def end_of_tick(config: Config, database: Database, shed: int = 0) -> float:
