@@ -29,8 +29,8 @@ def open_telemetry(config: Config, service: str) -> Telemetry:
         return SpoolTelemetry(config.spool_dir, service)
     known: dict[str, Callable[[Path], Writer]] = {
         "spool": lambda counts: Writer(spool(counts), counts),
-        "postgres": lambda counts: Writer(_postgres(config), counts),
-        "otlp": lambda counts: Writer(_otlp(), counts, form=lambda span: span, last=LAST_EXPORT),
+        "postgres": lambda counts: Writer(_postgres(config), counts, "telemetry_outbox"),
+        "otlp": lambda counts: Writer(_otlp(), counts, "the collector", form=lambda span: span, last=LAST_EXPORT),
     }
     return Recorder(service, [known[mode](config.spool_dir) for mode in config.telemetry.split(",")])
 

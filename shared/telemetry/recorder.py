@@ -100,10 +100,16 @@ class Writer:
     """
 
     def __init__(
-        self, put: Put, directory: Path, form: Callable[[Any], Any] = row, last: float = CLOSE_SECONDS
+        self,
+        put: Put,
+        directory: Path,
+        where: str = "",
+        form: Callable[[Any], Any] = row,
+        last: float = CLOSE_SECONDS,
     ) -> None:
         self.shed = self.untold = self._pending = 0
-        self._put, self._directory, self._form, self._last = put, directory, form, last
+        self._put, self._directory, self._where = put, directory, where or str(directory)
+        self._form, self._last = form, last
         self._buffer: list[Any] = []
         self._queue: SimpleQueue[list[Any]] = SimpleQueue()
         self._changed = threading.Condition()
@@ -161,11 +167,11 @@ class Writer:
                     self._changed.notify_all()
 
     def _store(self, batch: list[Any]) -> None:
-        shed, why = len(batch), "nobody takes them; is anybody shipping?"
+        shed, why = len(batch), f"{self._where} takes no more; is anybody shipping?"
         try:
             shed = self._put(batch)
         except Exception as error:
-            why = str(error)
+            why = f"{self._where} cannot be written: {error}"
         self.give_up(shed, why)
         self._failing = self._failing and shed > 0
         if untold := self.untold:

@@ -206,7 +206,9 @@ def test_a_full_disk_is_one_log_line_and_a_count(tmp_path: Path, caplog: pytest.
     assert (spool_status(tmp_path).shed, telemetry.untold) == (6, 0)
     (entry,) = caplog.records
     assert entry.levelno == logging.ERROR
-    assert entry.getMessage() == ("telemetry: 2 spans shed, the work goes on: [Errno 27] File too large")
+    assert entry.getMessage() == (
+        f"telemetry: 2 spans shed, the work goes on: {tmp_path} cannot be written: [Errno 27] File too large"
+    )
     telemetry.record(record(7))
     telemetry.close()
     assert (len(rows(tmp_path)), telemetry.shed) == (1, 6)
