@@ -35,8 +35,9 @@ SETTINGS = {
     "temporal_profile": "A profile of Temporal's own settings (TLS, API key); read only when it is named here.",
     "clickhouse_url": "`http://user:password@host:port/database`. Not needed by ticks.",
     "definitions": "Modules that declare tasks and effects: a list, or names with commas.",
-    "telemetry": "`spool` writes spans to disk for ClickHouse; `off` imports nothing of it.",
-    "spool_dir": "Where that is; each host has its own.",
+    "telemetry": "Where spans go: `spool` on this host's disk, `postgres`, `otlp`, several of them with commas; `off` "
+    "imports nothing of it. See [telemetry](../how-to/telemetry.md).",
+    "spool_dir": "Where the spool is, and the count of what was shed; each host has its own.",
     "routes_file": "Which models serve a tier. Without it, the routes that come with Backbeat.",
     "token_file": "The token of whoever decides approvals.",
     "payload_keys_file": "Keys that encrypt what Temporal stores, a line each: name, blank, 32 bytes in base64",
@@ -117,8 +118,9 @@ tasks have states, and processes have exit codes.
 
 {table}
 
-`backbeat status` and `backbeat migrate status` exit 1 when not all is well, for scripts. Supervisors should treat 75 as
-"not now": `flock -E 75`, `SuccessExitStatus=75`.
+`backbeat status` and `backbeat migrate status` exit 1 when not all is well, for scripts; `backbeat status` also on a
+host whose spans wait for ClickHouse for 15 minutes. Supervisors should treat 75 as "not now": `flock -E 75`,
+`SuccessExitStatus=75`.
 """
 
 

@@ -120,6 +120,7 @@ def _attempt(task: Mapping[str, Any], entry: Mapping[str, Any], number: int) -> 
         "gen_ai.workflow.name": task["workflow"],
         "backbeat.attempt": number,
         "backbeat.runtime": "cron",
+        "backbeat.class": task["class"],
         "backbeat.outcome": _OUTCOMES.get(outcome, outcome),
         "backbeat.queue_wait_ms": round((started - _ns(task["created_at"])) / 1e6),
     }

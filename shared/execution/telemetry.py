@@ -29,8 +29,8 @@ def open_telemetry(config: Config, service: str) -> Telemetry:
         return SpoolTelemetry(config.spool_dir, service)
     known: dict[str, Callable[[Path], Writer]] = {
         "spool": lambda counts: Writer(spool(counts), counts),
-        "postgres": lambda counts: Writer(_postgres(config), counts),
-        "otlp": lambda counts: Writer(_otlp(), counts, form=lambda span: span, last=LAST_EXPORT),
+        "postgres": lambda counts: Writer(_postgres(config), counts, "telemetry_outbox"),
+        "otlp": lambda counts: Writer(_otlp(), counts, "the collector", form=lambda span: span, last=LAST_EXPORT),
     }
     return Recorder(service, [known[mode](config.spool_dir) for mode in config.telemetry.split(",")])
 
@@ -42,7 +42,8 @@ def _postgres(config: Config) -> Callable[[list[bytes]], int]:
 
     def put(lines: list[bytes]) -> int:
         kept = lines if out.size < MAX_SPOOL else model_calls(lines)
-        out.put(new_token(), len(kept), content(kept))
+        if kept:
+            out.put(new_token(), len(kept), content(kept))
         return len(lines) - len(kept)
 
     return put

@@ -150,4 +150,6 @@ def _texts(attributes: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
+    if type(value) is int:
+        return str(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -17,6 +17,7 @@ FLUSH_SECONDS = 0.05
 CLOSE_SECONDS = 5.0
 MAX_PENDING = 50_000  # spans waiting for a slow medium
 MAX_SPOOL = 2**30  # bytes waiting for ClickHouse
+LOOK_SECONDS = 60.0  # between looks at how many they are, and how old
 Put = Callable[[list[Any]], int]  # takes a batch and returns how many of it were given up; may raise
 _log = logging.getLogger("backbeat.telemetry")
 
@@ -74,12 +75,18 @@ class SpoolTelemetry(Recorder):
 def spool(directory: Path, capacity: int = MAX_SPOOL) -> Put:
     """Into files on this host's disk. Over the capacity, what is no model call goes: the oldest, then what comes."""
 
+    room, look_at = 0, 0.0
+
     def put(batch: list[bytes]) -> int:
-        count_shed(directory, 0)  # while there is room for the file that counts
+        nonlocal room, look_at
         size = sum(map(len, batch))
-        kept = batch if make_room(directory, capacity - size) + size <= capacity else model_calls(batch)
+        if size > room or clock.monotonic() > look_at:
+            count_shed(directory, 0)  # while there is room for the file that counts
+            room, look_at = capacity - make_room(directory, capacity - size), clock.monotonic() + LOOK_SECONDS
+        kept = batch if size <= room else model_calls(batch)
         if kept:
             write_batch(directory, kept)
+            room -= size
         return len(batch) - len(kept)
 
     return put
@@ -93,10 +100,16 @@ class Writer:
     """
 
     def __init__(
-        self, put: Put, directory: Path, form: Callable[[Any], Any] = row, last: float = CLOSE_SECONDS
+        self,
+        put: Put,
+        directory: Path,
+        where: str = "",
+        form: Callable[[Any], Any] = row,
+        last: float = CLOSE_SECONDS,
     ) -> None:
         self.shed = self.untold = self._pending = 0
-        self._put, self._directory, self._form, self._last = put, directory, form, last
+        self._put, self._directory, self._where = put, directory, where or str(directory)
+        self._form, self._last = form, last
         self._buffer: list[Any] = []
         self._queue: SimpleQueue[list[Any]] = SimpleQueue()
         self._changed = threading.Condition()
@@ -154,11 +167,11 @@ class Writer:
                     self._changed.notify_all()
 
     def _store(self, batch: list[Any]) -> None:
-        shed, why = len(batch), "nobody takes them; is anybody shipping?"
+        shed, why = len(batch), f"{self._where} takes no more; is anybody shipping?"
         try:
             shed = self._put(batch)
         except Exception as error:
-            why = str(error)
+            why = f"{self._where} cannot be written: {error}"
         self.give_up(shed, why)
         self._failing = self._failing and shed > 0
         if untold := self.untold:

@@ -56,7 +56,7 @@ def test_by_way_of_postgres_and_from_its_rows(
     items: list[dict[str, Any]] = [{"n": n, "text": "x"} for n in (1, 2, 3)]
     rig.enqueue("single", items)
     rig.enqueue("loop", items)
-    rig.drain()
+    rig.drain(within=120)
     assert list(rig.spool.glob("*.spool")) == []
     ((calls, cost, attempts),) = database.sql(BOOKS)
     assert calls >= 9

@@ -1,12 +1,12 @@
 """ClickHouse is down, or takes connections and is silent, for ten minutes: ticks go on, and nothing is lost unsaid."""
 
-import asyncio
 import contextlib
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,12 +16,26 @@ import pytest
 from cron_worker import ship as at_tick_end
 from shared import clock
 from shared.config import Config
+from shared.db import telemetry as outbox
 from shared.db.pool import connect
+from shared.errors import UnavailableError
+from shared.execution.telemetry import open_telemetry, ship
+from shared.telemetry import recorder
 from shared.telemetry.spool import count_shed, spool_status, write_batch
+from temporal_worker.worker import _shipper
+from tests.integration._clickhouse import call, process
 from tests.support.command import command
 from tests.support.databases import Database
+from tests.support.temporal import FarSide, Spans, environment
 
 LINE = b'{"SpanName":"x"}\n'
+TOLD = "SELECT files, quarantined, shed, oldest_at IS NOT NULL FROM backbeat.telemetry_hosts"
+
+
+class Lossy(Spans):
+    """Three spans of this process were shed, and no disk counts them."""
+
+    untold = 3
 
 
 class _Taker(BaseHTTPRequestHandler):
@@ -47,55 +61,98 @@ def taker(port: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["down", "hanging"])
-def test_ten_minutes_without_clickhouse(
+async def test_ten_minutes_without_clickhouse(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """A tick every 15 s of a clock that the test moves."""
     shift = timedelta()
     monkeypatch.setattr(clock, "wall", lambda: datetime.now(UTC) + shift)
     monkeypatch.setattr(at_tick_end, "DEADLINE", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        if kind == "down":
-            silent.close()
+    async with connect(database.worker_url, max_size=1) as db:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            if kind == "down":
+                silent.close()
+            url = f"http://127.0.0.1:{port}/backbeat"
+            config = Config(telemetry="spool", spool_dir=tmp_path, clickhouse_url=url)
+            waited = []
+            for number in range(40):
+                write_batch(tmp_path, [LINE])
+                started = time.monotonic()
+                await at_tick_end.ship(config, db, int(number == 3))
+                waited.append(time.monotonic() - started)
+                shift += timedelta(seconds=15)
+        assert sorted(waited)[-4] < 0.4, "only one round in five minutes waits for it"
+        assert max(waited) < 2.0
+        count_shed(tmp_path, 5)
+        await at_tick_end.ship(config, db, 0)
+        assert database.sql(TOLD) == [(40, 0, 6, True)]
+        assert spool_status(tmp_path).shed == 0
+        shift += timedelta(seconds=301)
+        with taker(port):
+            for _ in range(2):
+                write_batch(tmp_path, [LINE])
+                await at_tick_end.ship(config, db, 0)
+        assert database.sql(TOLD) == [(0, 0, 6, False)]
+
+
+async def test_the_temporal_worker_ships_and_tells(database: Database, tmp_path: Path) -> None:
+    """Without Temporal: its loop needs only Postgres and what it ships to."""
+    write_batch(tmp_path, [LINE])
+    count_shed(tmp_path, 2)
+    async with environment(database, FarSide(), Lossy()) as env:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
         url = f"http://127.0.0.1:{port}/backbeat"
-        config = Config(telemetry="spool", spool_dir=tmp_path, clickhouse_url=url, database_url=database.worker_url)
-        waited = []
-        for number in range(40):
-            write_batch(tmp_path, [LINE])
-            waited.append(end_of_tick(config, database, shed=int(number == 3)))
-            shift += timedelta(seconds=15)
-    assert sorted(waited)[-4] < 0.4, "only one round in five minutes waits for it"
-    assert max(waited) < 2.0
-    count_shed(tmp_path, 5)
-    end_of_tick(config, database)
-    told = "SELECT files, quarantined, shed, oldest_at IS NOT NULL FROM backbeat.telemetry_hosts"
-    assert database.sql(told) == [(40, 0, 6, True)]
-    assert spool_status(tmp_path).shed == 0
-    shift += timedelta(seconds=301)
-    with taker(port):
-        end_of_tick(config, database)
-        write_batch(tmp_path, [LINE])
-        end_of_tick(config, database)
-    assert database.sql(told) == [(0, 0, 6, False)]
+        config = replace(env.config, spool_dir=tmp_path, clickhouse_url=url, telemetry="spool")
+        beat = _shipper(replace(env, config=config))
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="spans wait: ConnectionRefusedError"):
+                await beat()
+        assert database.sql(TOLD) == [(1, 0, 5, True)]
+        with taker(port):
+            await beat()
+    assert database.sql(TOLD) == [(0, 0, 5, False)]
 
 
-def end_of_tick(config: Config, database: Database, shed: int = 0) -> float:
-    async def ended() -> float:
-        async with connect(database.worker_url, max_size=1) as db:
-            started = time.monotonic()
-            await at_tick_end.ship(config, db, shed)
-            return time.monotonic() - started
+async def test_an_outbox_that_is_full_takes_model_calls_and_keeps_what_is_not_acknowledged(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_SPOOL", 1)
+    config = Config(telemetry="postgres", spool_dir=tmp_path, database_url=database.worker_url)
+    telemetry = open_telemetry(config, "cron-worker")
+    for _ in range(3):
+        telemetry.record(call(1))
+        telemetry.record(process())
+        assert isinstance(telemetry, recorder.Recorder)
+        telemetry.flush()
+        assert telemetry._writers[0].wait(20)
+    telemetry.close()
+    assert database.sql("SELECT spans FROM backbeat.telemetry_outbox ORDER BY id") == [(2,), (2,), (1,)]
+    assert (telemetry.shed, spool_status(tmp_path).shed) == (1, 1)
+    async with connect(database.worker_url, max_size=1) as db:
+        away = replace(config, clickhouse_url="http://127.0.0.1:1/backbeat")
+        report = await ship(away, db, 5)
+        assert (report.files, report.remaining, "refused" in report.error) == (0, 3, True)
+    assert database.value("SELECT count(*) FROM backbeat.telemetry_outbox WHERE leased_until > backbeat.clock()") == 3
 
-    return asyncio.run(ended())
+
+def test_spans_for_a_postgres_that_is_away_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "PATIENCE", 0.1)
+    away = Config(telemetry="postgres", spool_dir=tmp_path, database_url="postgresql://x@127.0.0.1:1/x")
+    telemetry = open_telemetry(away, "cron-worker")
+    telemetry.record(process())
+    telemetry.close()
+    assert (telemetry.shed, telemetry.untold, spool_status(tmp_path).shed) == (1, 0, 1)
 
 
-def test_status_fails_where_spans_wait_for_long(database: Database, tmp_path: Path) -> None:
+async def test_status_fails_where_spans_wait_for_long(database: Database, tmp_path: Path) -> None:
     database.sql("SELECT backbeat.maintain_partitions()")
     config = Config(telemetry="spool", spool_dir=tmp_path / "var/spool", database_url=database.worker_url)
     path = write_batch(config.spool_dir, [LINE])
     os.utime(path, (time.time() - 1000,) * 2)
-    end_of_tick(config, database)
+    async with connect(database.worker_url, max_size=1) as db:
+        await at_tick_end.ship(config, db, 0)
     late = command("backbeat", "status", "-o", "json", home=tmp_path, environ=database.environ)
     assert late.code == 1
     assert "wait, the oldest for 17 min" in late.err

@@ -206,7 +206,9 @@ def test_a_full_disk_is_one_log_line_and_a_count(tmp_path: Path, caplog: pytest.
     assert (spool_status(tmp_path).shed, telemetry.untold) == (6, 0)
     (entry,) = caplog.records
     assert entry.levelno == logging.ERROR
-    assert entry.getMessage() == ("telemetry: 2 spans shed, the work goes on: [Errno 27] File too large")
+    assert entry.getMessage() == (
+        f"telemetry: 2 spans shed, the work goes on: {tmp_path} cannot be written: [Errno 27] File too large"
+    )
     telemetry.record(record(7))
     telemetry.close()
     assert (len(rows(tmp_path)), telemetry.shed) == (1, 6)
@@ -232,7 +234,8 @@ def test_a_span_that_cannot_be_recorded_is_counted(tmp_path: Path, caplog: pytes
     assert rows(tmp_path) == []
 
 
-MODEL, OTHER = b'{"SpanAttributes":{"gen_ai.operation.name":"chat"}}\n', b'{"SpanAttributes":{}}\n'
+OTHER = b'{"SpanAttributes":{"pad":"%s"}}\n' % (b"x" * 168)
+MODEL = OTHER.replace(b'"pad"', b'"gen_ai.operation.name":"chat","pad"')
 
 
 def kept(directory: Path) -> tuple[int, int]:
@@ -242,20 +245,20 @@ def kept(directory: Path) -> tuple[int, int]:
 
 
 def test_an_overfull_spool_gives_up_what_is_no_model_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """800 bytes, of which a header takes about 100: what waits goes first, oldest first, then what comes."""
-    writer = lines_writer(tmp_path, capacity=800)
+    """5,000 bytes: what waits goes first, oldest first, then what comes."""
+    writer = lines_writer(tmp_path, capacity=5000)
     for _ in range(2):
         assert write(writer, [OTHER, MODEL, *[OTHER] * 9])
     assert kept(tmp_path) == (2, 20)
     names = sorted(path.name for path in tmp_path.glob("*.spool"))
-    assert write(writer, [MODEL, OTHER])
-    assert kept(tmp_path) == (3, 11)
-    assert [path.name for path in sorted(tmp_path.glob("*.spool"))][:2] == names
-    for number in range(1, 13):
+    assert write(writer, [MODEL, *[OTHER] * 3])
+    assert kept(tmp_path) == (3, 13)
+    assert {path.name for path in tmp_path.glob("*.spool")} > {*names}
+    for number in range(1, 17):
         assert write(writer, [MODEL, OTHER])
         assert kept(tmp_path)[0] == 3 + number
     assert kept(tmp_path)[1] == 0
-    assert spool_status(tmp_path).shed == 2 * 10 + 13
+    assert spool_status(tmp_path).shed == 2 * 10 + 3 + 16
     assert "is anybody shipping?" in caplog.text
 
 

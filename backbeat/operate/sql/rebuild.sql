@@ -12,7 +12,7 @@ WHERE c.status IN ('done', 'lost', 'refused') AND c.opened_at >= %(since)s
   AND (c.owner, c.call_key, c.seq) > (%(owner)s::uuid, %(key)s, %(seq)s) ORDER BY c.owner, c.call_key, c.seq LIMIT %(limit)s
 
 -- name: tasks
-SELECT f.id, f.tenant, f.workflow, f.version, f.tier, f.origin_id, f.traceparent, f.created_at, f.history
+SELECT f.id, f.tenant, f.workflow, f.version, f.tier, f.class, f.origin_id, f.traceparent, f.created_at, f.history
 FROM backbeat.finished_tasks f JOIN backbeat.workflows w ON (w.name, w.version, w.trace) = (f.workflow, f.version, 'task')
 WHERE f.id > %(after)s AND f.finished_at >= %(since)s ORDER BY f.id LIMIT %(limit)s
 
