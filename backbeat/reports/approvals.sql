@@ -32,7 +32,9 @@ FROM (
     LEFT JOIN (
         SELECT * FROM v_approval_events WHERE Event = 'voted' AND Decision IN ('approve', 'reject')
     ) AS v ON v.ApprovalId = a.ApprovalId
-    LEFT JOIN v_origins AS o ON o.OriginId = a.OriginId
+    LEFT JOIN (
+        SELECT OriginId, any(Workflow) AS Workflow FROM origins WHERE OriginId IN (SELECT OriginId FROM approvals) GROUP BY OriginId
+    ) AS o ON o.OriginId = a.OriginId
     WHERE a.RequestedAt >= {since} AND a.RequestedAt < {until}
 )
 GROUP BY {keys}
