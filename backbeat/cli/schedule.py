@@ -179,6 +179,7 @@ async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any
     import re
 
     from backbeat.operate import schedules
+    from backbeat.operate.cron import check
     from shared.config import load
     from shared.db import queue
     from shared.db.schedules import Schedule
@@ -193,7 +194,7 @@ async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any
         raise InputError(f"{name!r} cannot be the name of a schedule", fix=fix)
     config = load()
     definition = _definition(config.definitions, workflow, version)
-    cron.check(how["cron"], how["zone"])
+    check(how["cron"], how["zone"])
     async with database(config, owner=True) as db:
         now = await schedules.now(db)
         made = Schedule(
