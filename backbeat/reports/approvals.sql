@@ -27,7 +27,7 @@ SELECT
 FROM (
     SELECT
         a.RequestedAt AS Timestamp, a.ApprovalId AS ApprovalId, a.EffectKind AS EffectKind, a.Tenant AS Tenant, a.State AS State,
-        a.WaitMs AS WaitMs, o.Workflow AS Workflow, v.Person AS Person, v.Decision AS Decision, v.WaitMs AS VoteMs
+        if(a.Event = 'decided', a.WaitMs, NULL) AS WaitMs, o.Workflow AS Workflow, v.Person AS Person, v.Decision AS Decision, v.WaitMs AS VoteMs
     FROM v_approvals AS a
     LEFT JOIN (
         SELECT * FROM v_approval_events WHERE Event = 'voted' AND Decision IN ('approve', 'reject')

@@ -25,7 +25,7 @@ WITH
     ) AS beat
 SELECT
     {keys},
-    countIf(wait_s IS NOT NULL) AS runs,
+    countIf(kind = 'work') AS runs,
     round(quantileExactOrNullIf(0.50)(wait_s, wait_s IS NOT NULL), 3) AS lag_p50_s,
     round(quantileExactOrNullIf(0.95)(wait_s, wait_s IS NOT NULL), 3) AS lag_p95_s,
     round(quantileExactOrNullIf(0.99)(wait_s, wait_s IS NOT NULL), 3) AS lag_p99_s,

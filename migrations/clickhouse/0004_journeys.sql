@@ -207,39 +207,21 @@ SELECT * FROM tick_runs ORDER BY Timestamp LIMIT 1 BY SpanId;
 CREATE VIEW IF NOT EXISTS v_approval_events AS
 SELECT * FROM approvals ORDER BY Timestamp LIMIT 1 BY SpanId;
 
--- A row a request. What nobody has decided has no DecidedAt; nor has one whose workflow ended before.
+-- A row a request: its decision, or before that its question. What nobody has decided is pending; so is, for ever, what was
+-- still open when its workflow ended.
 CREATE VIEW IF NOT EXISTS v_approvals AS
 SELECT
-    a.ApprovalId AS ApprovalId,
-    any(a.TraceId) AS TraceId,
-    any(a.WorkflowId) AS WorkflowId,
-    any(a.OriginId) AS OriginId,
-    any(a.Tenant) AS Tenant,
-    any(a.EffectKind) AS EffectKind,
-    min(a.Timestamp) AS RequestedAt, -- UTC: when it was asked
-    maxOrNullIf(a.Timestamp, a.Event = 'decided') AS DecidedAt, -- UTC: when it was decided; NULL before
-    if(DecidedAt IS NULL, 'pending', anyIf(a.State, a.Event = 'decided')) AS State,
-    anyIf(a.Person, a.Event = 'decided') AS DecidedBy, -- name: whose vote decided; (deadline) for nobody
-    maxOrNullIf(a.WaitMs, a.Event = 'decided') AS WaitMs,
-    uniqExactIf(a.SpanId, a.Event = 'voted') AS Votes -- count: votes of people
-FROM approvals AS a
-GROUP BY a.ApprovalId;
+    *,
+    subtractMilliseconds(Timestamp, WaitMs) AS RequestedAt -- UTC: when it was asked
+FROM approvals
+ORDER BY Event != 'decided', Event = 'voted', Timestamp
+LIMIT 1 BY ApprovalId;
 
 CREATE VIEW IF NOT EXISTS v_effects AS
 SELECT * FROM effects ORDER BY Status != 'done', Timestamp LIMIT 1 BY SpanId;
 
 CREATE VIEW IF NOT EXISTS v_origins AS
-SELECT
-    o.OriginId AS OriginId,
-    any(o.TraceId) AS TraceId,
-    any(o.Runtime) AS Runtime,
-    any(o.Workflow) AS Workflow,
-    any(o.Version) AS Version,
-    any(o.Tenant) AS Tenant,
-    min(o.Timestamp) AS StartedAt, -- UTC: when it was enqueued or started
-    max(o.SourceAt) AS SourceAt
-FROM origins AS o
-GROUP BY o.OriginId;
+SELECT * FROM origins ORDER BY SourceAt IS NULL, Timestamp LIMIT 1 BY OriginId;
 
 CREATE VIEW IF NOT EXISTS v_feedback AS
 SELECT * FROM feedback ORDER BY Workflow = '', Timestamp LIMIT 1 BY FeedbackId;

@@ -48,7 +48,7 @@ def test_the_queue(facts: Facts) -> None:
     facts.add("task_runs", {"Outcome": "lost", "QueueWaitMs": None}, {"Runtime": "temporal", "QueueWaitMs": 9e9})
     found = row(facts, "queue", "total")
     assert found == {
-        "total": "total", "runs": 5, "lag_p50_s": 3.0, "lag_p95_s": 90.0, "lag_p99_s": 90.0, "ticks": 6,
+        "total": "total", "runs": 6, "lag_p50_s": 3.0, "lag_p95_s": 90.0, "lag_p99_s": 90.0, "ticks": 6,
         "ticks_missed": 1, "at_once": 2, "overlap": round(5 / 65, 4), "utilisation": 0.25,
     }  # fmt: skip
     # One tick alone has no beat to miss; a task without one has no tick to be late for.
@@ -97,7 +97,13 @@ def test_the_burn_and_what_it_comes_to(facts: Facts) -> None:
 
 def approval(number: int, state: str, wait: float, **votes: tuple[str, float]) -> list[dict[str, Any]]:
     def event(kind: str, seconds: float, **more: Any) -> dict[str, Any]:
-        about = {"ApprovalId": f"a{number}", "EffectKind": "pay", "Tenant": "acme", "OriginId": f"o{number}"}
+        about = {
+            "ApprovalId": f"a{number}",
+            "EffectKind": "pay",
+            "Tenant": "acme",
+            "OriginId": f"o{number}",
+            "State": "pending",
+        }
         return {**about, "Event": kind, "Timestamp": after(seconds), "WaitMs": int(seconds * 1000), **more}
 
     said = [event("voted", at, Person=person, Decision=decision) for person, (decision, at) in votes.items()]
