@@ -27,12 +27,14 @@ SELECT
 FROM (
     SELECT
         a.RequestedAt AS Timestamp, a.ApprovalId AS ApprovalId, a.EffectKind AS EffectKind, a.Tenant AS Tenant, a.State AS State,
-        a.WaitMs AS WaitMs, o.Workflow AS Workflow, v.Person AS Person, v.Decision AS Decision, v.WaitMs AS VoteMs
+        if(a.Event = 'decided', a.WaitMs, NULL) AS WaitMs, o.Workflow AS Workflow, v.Person AS Person, v.Decision AS Decision, v.WaitMs AS VoteMs
     FROM v_approvals AS a
     LEFT JOIN (
         SELECT * FROM v_approval_events WHERE Event = 'voted' AND Decision IN ('approve', 'reject')
     ) AS v ON v.ApprovalId = a.ApprovalId
-    LEFT JOIN v_origins AS o ON o.OriginId = a.OriginId
+    LEFT JOIN (
+        SELECT OriginId, any(Workflow) AS Workflow FROM origins WHERE OriginId IN (SELECT OriginId FROM approvals) GROUP BY OriginId
+    ) AS o ON o.OriginId = a.OriginId
     WHERE a.RequestedAt >= {since} AND a.RequestedAt < {until}
 )
 GROUP BY {keys}

@@ -32,9 +32,10 @@ FROM (
         sumIf(ifNull(CostUsd, 0), Timestamp >= first) AS month_usd,
         sumIf(toFloat64(ifNull(CostUsd, 0)), Timestamp >= now - INTERVAL 3 HOUR) / least(3, hours) AS hourly,
         sumIf(toFloat64(ifNull(CostUsd, 0)), Timestamp >= now - INTERVAL 7 DAY) / least(7, greatest(hours / 24, 1)) AS daily,
-        countIf(CostUsd IS NULL AND Timestamp >= first) AS unpriced
-    FROM v_llm_calls
-    WHERE Timestamp >= least({since}, first, now - INTERVAL 7 DAY) AND Timestamp < now
+        countIf(CostUsd IS NULL AND CallStatus != 'refused' AND Timestamp >= first) AS unpriced
+    FROM v_llm_calls_in(
+        since = least({since}, {until} - INTERVAL 7 DAY, toDateTime64(toDateTime(toStartOfMonth(toDate({until}, 'UTC')), 'UTC'), 9, 'UTC')),
+        until = {until})
     GROUP BY {keys}
 )
 ORDER BY forecast_month_usd DESC, {keys}

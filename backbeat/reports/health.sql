@@ -1,7 +1,7 @@
 -- title: Is telemetry to be believed
 -- units: measured as `what` says, bad_from like `measured`, of_limit share of what is bad, n records, bad 1 or 0
 -- units: where host or model, what words
--- by: check = check
+-- labels: check
 -- chart: bars of_limit
 -- n: n
 -- source: tick_runs
@@ -16,7 +16,7 @@ WITH hosts AS (
     FROM v_tick_runs AS t WHERE t.Timestamp >= {since} AND t.Timestamp < {until} GROUP BY Host
 )
 SELECT
-    {by}, round(measured, 4) AS measured, bad_from, round(measured / bad_from, 4) AS of_limit, n,
+    check, round(measured, 4) AS measured, bad_from, round(measured / bad_from, 4) AS of_limit, n,
     if(measured IS NULL, NULL, toUInt8(measured >= bad_from)) AS bad, where, what
 FROM (
     SELECT 1 AS place, 'spool depth' AS check, maxOrNull(toFloat64(files)) AS measured, 100. AS bad_from, sum(ticks) AS n,
@@ -29,12 +29,12 @@ FROM (
         's between a host''s clock and Postgres''' FROM hosts
     UNION ALL SELECT 6, 'duplicates', if(count() = 0, NULL, 1 - uniqExact(SpanId) / count()), 0.05, count(), '',
         'share of the spans that were told twice; views count them once' FROM otel_traces WHERE Timestamp >= {since} AND Timestamp < {until}
-    UNION ALL SELECT 7, 'unpriced', if(count() = 0, NULL, countIf(CostUsd IS NULL) / count()), 0.01, count(),
-        anyIf(Model, CostUsd IS NULL), 'share of the calls whose cost nobody knows; lost ones are not among them'
-        FROM v_llm_calls WHERE Timestamp >= {since} AND Timestamp < {until} AND CallStatus != 'lost'
+    UNION ALL SELECT 7, 'unpriced', if(count() = 0, NULL, countIf(CostUsd IS NULL AND CallStatus != 'refused') / count()), 0.01, count(),
+        anyIf(Model, CostUsd IS NULL AND CallStatus != 'refused'), 'share of the calls whose cost nobody knows; lost ones are not among them'
+        FROM v_llm_calls_in(since = {since}, until = {until}) WHERE CallStatus != 'lost'
     UNION ALL SELECT 8, 'lost', if(count() = 0, NULL, countIf(CallStatus = 'lost') / count()), 0.01, count(),
         anyIf(Model, CallStatus = 'lost'), 'share of the calls whose end nobody saw'
-        FROM v_llm_calls WHERE Timestamp >= {since} AND Timestamp < {until}
+        FROM v_llm_calls_in(since = {since}, until = {until})
 )
 WHERE n > 0
 ORDER BY place

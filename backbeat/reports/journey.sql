@@ -24,17 +24,22 @@ SELECT
     countIf(unknown > 0) AS unpriced
 FROM (
     SELECT
-        o.*, o.StartedAt AS Timestamp, e.ended AS ended, c.unknown AS unknown, toDecimal64(c.cost, 9) AS cost,
-        (e.ended - toUnixTimestamp64Micro(toDateTime64(ifNull(o.SourceAt, o.StartedAt), 6))) / 1e6 AS seconds
-    FROM (SELECT * FROM v_origins WHERE StartedAt >= {since} AND StartedAt < {until}) AS o
+        o.*, e.ended AS ended, c.unknown AS unknown, toDecimal64(c.cost, 9) AS cost,
+        (e.ended - toUnixTimestamp64Micro(toDateTime64(ifNull(o.SourceAt, o.Timestamp), 6))) / 1e6 AS seconds
+    FROM (
+        SELECT
+            cityHash64(OriginId) AS origin, any(g.Runtime) AS Runtime, any(g.Workflow) AS Workflow, any(g.Version) AS Version, any(g.Tenant) AS Tenant,
+            max(g.SourceAt) AS SourceAt, min(g.Timestamp) AS Timestamp
+        FROM origins AS g WHERE g.Timestamp >= {since} AND g.Timestamp < {until} GROUP BY origin
+    ) AS o
     LEFT JOIN (
-        SELECT OriginId, max(toUnixTimestamp64Micro(Timestamp) + intDiv(DurationNs, 1000)) AS ended
-        FROM v_effects WHERE Timestamp >= {since} AND Status = 'done' GROUP BY OriginId
-    ) AS e ON e.OriginId = o.OriginId
+        SELECT cityHash64(OriginId) AS origin, max(toUnixTimestamp64Micro(Timestamp) + intDiv(DurationNs, 1000)) AS ended
+        FROM effects WHERE Timestamp >= {since} AND Status = 'done' GROUP BY origin
+    ) AS e ON e.origin = o.origin
     LEFT JOIN (
-        SELECT OriginId, sum(ifNull(CostUsd, 0)) AS cost, countIf(CostUsd IS NULL) AS unknown
-        FROM v_llm_calls WHERE Timestamp >= {since} GROUP BY OriginId
-    ) AS c ON c.OriginId = o.OriginId
+        SELECT cityHash64(OriginId) AS origin, sum(ifNull(CostUsd, 0)) AS cost, countIf(CostUsd IS NULL AND CallStatus != 'refused') AS unknown
+        FROM v_llm_calls_in(since = {since}, until = {until} + INTERVAL 30 DAY) GROUP BY origin
+    ) AS c ON c.origin = o.origin
 )
 GROUP BY {keys}
 ORDER BY {keys}

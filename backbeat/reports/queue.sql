@@ -25,10 +25,10 @@ WITH
     ) AS beat
 SELECT
     {keys},
-    countIf(kind = 'run') AS runs,
-    round(quantileExactOrNullIf(0.50)(wait_s, kind = 'run'), 3) AS lag_p50_s,
-    round(quantileExactOrNullIf(0.95)(wait_s, kind = 'run'), 3) AS lag_p95_s,
-    round(quantileExactOrNullIf(0.99)(wait_s, kind = 'run'), 3) AS lag_p99_s,
+    countIf(kind = 'work') AS runs,
+    round(quantileExactOrNullIf(0.50)(wait_s, wait_s IS NOT NULL), 3) AS lag_p50_s,
+    round(quantileExactOrNullIf(0.95)(wait_s, wait_s IS NOT NULL), 3) AS lag_p95_s,
+    round(quantileExactOrNullIf(0.99)(wait_s, wait_s IS NOT NULL), 3) AS lag_p99_s,
     countIf(kind = 'tick') AS ticks,
     if(ticks = 0, NULL, toUInt64(sum(missed))) AS ticks_missed,
     maxOrNullIf(running, kind = 'time') AS at_once,
@@ -51,13 +51,9 @@ FROM (
         SELECT Timestamp, toUnixTimestamp64Nano(Timestamp) + edge.1 AS moment, edge.2 AS step
         FROM ticks ARRAY JOIN [(toInt64(0), 1), (toInt64(DurationNs), -1)] AS edge)
     UNION ALL
-    -- An attempt: when it is the first, how long it had waited.
-    SELECT {by}, if(Attempt = 1 AND QueueWaitMs IS NOT NULL, 'run', 'work') AS kind, QueueWaitMs / 1e3 AS wait_s, 0 AS seconds, 0 AS running, 0 AS missed
-    FROM v_task_runs
-    WHERE Timestamp >= {since} AND Timestamp < {until} AND Runtime = 'cron' AND Outcome != 'lost'
-    UNION ALL
-    SELECT {by}, 'work' AS kind, NULL AS wait_s, DurationNs / 1e9 AS seconds, 0 AS running, 0 AS missed
-    FROM v_task_runs
+    -- An attempt and its slot's time; the first of a task has waited. One that was only lost is left out: none is told twice.
+    SELECT {by}, 'work' AS kind, if(Attempt = 1, QueueWaitMs / 1e3, NULL) AS wait_s, DurationNs / 1e9 AS seconds, 0 AS running, 0 AS missed
+    FROM task_runs
     WHERE Timestamp >= {since} AND Timestamp < {until} AND Runtime = 'cron' AND Outcome != 'lost'
 )
 GROUP BY {keys}

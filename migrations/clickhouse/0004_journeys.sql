@@ -5,7 +5,7 @@
 -- A column's comment begins with its unit. Ask the v_ views, where each thing stands once.
 
 CREATE TABLE IF NOT EXISTS tick_runs (
-    Timestamp DateTime64(9) COMMENT 'UTC: when it began, by its host''s clock' CODEC(Delta(8), ZSTD(1)),
+    Timestamp DateTime64(9) COMMENT 'UTC: when it began, by the clock of its host' CODEC(Delta(8), ZSTD(1)),
     TraceId String COMMENT 'id: its own trace, 32 hex digits' CODEC(ZSTD(1)),
     SpanId String COMMENT 'id: the span, 16 hex digits' CODEC(ZSTD(1)),
     ServiceName LowCardinality(String) COMMENT 'name: which program wrote it',
@@ -16,10 +16,10 @@ CREATE TABLE IF NOT EXISTS tick_runs (
     Slots UInt32 COMMENT 'count: attempts that it may have under way at once',
     Claimed UInt32 COMMENT 'count: rows that it claimed',
     Settled UInt32 COMMENT 'count: rows that it settled',
-    Refused UInt32 COMMENT 'count: rows whose lease was somebody else''s by then',
+    Refused UInt32 COMMENT 'count: rows that somebody else had the lease of by then',
     Recovered UInt32 COMMENT 'count: rows taken back from dead workers',
     OldestWaitMs Nullable(UInt64) COMMENT 'ms: from enqueue to claim, the longest of first attempts; NULL without any' CODEC(ZSTD(1)),
-    ClockSkewMs Nullable(Int64) COMMENT 'ms: that Postgres'' clock is ahead of the host''s' CODEC(ZSTD(1)),
+    ClockSkewMs Nullable(Int64) COMMENT 'ms: by which the clock of Postgres is ahead of that of the host' CODEC(ZSTD(1)),
     Shed UInt64 COMMENT 'count: spans that the process gave up before this one',
     SpoolFiles Nullable(UInt32) COMMENT 'count: files waiting on the host at the end of the tick' CODEC(ZSTD(1)),
     SpoolAgeS Nullable(Float64) COMMENT 's: that the oldest of them had waited; NULL without any' CODEC(ZSTD(1)),
@@ -57,8 +57,8 @@ WHERE SpanAttributes['backbeat.tick_id'] != '';
 
 -- A row an event: a request is asked, people vote, it is decided.
 CREATE TABLE IF NOT EXISTS approvals (
-    Timestamp DateTime64(9) COMMENT 'UTC: when it happened, by Postgres'' clock' CODEC(Delta(8), ZSTD(1)),
-    TraceId String COMMENT 'id: the origin''s trace, 32 hex digits' CODEC(ZSTD(1)),
+    Timestamp DateTime64(9) COMMENT 'UTC: when it happened, by the clock of Postgres' CODEC(Delta(8), ZSTD(1)),
+    TraceId String COMMENT 'id: the trace of the origin, 32 hex digits' CODEC(ZSTD(1)),
     SpanId String COMMENT 'id: the span, 16 hex digits' CODEC(ZSTD(1)),
     ApprovalId String COMMENT 'id: approval_requests.id in Postgres' CODEC(ZSTD(1)),
     Event LowCardinality(String) COMMENT 'name: requested, voted or decided',
@@ -100,7 +100,7 @@ WHERE SpanName IN ('approval.requested', 'approval.voted', 'approval.decided');
 -- Writes to the world. One told as unknown may still be heard of.
 CREATE TABLE IF NOT EXISTS effects (
     Timestamp DateTime64(9) COMMENT 'UTC: when this attempt at it began' CODEC(Delta(8), ZSTD(1)),
-    TraceId String COMMENT 'id: the origin''s trace, 32 hex digits' CODEC(ZSTD(1)),
+    TraceId String COMMENT 'id: the trace of the origin, 32 hex digits' CODEC(ZSTD(1)),
     SpanId String COMMENT 'id: the span, 16 hex digits' CODEC(ZSTD(1)),
     EffectKey String COMMENT 'id: side_effects.key in Postgres' CODEC(ZSTD(1)),
     Kind LowCardinality(String) COMMENT 'name: as its definition calls it',
@@ -172,7 +172,7 @@ CREATE TABLE IF NOT EXISTS feedback (
     FeedbackId String COMMENT 'id: feedback.id in Postgres' CODEC(ZSTD(1)),
     TaskId String COMMENT 'id: the task or workflow whose result it is about' CODEC(ZSTD(1)),
     OriginId String COMMENT 'id: where that work began' CODEC(ZSTD(1)),
-    Workflow LowCardinality(String) COMMENT 'name: the task''s definition',
+    Workflow LowCardinality(String) COMMENT 'name: the definition of the task',
     Version LowCardinality(String) COMMENT 'name: the version of the definition',
     Tenant LowCardinality(String) COMMENT 'name: for whom',
     Finding String COMMENT 'text: which part of the result; empty for all of it' CODEC(ZSTD(1)),
@@ -207,39 +207,21 @@ SELECT * FROM tick_runs ORDER BY Timestamp LIMIT 1 BY SpanId;
 CREATE VIEW IF NOT EXISTS v_approval_events AS
 SELECT * FROM approvals ORDER BY Timestamp LIMIT 1 BY SpanId;
 
--- A row a request. What nobody has decided has no DecidedAt; nor has one whose workflow ended before.
+-- A row a request: its decision, or before that its question. What nobody has decided is pending; so is, for ever, what was
+-- still open when its workflow ended.
 CREATE VIEW IF NOT EXISTS v_approvals AS
 SELECT
-    a.ApprovalId AS ApprovalId,
-    any(a.TraceId) AS TraceId,
-    any(a.WorkflowId) AS WorkflowId,
-    any(a.OriginId) AS OriginId,
-    any(a.Tenant) AS Tenant,
-    any(a.EffectKind) AS EffectKind,
-    min(a.Timestamp) AS RequestedAt,
-    maxOrNullIf(a.Timestamp, a.Event = 'decided') AS DecidedAt,
-    if(DecidedAt IS NULL, 'pending', anyIf(a.State, a.Event = 'decided')) AS State,
-    anyIf(a.Person, a.Event = 'decided') AS DecidedBy,
-    maxOrNullIf(a.WaitMs, a.Event = 'decided') AS WaitMs,
-    uniqExactIf(a.SpanId, a.Event = 'voted') AS Votes
-FROM approvals AS a
-GROUP BY a.ApprovalId;
+    *,
+    subtractMilliseconds(Timestamp, WaitMs) AS RequestedAt -- UTC: when it was asked
+FROM approvals
+ORDER BY Event != 'decided', Event = 'voted', Timestamp
+LIMIT 1 BY ApprovalId;
 
 CREATE VIEW IF NOT EXISTS v_effects AS
 SELECT * FROM effects ORDER BY Status != 'done', Timestamp LIMIT 1 BY SpanId;
 
 CREATE VIEW IF NOT EXISTS v_origins AS
-SELECT
-    o.OriginId AS OriginId,
-    any(o.TraceId) AS TraceId,
-    any(o.Runtime) AS Runtime,
-    any(o.Workflow) AS Workflow,
-    any(o.Version) AS Version,
-    any(o.Tenant) AS Tenant,
-    min(o.Timestamp) AS StartedAt,
-    max(o.SourceAt) AS SourceAt
-FROM origins AS o
-GROUP BY o.OriginId;
+SELECT * FROM origins ORDER BY SourceAt IS NULL, Timestamp LIMIT 1 BY OriginId;
 
 CREATE VIEW IF NOT EXISTS v_feedback AS
 SELECT * FROM feedback ORDER BY Workflow = '', Timestamp LIMIT 1 BY FeedbackId;
