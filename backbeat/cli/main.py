@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "stop": Lazy("backbeat.cli.switch:stop", "Stop new model calls or effects, everywhere, now."),
         "resume": Lazy("backbeat.cli.switch:resume", "Lift a stop."),
         "retention": Lazy("backbeat.cli.retention:retention", "Show and set how long finished work is kept."),
+        "feedback": Lazy("backbeat.cli.feedback:feedback", "Say whether results were right."),
         "report": Lazy("backbeat.cli.report:report", "Ask ClickHouse what work cost and how fast it was."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),
         "telemetry": Lazy("backbeat.cli.telemetry:telemetry", "Ship spooled spans to ClickHouse."),

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from backbeat.cli.output import clean
 from backbeat.embedded.stack import StackInfo
+from backbeat.producer.rows import Enqueued
+from backbeat.producer.submit import submit
 from backbeat.reports.ask import Period, ask
 from backbeat.reports.catalog import find
 from backbeat.reports.render import render_text
@@ -26,11 +28,9 @@ from shared import clock
 from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, connect
-from shared.db.producers import Enqueued
 from shared.definitions import load_definitions
 from shared.errors import UnavailableError
-from shared.execution.producer import submit
-from shared.telemetry import open_telemetry
+from shared.execution.telemetry import open_telemetry
 from shared.telemetry.shipper import ship_once
 
 DEFINITIONS = "examples.code_review.definitions"
