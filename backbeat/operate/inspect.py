@@ -107,4 +107,4 @@ def _params(which: Filter) -> Row:
 
 async def effects(db: Database, status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
     """The newest effects, of one status or of all."""
-    return await db.rows(_SQL["effects"], {"status": status, "limit": limit})
+    return await db.rows(_SQL["newest_effects"], {"status": status, "limit": limit})
