@@ -7,7 +7,7 @@ from typing import NamedTuple
 from backbeat.migration_files import load
 
 _STATEMENT = re.compile(r"CREATE (TABLE|VIEW) IF NOT EXISTS (\w+)(.*?);\n", re.DOTALL)
-_COLUMN = re.compile(r"^    (?:\) |(\w+) )[^\n]*?(?:\n {8}[^\n]*?)*?COMMENT '([^':]+): ([^']+)'", re.MULTILINE)
+_COLUMN = re.compile(r"^    (?:\) |(\w+) )[^\n]*?(?:\n {8}[^\n]*?)*?COMMENT '([^':]+): ((?:[^']|'')+)'", re.MULTILINE)
 _NESTED = re.compile(r"^    (\w+) Nested \(", re.MULTILINE)
 _COMPUTED = re.compile(r"\bAS (\w+),? *-- ([^:\n]+): ([^\n]+)")
 _FROM = re.compile(r"\bFROM (\w+)")
@@ -60,4 +60,5 @@ def _statements(kind: str) -> Mapping[str, str]:
 
 def _columns(body: str) -> list[Column]:
     nested = iter(_NESTED.findall(body))
-    return [Column(name or next(nested), unit, meaning) for name, unit, meaning in _COLUMN.findall(body)]
+    found = _COLUMN.findall(body)
+    return [Column(name or next(nested), unit, meaning.replace("''", "'")) for name, unit, meaning in found]

@@ -17,7 +17,7 @@ A file begins with its header, a comment line a field; other comment lines after
     -- default: workflow                                the keys without --by; else the first
     -- labels: day, model                               instead of keys: the query's own first columns, always these
     -- chart: bars cost_usd                             KIND COLUMN…; the kinds are in `plot`
-    -- n: calls                                         the column whose sum is n
+    -- n: calls                                         the column whose sum is n; `max of_calls`: its greatest value
     -- source: llm_calls, task_runs                     tables; the data reach as far as the one that is behind
     -- since: 35d                                       the period without --since; else 7d
 

@@ -54,8 +54,8 @@ class Answer:
     @property
     def n(self) -> int:
         """How many things the figures are about."""
-        at = self.columns.index(self.report.n)
-        return sum(row[at] or 0 for row in self.rows)
+        counts = [count or 0 for count in self.column(self.report.n[-1])]
+        return max(counts, default=0) if len(self.report.n) > 1 else sum(counts)
 
     def column(self, name: str) -> list[Any]:
         """One column's values."""

@@ -38,7 +38,7 @@ _PARAMETERS = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One file. `units` by column, `keys` their SQL by name; `chart` is a kind and its columns."""
+    """One file. `units` by column, `keys` their SQL by name; `chart` is a kind and its columns, `n` ends in one."""
 
     name: str
     title: str
@@ -46,7 +46,7 @@ class Report:
     keys: Mapping[str, str]
     default: tuple[str, ...]
     chart: tuple[str, ...]
-    n: str
+    n: tuple[str, ...]
     sources: tuple[str, ...]
     since: timedelta
     notes: tuple[str, ...]
@@ -96,14 +96,14 @@ def read(name: str, text: str) -> Report:
     if days is None or not (labels or set(default) <= keys.keys()):
         raise ValueError(f"report {name} has a wrong since or default")
     units = dict(_unit(part) for part in _parts(said["units"]))
-    chart = tuple(said["chart"].split())
-    if unknown := {*chart[1:], said["n"]} - units.keys():
+    chart, n = tuple(said["chart"].split()), tuple(said["n"].split())
+    if unknown := {*chart[1:], n[-1]} - units.keys():
         raise ValueError(f"report {name} shows {min(unknown)}, which has no unit")
     sources = tuple(_parts(said["source"]))
     sql = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
     notes = tuple(line[3:] for line in text.splitlines() if line.startswith("-- ") and not _FIELD.fullmatch(line))
     since = timedelta(days=int(days[1]))
-    return Report(name, said["title"], units, keys, default, chart, said["n"], sources, since, notes, sql)
+    return Report(name, said["title"], units, keys, default, chart, n, sources, since, notes, sql)
 
 
 def _parts(text: str) -> list[str]:

@@ -1,8 +1,9 @@
 -- title: Shares of tiers and runtimes
 -- units: calls calls, tasks tasks, cost_usd USD, unpriced calls, share ratio, usual ratio, apart ratio
+-- units: of_calls calls
 -- labels: of, name
 -- chart: shares share usual
--- n: tasks
+-- n: max of_calls
 -- source: llm_calls
 --
 -- A tier's share is of calls, a runtime's of tasks that called a model. Usual is what teams commonly settle on: 70 % of
@@ -18,7 +19,8 @@ SELECT
     transform(concat(kind, ' ', name),
         ['tier small', 'tier medium', 'tier large', 'runtime cron', 'runtime temporal'], [0.7, 0.25, 0.05, 0.9, 0.1],
         CAST(NULL AS Nullable(Float64))) AS usual,
-    share - usual AS apart
+    share - usual AS apart,
+    sum(calls) OVER (PARTITION BY kind) AS of_calls
 FROM (
     SELECT
         kind_name.1 AS kind,

@@ -10,8 +10,7 @@ With a column of time (day, week, month, hour) any of them is a curve over it, o
 
 import io
 from collections.abc import Sequence
-from datetime import date, datetime
-from decimal import Decimal
+from datetime import date, datetime, time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -42,6 +41,7 @@ _STYLE: Any = {
     "axes.axisbelow": True,
 }
 _WIDE, _ROW, _MARGINS, _CURVES = 9.0, 0.32, 1.9, 4.4  # inches
+_LONGEST = 58  # characters of a label
 _drawing = Lock()  # matplotlib's settings are the process'
 
 
@@ -66,18 +66,18 @@ def render_svg(answer: Answer) -> str:
             _curves(axes, answer, over)
         else:
             _KINDS[answer.report.chart[0]](axes, answer, answer.report.chart[1:])
-        _frame(figure, answer)
+        _frame(figure, answer, over)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": "Backbeat"})
         return out.getvalue()
 
 
-def _frame(figure: "Figure", answer: Answer) -> None:
+def _frame(figure: "Figure", answer: Answer, over: str | None) -> None:
     from backbeat.cli.output import clean
 
     column = answer.report.chart[-1]
-    gaps = "; a gap is unknown" if set(TIMES) & set(answer.columns) and None in answer.column(column) else ""
-    cut = f"; the first {MOST_ROWS} of {len(answer.rows)} rows" if len(answer.rows) > MOST_ROWS else ""
+    gaps = "; a gap is unknown" if over and None in answer.column(column) else ""
+    cut = f"; the first {MOST_ROWS} of {len(answer.rows)} rows" if len(answer.rows) > MOST_ROWS and not over else ""
     figure.suptitle(clean(answer.report.title), x=0.01, ha="left", fontsize=13)
     figure.supxlabel(clean(provenance(answer) + gaps + cut), x=0.01, ha="left", fontsize=8, color="#555555")
 
@@ -147,7 +147,9 @@ def _curves(axes: "Axes", answer: Answer, over: str) -> None:
     axes.set_ylim(min(0.0, low), high if high > 0 else 1.0)
     zone = ZoneInfo(answer.period.zone)
     ends: Any = [at.astimezone(zone).replace(tzinfo=None) for at in (answer.period.since, answer.period.until)]
-    axes.set_xlim(*ends)
+    axes.set_xlim(min([ends[0], *(at for points in series.values() for at, _ in points)]), ends[1])
+    if all(value is None for value in answer.column(column)):
+        axes.text(0.5, 0.5, shown(None), ha="center", va="center", color="#555555", transform=axes.transAxes)
     axes.set_ylabel(_unit(answer, [column]))
     if len(series) > 1 or column not in series:
         more = f"; {len(series) - MOST_CURVES} more" if len(series) > MOST_CURVES else ""
@@ -161,6 +163,7 @@ def _rows(axes: "Axes", answer: Answer, columns: Sequence[str]) -> None:
     labels = [" · ".join(shown(row[key]) if row[key] != "" else "–" for key in answer.by) for row in rows]
     axes.set_yticks(range(len(rows)), [_label(label) for label in labels])
     axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_ylabel(" · ".join(answer.by))
     axes.margins(x=0.14)
     high = axes.get_xlim()[1]
     if axes.dataLim.x0 >= 0:
@@ -192,14 +195,13 @@ def _label(text: str) -> str:
     from backbeat.cli.output import one_line
 
     text = one_line(text)
-    return text if len(text) <= 44 else f"{text[:43]}…"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _time(value: Any) -> Any:
-    if isinstance(value, Decimal | int | float | date | datetime):
-        return value
-    return datetime.fromisoformat(str(value))
+def _time(value: Any) -> datetime:
+    """The beginning of a day, or a moment; as the zone's wall shows it."""
+    return datetime.combine(value, time()) if isinstance(value, date) else datetime.fromisoformat(str(value))

@@ -4,7 +4,7 @@
 -- by: workflow, version, tenant, tier, runtime, provider, model, day, week, month, total
 -- default: workflow, version
 -- chart: bars input_tokens_per_task
--- n: tasks
+-- n: calls
 -- source: llm_calls
 -- since: 35d
 --

@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 
 def provenance(answer: Answer) -> str:
     """Period, n, source and watermark: the line under every table and chart."""
-    n = f"n = {answer.n:,} {answer.report.units[answer.report.n]}"
+    n = f"n = {answer.n:,} {answer.report.units[answer.report.n[-1]]}"
     reach = "no records" if answer.watermark is None else f"records up to {_moment(answer, answer.watermark)}"
     return f"{period(answer)}; {n}; {', '.join(answer.report.sources)}: {reach}"
 
@@ -28,8 +28,9 @@ def period(answer: Answer) -> str:
 
 
 def units(answer: Answer) -> str:
-    """The unit of each column."""
-    return ", ".join(f"{name} in {unit}" for name, unit in answer.report.units.items() if name in answer.columns)
+    """The unit of each column, but of those that are called by it."""
+    said = answer.report.units.items()
+    return ", ".join(f"{name} in {unit}" for name, unit in said if name in answer.columns and name != unit)
 
 
 def render_text(answer: Answer) -> str:

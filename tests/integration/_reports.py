@@ -4,9 +4,9 @@ A test module takes the fixtures by name: `facts = _reports.facts`.
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,9 @@ from backbeat.migrate_clickhouse import clickhouse_up
 from backbeat.reports.ask import Answer, Period, ask
 from backbeat.reports.catalog import find
 from tests.integration._clickhouse import Server
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)  # a Monday
 WEEK = Period(NOW - timedelta(days=7), NOW)
@@ -35,8 +38,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 class Facts:
     """A migrated database; `add` writes rows, `ask` asks a report about the week that ends at NOW."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, client: "Client") -> None:
+        self.url, self.client = url, client
 
     def add(self, table: str, *rows: Mapping[str, Any], count: int = 1) -> None:
         """Rows of a table, each `count` times with an id of its own; what they leave out is usual, or empty."""
@@ -48,14 +51,12 @@ class Facts:
         names = list(dict.fromkeys(name for row in made for name in row))
         for named in {tuple(sorted(row)) for row in made}:
             data = [[row[name] for name in names if name in row] for row in made if tuple(sorted(row)) == named]
-            with session(self.url) as client:
-                client.insert(table, data, column_names=[name for name in names if name in named])
+            self.client.insert(table, data, column_names=[name for name in names if name in named])
 
     def ask(self, name: str, *by: str, period: Period | None = None) -> Answer:
         """One report; about the period that it is usually asked about, or another."""
         found = find(name)
-        with session(self.url) as client:
-            return ask(client, found, period or Period(NOW - found.since, NOW), by)
+        return ask(self.client, found, period or Period(NOW - found.since, NOW), by)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,8 @@ def reports_database(clickhouse_server: Server) -> Iterator[Facts]:
     """One for all tests of a module."""
     name = f"reports_{uuid.uuid4().hex}"
     clickhouse_up(clickhouse_server.url(name))
-    yield Facts(clickhouse_server.url(name))
+    with session(clickhouse_server.url(name)) as client:
+        yield Facts(clickhouse_server.url(name), client)
     with session(clickhouse_server.url()) as client:
         client.command(f"DROP DATABASE {name}")
 
@@ -71,14 +73,11 @@ def reports_database(clickhouse_server: Server) -> Iterator[Facts]:
 @pytest.fixture
 def facts(reports_database: Facts) -> Facts:
     """The same, emptied."""
-    with session(reports_database.url) as client:
-        tables = client.query(
-            "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree' "
-            "AND name != 'schema_migrations' AND total_rows > 0"
-        ).result_rows
-        for (table,) in tables:
-            client.command(f"TRUNCATE TABLE {table}")
+    client = reports_database.client
+    tables = client.query(
+        "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree' "
+        "AND name != 'schema_migrations' AND total_rows > 0"
+    ).result_rows
+    for (table,) in tables:
+        client.command(f"TRUNCATE TABLE {table}")
     return reports_database
-
-
-Add = Callable[..., None]
