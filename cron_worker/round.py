@@ -24,6 +24,7 @@ from shared.db.queue import Task
 from shared.definitions import load_definitions
 from shared.domain.outcome import Outcome
 from shared.errors import ConfigError
+from shared.execution import batches
 from shared.execution.environment import Deadline, Environment
 from shared.execution.prefixes import Prefixes
 from shared.execution.spans import tick_span
@@ -31,6 +32,7 @@ from shared.llm.routes import load_routes
 from shared.telemetry import open_telemetry
 
 MAINTENANCE = 2.0  # seconds between looks for what time has moved
+BATCHES_FIRST = 5.0  # seconds that the claim waits for the batches
 POLL = 0.5  # seconds between looks for new rows while slots are free and other work is under way
 
 
@@ -83,17 +85,20 @@ class Round:
         await self._maintain()
         await self._connect()
         report.stopped = (await queue.switches(env.db)).get("all", "")
-        bulk = asyncio.create_task(self._bulk.run())
-        while await self._claim() or self._slots.busy or not bulk.done():
+        # Before the claim, which takes what their answers let go on; a vendor that is slow is not waited for.
+        others = {asyncio.create_task(batches.advance(env))}
+        await asyncio.wait(others, timeout=min(BATCHES_FIRST, env.deadline.left))
+        others.add(asyncio.create_task(self._bulk.run()))
+        while await self._claim() or self._slots.busy or not all(one.done() for one in others):
             if env.deadline.left <= 0:
                 await self._settle(await self._slots.abort())
                 report.hanging += [f"{task.workflow} {task.id}" for task in self._slots.hanging]
                 break
             if not self._slots.busy:
-                await asyncio.wait([bulk], timeout=min(POLL, env.deadline.left))
+                await asyncio.wait(others, timeout=min(POLL, env.deadline.left))
             await self._settle(await self._slots.wait(min(POLL, env.deadline.left)))
             await self._maintain()
-        await bulk
+        await asyncio.gather(*others)
         if self._claimed:
             env.telemetry.record(tick_span(env, tick_id, self._worker, started, self._claimed, report.settled))
             env.telemetry.flush()

@@ -31,7 +31,7 @@ PATIENCE = 15.0  # seconds a statement is repeated while Postgres restarts
 CONNECT_TIMEOUT = 5.0  # seconds
 PASSING = ("08", "40", "53", "57")  # SQLSTATE classes: connection, rollback, resources, operator intervention
 AWAY = "Check database_url and that it runs"
-MINIMUM_SCHEMA = "0012"
+MINIMUM_SCHEMA = "0013"
 
 type_of_pool = AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]
 

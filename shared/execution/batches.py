@@ -1,0 +1,129 @@
+"""Calls by batch: half the price, and an answer within a day.
+
+    due -> (find) -> submit -> look -> close its calls -> their tasks go on
+
+A batch's tag is committed before it is submitted, and a process may die anywhere after that: from the second look on,
+the vendor is asked for the tag before anything is submitted.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+from shared import clock
+from shared.db import queue
+from shared.db.calls import Closing
+from shared.db.queries import load
+from shared.execution.call import KEPT, Ask, bill_call, close_call
+from shared.execution.environment import Environment
+from shared.llm.classify import classify
+from shared.llm.prices import Price
+from shared.llm.protocol import Request
+from shared.llm.routes import Route
+from shared.llm.structured import OutputInvalidError
+
+STEP = 200.0  # seconds for one look, well within its lease
+AGAIN = 300.0  # seconds, after which a request that was cut off has arrived or never will
+SKEW = 3600.0  # seconds that a vendor's clock may be behind
+LONGEST = 26 * 3600.0  # seconds; vendors promise an end after 24 hours
+_SQL = load("batches")
+Batch = SimpleNamespace  # a row of `llm_batches`; `looks` counts how often it was leased
+
+
+async def advance(env: Environment) -> None:
+    """Take every batch that is due one step further. Raises UnavailableError when Postgres is away."""
+    until = clock.monotonic() + min(STEP, env.deadline.left)
+    due = [Batch(**row) for row in await env.db.rows(_SQL["due"], {"providers": list(env.config.providers)})]
+    await asyncio.gather(*(_advance(env, batch, until) for batch in due))
+    if due:
+        await queue.sweep(env.db)
+
+
+async def _advance(env: Environment, batch: Batch, until: float) -> None:
+    try:
+        async with asyncio.timeout(until - clock.monotonic()):
+            await _step(env, batch)
+    except Exception as error:
+        verdict, status = classify(error), batch.status
+        if verdict.kind in ("dead", "context_overflow") and not (verdict.hold_route or batch.vendor_id):
+            status = "ended"
+        elif not batch.vendor_id or verdict.reason == "not_found":
+            status = "unsure"
+        logging.warning("batch %s: %s: %s", batch.tag, verdict.reason, error)
+        await _mark(env, batch, status, note=str(error) or verdict.reason, seconds=AGAIN)
+
+
+async def _mark(env: Environment, batch: Batch, status: str, **more: Any) -> bool:
+    said = {"vendor_id": None, "note": None, "seconds": None}
+    named = {"tag": batch.tag, "lease": batch.lease, "status": status}
+    return bool((await env.db.row(_SQL["mark"], said | named | more))["marked"])
+
+
+async def _step(env: Environment, batch: Batch) -> None:
+    provider: Any = await env.provider(batch.provider)
+    rows = {_custom_id(batch.tag, row): row for row in await env.db.rows(_SQL["calls"], {"tag": batch.tag})}
+    kept = {name: {part: row["request"][part] for part in KEPT} for name, row in rows.items()}
+    requests = {name: Request(timeout=STEP, cache=None, **parts) for name, parts in kept.items()}
+    if not batch.vendor_id:
+        await _submit(env, batch, provider.batches, requests)
+        return
+    raw = await provider.batches.vendor.retrieve(batch.vendor_id)
+    ended, cancelled, answered = provider.batches.stage(raw)
+    if ended:
+        found = {name: body async for name, body in provider.batches.answers(raw, requests)}
+        told = [(row, requests[name], provider, found[name]) for name, row in rows.items() if name in found]
+        await asyncio.gather(*(_close(env, *one) for one in told))
+        env.telemetry.flush()
+        # What has neither answer nor error was not done, unless the vendor says that there is an answer more.
+        missing = answered > sum(not isinstance(body, str) for body in found.values())
+        await _mark(env, batch, "lost" if missing else "ended")
+        return
+    if batch.cancel and not cancelled:
+        await provider.batches.vendor.cancel(batch.vendor_id)
+    age = (clock.wall() - batch.intended_at).total_seconds()
+    status, note = ("unsure", f"{batch.vendor_id} has not ended") if age > LONGEST else ("submitted", None)
+    await _mark(env, batch, status, note=note, seconds=min(max(age / 10, 5.0), AGAIN))
+
+
+async def _submit(env: Environment, batch: Batch, vendor: Any, requests: dict[str, Request]) -> None:
+    found = None
+    if batch.looks > 1:
+        since = batch.intended_at.timestamp() - SKEW
+        found = await vendor.find(batch.tag, batch.calls, since, set(batch.others))
+        # A person may have decided meanwhile; from here on none can.
+        gone = not found and not await _mark(env, batch, "ended" if batch.cancel else "intended", seconds=AGAIN)
+        if gone or (batch.cancel and not found):
+            return
+    found = found or await vendor.submit(batch.tag, requests)
+    await _mark(env, batch, "submitted", vendor_id=found, seconds=5.0)
+
+
+async def _close(env: Environment, row: dict[str, Any], request: Request, provider: Any, body: Any) -> None:
+    """Close one call as its answer, or the vendor's word instead of one, says."""
+    price = row["request"]["price"]
+    own = Price(**{part: Decimal(usd) for part, usd in price.items()}) if price else None
+    route = Route(row["route"], row["provider"], row["model"], 0, 0, bounded=False, price=own)
+    ask = Ask(key=row["call_key"], output=request.schema, prompt=request.prompt, tier=row["tier"], batch=True)
+    task, at = SimpleNamespace(**row), int(row["opened_at"].timestamp() * 1e9)
+    call: tuple[Environment, Any, Ask, Route, int, int] = env, task, ask, route, row["seq"], at
+    end = Closing("refused", error_class=str(body))
+    if not isinstance(body, str):
+        try:
+            reply = provider.read(body, None, request)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            end = Closing("lost", error_class="reply_unreadable", error=repr(error))
+        else:
+            with contextlib.suppress(OutputInvalidError):  # who reads it from the record will say so again
+                await bill_call(*call, reply)
+            return
+    await close_call(*call, end)
+
+
+def _custom_id(tag: str, row: dict[str, Any]) -> str:
+    """At most 64 letters, digits and dashes, the same in every process."""
+    named = f"{row['id']}:{row['seq']}:{row['call_key']}"
+    return f"{tag}-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
