@@ -8,8 +8,6 @@ the vendor is asked for the tag before anything is submitted.
 
 import asyncio
 import contextlib
-import hashlib
-import logging
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +16,7 @@ from shared import clock
 from shared.db import queue
 from shared.db.calls import Closing
 from shared.db.queries import load
-from shared.execution.call import KEPT, Ask, bill_call, close_call
+from shared.execution.call import Ask, bill_call, close_call
 from shared.execution.environment import Environment
 from shared.llm.classify import classify
 from shared.llm.prices import Price
@@ -53,8 +51,7 @@ async def _advance(env: Environment, batch: Batch, until: float) -> None:
             status = "ended"
         elif not batch.vendor_id or verdict.reason == "not_found":
             status = "unsure"
-        logging.warning("batch %s: %s: %s", batch.tag, verdict.reason, error)
-        await _mark(env, batch, status, note=str(error) or verdict.reason, seconds=AGAIN)
+        await _mark(env, batch, status, note=f"{verdict.reason}: {error}", seconds=AGAIN)
 
 
 async def _mark(env: Environment, batch: Batch, status: str, **more: Any) -> bool:
@@ -65,21 +62,18 @@ async def _mark(env: Environment, batch: Batch, status: str, **more: Any) -> boo
 
 async def _step(env: Environment, batch: Batch) -> None:
     provider: Any = await env.provider(batch.provider)
-    rows = {_custom_id(batch.tag, row): row for row in await env.db.rows(_SQL["calls"], {"tag": batch.tag})}
-    kept = {name: {part: row["request"][part] for part in KEPT} for name, row in rows.items()}
-    requests = {name: Request(timeout=STEP, cache=None, **parts) for name, parts in kept.items()}
+    rows = {row["name"]: row for row in await env.db.rows(_SQL["calls"], {"tag": batch.tag})}
     if not batch.vendor_id:
-        await _submit(env, batch, provider.batches, requests)
+        await _submit(env, batch, provider.batches, {name: Request(**row["request"]) for name, row in rows.items()})
         return
     raw = await provider.batches.vendor.retrieve(batch.vendor_id)
-    ended, cancelled, answered = provider.batches.stage(raw)
+    ended, cancelled, answers = provider.batches.stage(raw)
     if ended:
-        found = {name: body async for name, body in provider.batches.answers(raw, requests)}
-        told = [(row, requests[name], provider, found[name]) for name, row in rows.items() if name in found]
-        await asyncio.gather(*(_close(env, *one) for one in told))
+        found = {name: body async for name, body in provider.batches.answers(raw, rows)}
+        await asyncio.gather(*(_close(env, provider, rows[name], found[name]) for name in found.keys() & rows))
         env.telemetry.flush()
         # What has neither answer nor error was not done, unless the vendor says that there is an answer more.
-        missing = answered > sum(not isinstance(body, str) for body in found.values())
+        missing = answers > sum(not isinstance(body, str) for body in found.values())
         await _mark(env, batch, "lost" if missing else "ended")
         return
     if batch.cancel and not cancelled:
@@ -98,14 +92,16 @@ async def _submit(env: Environment, batch: Batch, vendor: Any, requests: dict[st
         gone = not found and not await _mark(env, batch, "ended" if batch.cancel else "intended", seconds=AGAIN)
         if gone or (batch.cancel and not found):
             return
+    if not found and "all" in await queue.switches(env.db):
+        return
     found = found or await vendor.submit(batch.tag, requests)
     await _mark(env, batch, "submitted", vendor_id=found, seconds=5.0)
 
 
-async def _close(env: Environment, row: dict[str, Any], request: Request, provider: Any, body: Any) -> None:
+async def _close(env: Environment, provider: Any, row: dict[str, Any], body: Any) -> None:
     """Close one call as its answer, or the vendor's word instead of one, says."""
-    price = row["request"]["price"]
-    own = Price(**{part: Decimal(usd) for part, usd in price.items()}) if price else None
+    request, price = Request(**row["request"]), row["price"]
+    own = Price(**{part: usd and Decimal(usd) for part, usd in price.items()}) if price else None
     route = Route(row["route"], row["provider"], row["model"], 0, 0, bounded=False, price=own)
     ask = Ask(key=row["call_key"], output=request.schema, prompt=request.prompt, tier=row["tier"], batch=True)
     task, at = SimpleNamespace(**row), int(row["opened_at"].timestamp() * 1e9)
@@ -121,9 +117,3 @@ async def _close(env: Environment, row: dict[str, Any], request: Request, provid
                 await bill_call(*call, reply)
             return
     await close_call(*call, end)
-
-
-def _custom_id(tag: str, row: dict[str, Any]) -> str:
-    """At most 64 letters, digits and dashes, the same in every process."""
-    named = f"{row['id']}:{row['seq']}:{row['call_key']}"
-    return f"{tag}-{hashlib.sha256(named.encode()).hexdigest()[:32]}"

@@ -41,7 +41,6 @@ TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queu
 LONGEST_KEY = 500  # bytes
 LADDER = ("small", "medium", "large")  # what is answered wrongly twice climbs it; tiers of one's own do not
 BATCHES = 2  # that a call may come back from unanswered, before it is sent alone
-KEPT = ("model", "prompt", "system", "max_output_tokens", "schema", "schema_name", "capabilities")  # until it is sent
 AGAIN = "#again"  # behind the key of a call whose answer was sent back
 CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
 RESERVATION_WAIT = 0.25  # seconds between looks while only other calls' reservations are in the way
@@ -131,10 +130,7 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
         route = await env.routing.choose(ask.tier, task.id, env.deadline.patience(0.0), ask.window)
         ask = replace(ask, batch=await _by_batch(env, task, ask, route))
         if ask.batch:
-            verdict = await _leave(env, task, ask, route)
-            if verdict.verdict == "memo":
-                return parse(ask.output, verdict.response["text"])
-            raise Interrupt(Hold("batch", str(task.id)))
+            return parse(ask.output, (await _leave(env, task, ask, route)).response["text"])
         # Loading a vendor's SDK takes a second: not while money is reserved, nor inside the call's span.
         desk = env.routing.desk(route, await env.provider(route.provider))
         slot = await desk.slot(_wish(env, task, ask, route))
@@ -193,8 +189,8 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
     tokens, takes = prices.upper_tokens(*request.texts), 0.0 if ask.batch else _expected(env, route)
     prefix, expected = (None, "off") if ask.batch else env.prefixes.expect(task.workflow, request)
     sizes = tokens, request.max_output_tokens
-    ceiling = prices.ceiling(route.provider, route.model, *sizes, clock.wall(), cache=request.cache, price=route.price)
-    ceiling = prices.by_batch(ceiling) if ask.batch else ceiling
+    full = prices.ceiling(route.provider, route.model, *sizes, clock.wall(), cache=request.cache, price=route.price)
+    ceiling = prices.by_batch(full) if ask.batch else full
     usd_share, tokens_share = env.likely_shares.get((task.workflow, route.name), (Decimal(1), Decimal(1)))
     reservation = calls.Reservation(
         owner=task.id,
@@ -214,7 +210,7 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
         prefix=prefix,
         cache=expected,
         batch="" if ask.batch else None,
-        request=_keep(request, route) if ask.batch else None,
+        request=_kept(request, route) if ask.batch else None,
     )
     if not env.deadline.allows(takes):
         raise Interrupt(Release("out_of_time"))
@@ -222,10 +218,10 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
     while True:
         verdict = await calls.open_call(env.db, reservation)
         match verdict.verdict:
+            case "batch" | "open" if ask.batch or verdict.verdict == "batch":
+                raise Interrupt(Hold("batch", str(task.id)))
             case "open" | "memo":
                 return verdict
-            case "batch":
-                raise Interrupt(Hold("batch", str(task.id)))
             case "fenced":
                 raise Interrupt(None)
             case "stopped":
@@ -319,15 +315,14 @@ def _request(env: Environment, task: Payer, ask: Ask, route: Route, seq: int) ->
         schema_name=str((ask.schema or {}).get("title", "output")),
         cache=None if ask.batch else env.prefixes.ttl,
         grows=ask.grows,
-        timeout=max(min(env.deadline.left, CALL_TIMEOUT), 0.1),
+        timeout=0.0 if ask.batch else max(min(env.deadline.left, CALL_TIMEOUT), 0.1),
         capabilities=route.capabilities,
         metadata={"owner": str(task.id), "key": ask.key, "seq": str(seq), "workflow": task.workflow},
     )
 
 
-def _keep(request: Request, route: Route) -> dict[str, Any]:
-    price = route.price and {part: str(usd) for part, usd in asdict(route.price).items() if usd is not None}
-    return {name: getattr(request, name) for name in KEPT} | {"price": price}
+def _kept(request: Request, route: Route) -> dict[str, Any]:
+    return asdict(request) | {"price": json.loads(json.dumps(route.price and asdict(route.price), default=str))}
 
 
 def _expected(env: Environment, route: Route) -> float:

@@ -88,7 +88,7 @@ async def test_a_batch_of_somebody_else_is_not_taken_for_ours(database: Database
         vendor: Any = await worker.env.provider("anthropic")
         (call,) = database.sql("SELECT request FROM backbeat.model_calls")
         request = {key: value for key, value in call[0].items() if key != "price"}
-        await vendor.batches.submit("other", {"other-1": Request(timeout=9, cache=None, **request)})
+        await vendor.batches.submit("other", {"other-1": Request(**request)})
         await worker.look()
         assert taken(provider) == 2
         await worker.look()

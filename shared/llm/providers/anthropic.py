@@ -1,6 +1,6 @@
 """Anthropic's Messages API. Its input count leaves cached tokens out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from anthropic import AsyncAnthropic
@@ -9,7 +9,7 @@ from shared.config import ProviderConfig
 from shared.domain.usage import Usage
 from shared.errors import UnavailableError
 from shared.llm.protocol import CALL_HEADER, Reply, Request, Stop
-from shared.llm.providers.sdk import Requests, SdkBatches, SdkProvider, batch_body, common
+from shared.llm.providers.sdk import Requests, SdkBatches, SdkProvider, common
 
 _ENDS = {"expired": "batch_expired", "canceled": "batch_cancelled"}
 BLOCK = 4096  # letters; a vendor looks back over 20 blocks for one that it knows
@@ -36,7 +36,7 @@ def _batches(vendor: Any) -> SdkBatches:
     """They carry no tag; their custom ids do, which are told with the results only."""
 
     async def submit(tag: str, requests: Requests) -> str:
-        entries = [{"custom_id": name, "params": batch_body(payload(one))} for name, one in requests.items()]
+        entries = [{"custom_id": name, "params": payload(one)} for name, one in requests.items()]
         return str((await vendor.create(requests=entries, extra_headers={CALL_HEADER: f"batch={tag}"})).id)
 
     async def is_it(raw: Any, tag: str, size: int) -> bool:
@@ -46,7 +46,7 @@ def _batches(vendor: Any) -> SdkBatches:
             raise UnavailableError(f"{raw.id} may be it, which its results would tell; it is {raw.processing_status}")
         return any([line.custom_id.startswith(tag) async for line in await vendor.results(raw.id)])
 
-    async def answers(raw: Any, _requests: Requests) -> AsyncIterator[tuple[str, Any]]:
+    async def answers(raw: Any, _names: Collection[str]) -> AsyncIterator[tuple[str, Any]]:
         async for line in await vendor.results(raw.id):
             result = line.result.to_dict(mode="json")
             word = _ENDS.get(result["type"]) or result.get("error", {}).get("error", {}).get("type")

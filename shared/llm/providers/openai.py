@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 from openai import AsyncOpenAI
@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from shared.config import ProviderConfig
 from shared.domain.usage import Usage
 from shared.llm.protocol import CALL_HEADER, Reply, Request, Stop
-from shared.llm.providers.sdk import Requests, SdkBatches, SdkProvider, batch_body, common
+from shared.llm.providers.sdk import Requests, SdkBatches, SdkProvider, common
 
 _UNCOUNTED = {"max_output_tokens", "store", "prompt_cache_key"}
 _INCOMPLETE: dict[str | None, Stop] = {"max_output_tokens": "length", "content_filter": "refusal"}
@@ -30,10 +30,9 @@ def file_batches(client: AsyncOpenAI, url: Any, payload: Callable[[Request], dic
     """The batches of this vendor, and of who speaks like it: a file in, two out. The metadata has the tag."""
 
     async def submit(tag: str, requests: Requests) -> str:
-        bodies = {name: batch_body(payload(one)) for name, one in requests.items()}
-        entries = [{"custom_id": name, "method": "POST", "url": url, "body": body} for name, body in bodies.items()]
-        lines = "\n".join(map(json.dumps, entries)).encode()
-        file = await client.files.create(file=(f"{tag}.jsonl", lines), purpose="batch")
+        head = {"method": "POST", "url": url}
+        lines = [json.dumps(head | {"custom_id": name, "body": payload(one)}) for name, one in requests.items()]
+        file = await client.files.create(file=(f"{tag}.jsonl", "\n".join(lines).encode()), purpose="batch")
         named: dict[str, Any] = {"metadata": {"tag": tag}, "extra_headers": {CALL_HEADER: f"batch={tag}"}}
         made = client.batches.create(completion_window="24h", endpoint=url, input_file_id=file.id, **named)
         return (await made).id
@@ -41,10 +40,10 @@ def file_batches(client: AsyncOpenAI, url: Any, payload: Callable[[Request], dic
     async def is_it(raw: Any, tag: str, _size: int) -> bool:
         return (raw.metadata or {}).get("tag") == tag
 
-    async def answers(raw: Any, requests: Requests) -> AsyncIterator[tuple[str, Any]]:
+    async def answers(raw: Any, names: Collection[str]) -> AsyncIterator[tuple[str, Any]]:
         # A file that did not pass names its bad lines; the others were not tried either.
         bad = {error.line: error.code for error in (raw.errors and raw.errors.data) or ()}
-        for line, name in enumerate(requests if raw.status == "failed" else (), 1):
+        for line, name in enumerate(names if raw.status == "failed" else (), 1):
             yield name, bad.get(line) or ("batch_failed" if any(bad) else "invalid_file")
         for file in filter(None, (raw.output_file_id, raw.error_file_id)):
             for told in map(json.loads, (await client.files.content(file)).text.splitlines()):

@@ -10,7 +10,6 @@ import httpx2
 from shared.errors import UnavailableError
 from shared.llm.protocol import CONNECT_SECONDS, Reply, Request, UnreadableReplyError
 
-MOST_LISTED = 5000  # batches that are looked through for one
 Requests = Mapping[str, Request]  # by custom id, each of which begins with the tag of their batch
 
 
@@ -20,24 +19,24 @@ class SdkBatches:
 
     `submit(tag, requests)` makes one and returns its id; `is_it(raw, tag, size)` says whether one of a list is that, or
     raises UnavailableError; `stage(raw)` is whether it ended, whether it was cancelled, and how many answers it has.
-    `answers(raw, requests)` gives, by custom id, what `read` takes, or the vendor's word for why there is nothing.
+    `answers(raw, custom ids)` gives, by custom id, what `read` takes, or the vendor's word for why there is nothing.
     """
 
     vendor: Any
     submit: Callable[[str, Requests], Awaitable[str]]
     is_it: Callable[[Any, str, int], Awaitable[bool]]
     stage: Callable[[Any], tuple[bool, bool, int]]
-    answers: Callable[[Any, Requests], AsyncIterator[tuple[str, Any]]]
+    answers: Callable[[Any, Collection[str]], AsyncIterator[tuple[str, Any]]]
 
     async def find(self, tag: str, size: int, since: float, others: Collection[str]) -> str | None:
         """The batch of this tag, made after `since` (epoch seconds) and none of `others`; None: surely there is none.
 
-        Raises UnavailableError when it cannot be told yet, or by nobody but a person.
+        Raises UnavailableError when it cannot be told, or not yet.
         """
-        newest, seen, doubt = float("-inf"), 0, None
+        newest, doubt = float("-inf"), None
         async for one in self.vendor.list(limit=100):
             made = float(getattr(one.created_at, "timestamp", lambda at=one.created_at: at)())
-            newest, seen = max(newest, made), seen + 1
+            newest = max(newest, made)
             if made < min(since, newest):
                 break  # the newest came first, then, and the rest is older still
             try:
@@ -45,8 +44,8 @@ class SdkBatches:
                     return str(one.id)
             except UnavailableError as error:
                 doubt = error
-        if doubt or seen > MOST_LISTED:
-            raise doubt or UnavailableError(f"more than {MOST_LISTED} batches were listed, in no order")
+        if doubt:
+            raise doubt
         return None
 
 
@@ -91,11 +90,8 @@ class SdkProvider:
 
 
 def common(request: Request) -> dict[str, Any]:
-    """Arguments that every SDK takes."""
+    """Arguments that every SDK takes, and in a batch, which has no timeout, those of the call alone."""
+    if not request.timeout:
+        return {"model": request.model}
     timeout = httpx2.Timeout(request.timeout, connect=min(CONNECT_SECONDS, request.timeout / 2))
     return {"model": request.model, "extra_headers": request.wire_headers, "timeout": timeout}
-
-
-def batch_body(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments without those of its HTTP request."""
-    return {key: value for key, value in arguments.items() if key not in ("extra_headers", "timeout")}
