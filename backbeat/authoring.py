@@ -160,6 +160,7 @@ def orchestration(
         input=input,
         workflow=workflow,
         activities=tuple(activities),
+        around="backbeat.orchestrate.ends:Ends",
         max_usd=max_usd,
         max_tokens=max_tokens,
     )

@@ -17,6 +17,7 @@ import click  # noqa: E402
 import cron_worker.__main__  # noqa: E402
 import temporal_worker.__main__  # noqa: E402
 from backbeat.cli.main import CONTEXT, cli  # noqa: E402
+from backbeat.reports.condition import EXIT_HOLDS  # noqa: E402
 from shared import config, errors  # noqa: E402
 
 TARGET = ROOT / "docs/reference"
@@ -94,6 +95,7 @@ def exit_codes() -> str:
         errors.EXIT_NOT_FOUND: "there is no such row",
         errors.EXIT_AUTH: "not authenticated, or not allowed",
         errors.EXIT_CONFLICT: "already decided, already finished, or held by somebody else",
+        EXIT_HOLDS: "`backbeat report --fail-if`: the condition holds for a row; what was asked was done",
         errors.EXIT_HUNG: "`cron-worker` left while a task would not end; its row is taken back as a lost attempt",
         errors.EXIT_TEMPORARY: "a system is away: the same command may work later",
         130: "interrupted (Ctrl-C)",

@@ -134,7 +134,7 @@ class Orchestration:
 
     `workflow` is the class, or its place as "module:Class", which spares ticks the import of Temporal; `input` is what
     its run method takes. `activities` are functions of the author's own, or their places. `max_usd` and `max_tokens`
-    cap what one run may spend, with the tasks it fans out.
+    cap what one run may spend, with the tasks it fans out. `around` is the place of an Interceptor that sees it end.
     """
 
     name: str
@@ -142,6 +142,7 @@ class Orchestration:
     input: "type[BaseModel]"
     workflow: type | str
     activities: "tuple[Callable[..., Any] | str, ...]" = ()
+    around: str = ""
     max_usd: "Decimal | None" = None
     max_tokens: int | None = None
 
@@ -162,11 +163,11 @@ class Orchestration:
             "max_tokens": self.max_tokens,
         }
 
-    def load(self) -> tuple[type, list[Callable[..., Any]]]:
-        """The class and the activities. Raises DefinitionError naming what is not there."""
+    def load(self) -> tuple[type, list[Callable[..., Any]], Any]:
+        """The class, the activities, and what stands around. Raises DefinitionError naming what is not there."""
         places = self.workflow, *self.activities
         found: list[Any] = [_at(place) if isinstance(place, str) else place for place in places]
-        return found[0], found[1:]
+        return found[0], found[1:], _at(self.around) if self.around else None
 
 
 @dataclass(frozen=True, slots=True)

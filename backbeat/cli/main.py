@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "stop": Lazy("backbeat.cli.switch:stop", "Stop new model calls or effects, everywhere, now."),
         "resume": Lazy("backbeat.cli.switch:resume", "Lift a stop."),
         "retention": Lazy("backbeat.cli.retention:retention", "Show and set how long finished work is kept."),
+        "feedback": Lazy("backbeat.cli.feedback:feedback", "Say whether results were right."),
         "report": Lazy("backbeat.cli.report:report", "Ask ClickHouse what work cost and how fast it was."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),
         "telemetry": Lazy("backbeat.cli.telemetry:telemetry", "Ship spooled spans to ClickHouse."),
@@ -69,6 +70,7 @@ Exit codes:
   3   there is no such row
   4   not authenticated, or not allowed
   5   conflict: already decided, finished, or held by somebody else
+  6   what `report --fail-if` asks for holds
   75  a system is away; the same command may work later
 
 \b

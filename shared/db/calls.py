@@ -60,7 +60,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How a call ended: `done` with its bill, `refused` without one, or `lost`."""
+    """How a call ended: `done` with its bill, `refused` without one, or `lost`. `tools_called` is for its span."""
 
     status: str
     usage: Usage | None = None
@@ -73,6 +73,7 @@ class Closing:
     price_version: str | None = None
     error_class: str | None = None
     error: str | None = None
+    tools_called: int = 0
 
 
 class _Desk:

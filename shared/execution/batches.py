@@ -16,7 +16,7 @@ from shared import clock
 from shared.db import queue
 from shared.db.calls import Closing
 from shared.db.queries import load
-from shared.execution.call import Ask, bill_call, close_call
+from shared.execution.call import Ask, CutError, bill_call, close_call
 from shared.execution.environment import Environment
 from shared.llm.classify import classify
 from shared.llm.prices import Price
@@ -102,8 +102,11 @@ async def _close(env: Environment, provider: Any, row: dict[str, Any], body: Any
     """Close one call as its answer, or the vendor's word instead of one, says."""
     request, price = Request(**row["request"]), row["price"]
     own = Price(**{part: usd and Decimal(usd) for part, usd in price.items()}) if price else None
-    route = Route(row["route"], row["provider"], row["model"], 0, 0, bounded=False, price=own)
-    ask = Ask(key=row["call_key"], output=request.schema, prompt=request.prompt, tier=row["tier"], batch=True)
+    # Whether its route could have said more is for whoever reads a cut answer from the record.
+    room = request.max_output_tokens
+    route = Route(row["route"], row["provider"], row["model"], 0, room + 1, bounded=False, price=own)
+    named = {"key": row["call_key"], "tier": row["tier"], "prompt": request.prompt}
+    ask = Ask(**named, output=request.schema, max_output_tokens=room, batch=True)
     task, at = SimpleNamespace(**row), int(row["opened_at"].timestamp() * 1e9)
     call: tuple[Environment, Any, Ask, Route, int, int] = env, task, ask, route, row["seq"], at
     end = Closing("refused", error_class=str(body))
@@ -113,7 +116,7 @@ async def _close(env: Environment, provider: Any, row: dict[str, Any], body: Any
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             end = Closing("lost", error_class="reply_unreadable", error=repr(error))
         else:
-            with contextlib.suppress(OutputInvalidError):  # who reads it from the record will say so again
+            with contextlib.suppress(OutputInvalidError, CutError):  # who reads it from the record will say so again
                 await bill_call(*call, reply)
             return
     await close_call(*call, end)

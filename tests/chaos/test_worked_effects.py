@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from backbeat.producer.submit import submit
 from shared.db import effects
 from shared.db.pool import Database as Connection
 from shared.definitions import load_definitions
-from shared.execution.producer import submit
 from shared.telemetry.spans import NullTelemetry
 from tests.chaos.conftest import OpenRig
 from tests.chaos.support.rig import Rig, Tick

@@ -53,13 +53,14 @@ def test_otel_traces_is_upstreams_column_for_column(clickhouse: str) -> None:
 def test_every_table_an_insert_reaches_remembers_tokens_syncs_and_expires(clickhouse: str) -> None:
     tables = dict(ask(clickhouse, "SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()"))
     reached = {name: text for name, text in tables.items() if "MergeTree" in text and name != "schema_migrations"}
-    assert set(reached) == {"otel_traces", "otel_traces_trace_id_ts", "llm_calls", "task_runs", "llm_hourly"}
+    facts = {"llm_calls", "task_runs", "tick_runs", "approvals", "effects", "origins", "feedback"}
+    assert set(reached) == {"otel_traces", "otel_traces_trace_id_ts", "llm_hourly"} | facts
     for name, text in reached.items():
         assert "non_replicated_deduplication_window = 10000" in text, name
         assert "fsync_after_insert = 1, fsync_part_directory = 1" in text, name
         assert ("toIntervalDay(30)" if name.startswith("otel") else "toIntervalDay(400)") in text, name
     views = {name for name in tables if name.endswith("_mv")}
-    assert views == {"otel_traces_trace_id_ts_mv", "llm_calls_mv", "task_runs_mv", "llm_hourly_mv"}
+    assert views == {f"{name}_mv" for name in reached} - {"otel_traces_mv"}
 
 
 def test_a_span_arrives_as_recorded(clickhouse: str, deliver: Deliver) -> None:

@@ -13,7 +13,7 @@ from tests.support.databases import Database
 
 pytestmark = every_postgres
 
-_SECRET = {"backbeat.api_tokens"}
+_SECRET = {"backbeat.api_tokens", "backbeat.ledger"}
 _RELATIONS = """
     SELECT c.oid::regclass::text, c.relkind::text, (SELECT quote_ident(a.attname) FROM pg_attribute a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
