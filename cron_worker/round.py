@@ -33,7 +33,6 @@ from shared.llm.routes import load_routes
 from shared.telemetry.spool import spool_status
 
 MAINTENANCE = 2.0  # seconds between looks for what time has moved
-BATCHES_FIRST = 5.0  # seconds that the claim waits for the batches
 POLL = 0.5  # seconds between looks for new rows while slots are free and other work is under way
 
 
@@ -91,7 +90,7 @@ class Round:
         report.stopped = (await queue.switches(env.db)).get("all", "")
         # Before the claim, which takes what their answers let go on; a vendor that is slow is not waited for.
         others = {asyncio.create_task(batches.advance(env))}
-        await asyncio.wait(others, timeout=min(BATCHES_FIRST, env.deadline.left))
+        await asyncio.wait(others, timeout=min(MAINTENANCE, env.deadline.left))
         others.add(asyncio.create_task(self._bulk.run()))
         while await self._claim() or self._slots.busy or not all(one.done() for one in others):
             if env.deadline.left <= 0:

@@ -1060,13 +1060,11 @@ BEGIN
     FOR v_new IN SELECT 'bb' || left(replace(gen_random_uuid()::text, '-', ''), 20) AS tag, c.route, c.provider FROM model_calls c WHERE c.batch = '' AND c.status = 'open'
             AND c.provider = ANY (p_providers) AND NOT v_stopped AND NOT EXISTS (SELECT FROM pauses p WHERE (p.scope, p.key) = ('route', c.route))
         GROUP BY c.route, c.provider HAVING min(c.opened_at) <= clock() - interval '1 minute' OR count(*) >= 1000 LOOP
-        WITH taken AS (
-            SELECT c.owner, c.call_key, c.seq, length(c.request::text) AS size FROM model_calls c WHERE c.batch = '' AND c.status = 'open'
-                AND (c.route, c.provider) = (v_new.route, v_new.provider) ORDER BY c.opened_at, c.owner, c.call_key LIMIT 10000 FOR UPDATE SKIP LOCKED
-        ), put AS (
-            UPDATE model_calls c SET batch = v_new.tag FROM (SELECT t.*, sum(t.size) OVER (ORDER BY t.owner, t.call_key) - t.size AS before FROM taken t) f
-            WHERE (c.owner, c.call_key, c.seq) = (f.owner, f.call_key, f.seq) AND f.before < 32000000 RETURNING c.owner
-        ) INSERT INTO llm_batches (tag, route, provider, calls) SELECT v_new.tag, v_new.route, v_new.provider, count(*) FROM put HAVING count(*) > 0;
+        WITH taken AS (SELECT c.owner, c.call_key, c.seq, length(c.request::text) AS size FROM model_calls c WHERE c.batch = '' AND c.status = 'open'
+            AND (c.route, c.provider) = (v_new.route, v_new.provider) ORDER BY c.opened_at, c.owner, c.call_key LIMIT 10000 FOR UPDATE SKIP LOCKED
+        ), put AS (UPDATE model_calls c SET batch = v_new.tag FROM (SELECT t.*, sum(t.size) OVER (ORDER BY t.owner, t.call_key) - t.size AS before FROM taken t) f
+            WHERE (c.owner, c.call_key, c.seq) = (f.owner, f.call_key, f.seq) AND f.before < 32000000 RETURNING c.owner)
+        INSERT INTO llm_batches (tag, route, provider, calls) SELECT v_new.tag, v_new.route, v_new.provider, count(*) FROM put HAVING count(*) > 0;
     END LOOP;
     RETURN QUERY UPDATE llm_batches b SET next_at = clock() + interval '5 minutes', lease = nextval('leases'), looks = b.looks + 1 WHERE b.tag IN (
         SELECT d.tag FROM llm_batches d WHERE d.status NOT IN ('ended', 'lost') AND (d.vendor_id IS NOT NULL OR NOT v_stopped)

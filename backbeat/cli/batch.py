@@ -32,7 +32,7 @@ def list_(everything: bool, limit: int, output: str) -> None:
     if output == "json":
         emit({"batches": found, "waiting": waits}, output=output)
         return
-    emit(found, columns=_COLUMNS)
+    emit(found, columns=_COLUMNS, title="batches")
     for row in waits:
         talk(f"{row['calls']} calls wait for a batch on {row['route']} since {row['since']:%H:%M:%S} UTC")
 

@@ -1,13 +1,10 @@
 """Calls by batch: half the price, and an answer within a day.
 
-    due -> (find) -> submit -> look -> close its calls -> their tasks go on
-
 A batch's tag is committed before it is submitted, and a process may die anywhere after that: from the second look on,
 the vendor is asked for the tag before anything is submitted.
 """
 
 import asyncio
-import contextlib
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -55,9 +52,8 @@ async def _advance(env: Environment, batch: Batch, until: float) -> None:
 
 
 async def _mark(env: Environment, batch: Batch, status: str, **more: Any) -> bool:
-    said = {"vendor_id": None, "note": None, "seconds": None}
-    named = {"tag": batch.tag, "lease": batch.lease, "status": status}
-    return bool((await env.db.row(_SQL["mark"], said | named | more))["marked"])
+    said = {"tag": batch.tag, "lease": batch.lease, "status": status, "vendor_id": None, "note": None, "seconds": None}
+    return bool((await env.db.row(_SQL["mark"], said | more))["marked"])
 
 
 async def _step(env: Environment, batch: Batch) -> None:
@@ -100,23 +96,20 @@ async def _submit(env: Environment, batch: Batch, vendor: Any, requests: dict[st
 
 async def _close(env: Environment, provider: Any, row: dict[str, Any], body: Any) -> None:
     """Close one call as its answer, or the vendor's word instead of one, says."""
-    request, price = Request(**row["request"]), row["price"]
-    own = Price(**{part: usd and Decimal(usd) for part, usd in price.items()}) if price else None
+    request, own, room = Request(**row["request"]), row["price"], row["request"]["max_output_tokens"]
+    price = Price(**{part: usd and Decimal(usd) for part, usd in own.items()}) if own else None
     # Whether its route could have said more is for whoever reads a cut answer from the record.
-    room = request.max_output_tokens
-    route = Route(row["route"], row["provider"], row["model"], 0, room + 1, bounded=False, price=own)
-    named = {"key": row["call_key"], "tier": row["tier"], "prompt": request.prompt}
-    ask = Ask(**named, output=request.schema, max_output_tokens=room, batch=True)
+    route = Route(row["route"], row["provider"], row["model"], 0, room + 1, bounded=False, price=price)
+    named = {"key": row["call_key"], "tier": row["tier"], "prompt": request.prompt, "output": request.schema}
+    ask = Ask(**named, max_output_tokens=room, batch=True)
     task, at = SimpleNamespace(**row), int(row["opened_at"].timestamp() * 1e9)
     call: tuple[Environment, Any, Ask, Route, int, int] = env, task, ask, route, row["seq"], at
-    end = Closing("refused", error_class=str(body))
-    if not isinstance(body, str):
-        try:
-            reply = provider.read(body, None, request)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            end = Closing("lost", error_class="reply_unreadable", error=repr(error))
+    try:
+        if isinstance(body, str):
+            await close_call(*call, Closing("refused", error_class=body))
         else:
-            with contextlib.suppress(OutputInvalidError, CutError):  # who reads it from the record will say so again
-                await bill_call(*call, reply)
-            return
-    await close_call(*call, end)
+            await bill_call(*call, provider.read(body, None, request))
+    except (OutputInvalidError, CutError):
+        pass  # who reads it from the record will say so again
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        await close_call(*call, Closing("lost", error_class="reply_unreadable", error=repr(error)))

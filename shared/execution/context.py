@@ -64,7 +64,6 @@ class Context:
         `key` names the call within the task: give it explicitly. A repeated run of the task is answered from the record
         where key and request are the same.
         """
-        # Rows that are handled together are held apart, and would not meet again.
         options["batch"] = False if self.definition.bulk else options.get("batch", self.definition.batch or None)
         ask = Ask(key=self._prefix + key, output=output, prompt=prompt, tier=tier, **options)
         call = asyncio.ensure_future(model_call(self._env, self.task, ask))
