@@ -14,7 +14,7 @@ SET LOCAL search_path = backbeat, pg_temp;
 --   lost       nobody will ever know: what was open is presumed spent
 CREATE TABLE backbeat.llm_batches (
     tag text PRIMARY KEY, route text NOT NULL, provider text NOT NULL, calls integer NOT NULL, status text NOT NULL DEFAULT 'intended',
-    vendor_id text, looks integer NOT NULL DEFAULT 0, lease bigint, cancel boolean NOT NULL DEFAULT false, note text,
+    vendor_id text, looks integer NOT NULL DEFAULT 0, lease bigint NOT NULL DEFAULT 0, cancel boolean NOT NULL DEFAULT false, note text,
     intended_at timestamptz NOT NULL DEFAULT backbeat.clock(), next_at timestamptz NOT NULL DEFAULT backbeat.clock(),
     CHECK (status IN ('intended', 'submitted', 'unsure', 'ended', 'lost') AND (status <> 'submitted' OR vendor_id IS NOT NULL)));
 CREATE INDEX llm_batches_due ON backbeat.llm_batches (next_at) WHERE status NOT IN ('ended', 'lost');
