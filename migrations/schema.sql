@@ -1040,7 +1040,7 @@ CREATE TABLE backbeat.llm_batches (
     status text DEFAULT 'intended'::text NOT NULL,
     vendor_id text,
     looks integer DEFAULT 0 NOT NULL,
-    lease bigint,
+    lease bigint DEFAULT 0 NOT NULL,
     cancel boolean DEFAULT false NOT NULL,
     note text,
     intended_at timestamp with time zone DEFAULT backbeat.clock() NOT NULL,

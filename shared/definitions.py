@@ -5,7 +5,6 @@ objects it holds; there is no registry to mutate, so importing a module twice or
 """
 
 import importlib
-import string
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -217,11 +216,6 @@ def _newest(defined: "Iterable[D]", kind: str, name: str) -> "D":
         loaded = ", ".join(sorted({one.name for one in known})) or "none"
         raise DefinitionError(f"no loaded module defines the {kind} {name!r}", fix=f"Loaded: {loaded}")
     return max(versions, key=lambda one: one.version)
-
-
-def placeholders(template: str) -> set[str]:
-    """The field names a prompt template asks for. Raises ValueError when it is no valid template."""
-    return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
 def _at(place: str) -> Any:

@@ -27,11 +27,11 @@ def list_(status: str | None, limit: int, output: str) -> None:
     """List effects, the newest first."""
 
     async def main() -> list[dict[str, Any]]:
+        from backbeat.operate import inspect
         from shared.config import load
-        from shared.db.effects import list_effects
 
         async with database(load()) as db:
-            return await list_effects(db, status, limit)
+            return await inspect.effects(db, status, limit)
 
     emit(run_async(main()), columns=_COLUMNS, output=output)
 

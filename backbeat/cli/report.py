@@ -50,7 +50,6 @@ def report(
     --fail-if compares columns with numbers (20% is 0.2) or 'text': = != < <= > >=, joined by `and`. What is unknown
     is not compared, and said. Exit 6 when it holds for a row, after printing the report, 0 when for none.
     """
-    from backbeat.reports import render
     from backbeat.reports.ask import ask
     from backbeat.reports.catalog import find, names
     from backbeat.reports.condition import parse
@@ -76,6 +75,14 @@ def report(
     answer = ask(_clickhouse(config), chosen, period, keys)
     if billed:
         answer = beside(answer, billed)
+    _print(answer, output)
+    _say_what_is_missing(config)
+    ctx.exit(_verdict(answer, terms))
+
+
+def _print(answer: "Answer", output: str) -> None:
+    from backbeat.reports import render
+
     if output == "svg":
         from backbeat.reports.plot import render_svg
 
@@ -85,8 +92,6 @@ def report(
         click.echo(clean(text) if output == "text" else text, nl=output == "json")
     if output == "csv" or not answer.rows:
         talk(f"note: {'' if answer.rows else 'nothing in this period; '}{render.provenance(answer)}")
-    _say_what_is_missing(config)
-    ctx.exit(_verdict(answer, terms))
 
 
 def read_period(since: str | None, until: str | None, zone: str, default: timedelta) -> "Period":
@@ -139,8 +144,8 @@ def _days_of(bill: "Bill", zone: str) -> "Period":
     from backbeat.reports.ask import Period
 
     days = [day for day, _ in bill]
-    begin, end = min(days), max(days) + timedelta(days=1)
-    return Period(*(datetime.combine(day, time(), ZoneInfo(zone)) for day in (begin, end)), zone)
+    begin, end = (datetime.combine(day, time(), ZoneInfo(zone)) for day in (min(days), max(days) + timedelta(days=1)))
+    return Period(begin, end, zone)
 
 
 def _verdict(answer: "Answer", terms: "list[Term]") -> int:

@@ -9,6 +9,7 @@ import click
 
 from backbeat.cli.arguments import duration
 from backbeat.cli.output import database, emit, output_option, run_async, talk
+from backbeat.cli.prices import prices
 
 if TYPE_CHECKING:
     from backbeat.operate.rebuild import Rebuilt
@@ -24,6 +25,9 @@ def telemetry() -> None:
 
     A tick ships at its end, the Temporal worker every 5 s. A host that only enqueues needs `telemetry ship`.
     """
+
+
+telemetry.add_command(prices)
 
 
 @telemetry.command()

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from backbeat.clickhouse import session
 from backbeat.reports.catalog import Report
 from shared import clock
+from shared.errors import SchemaError
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 _DECIMAL = re.compile(r"Decimal\(\d+, (\d+)\)")
+_NO_VIEW = 46  # a view with parameters is called like a function
 _EXACT = {"output_format_json_quote_decimals": 1, "output_format_json_quote_64bit_integers": 0}
 Row = tuple[Any, ...]
 
@@ -73,12 +75,19 @@ def ask(
     settings: Mapping[str, Any] | None = None,
 ) -> Answer:
     """Ask. Raises InputError for keys that the report does not have, and what `session` raises."""
+    from clickhouse_connect.driver.exceptions import DatabaseError
+
     keys = report.choose(by)
     opened = session(client_or_url) if isinstance(client_or_url, str) else nullcontext(client_or_url)
     given = {"since": period.since, "until": period.until, "zone": period.zone}
     with opened as client:
         # JSON names the columns even when there are no rows, and keeps decimals exact.
-        said = client.raw_query(report.query(keys), given, settings={**_EXACT, **(settings or {})}, fmt="JSONCompact")
+        try:
+            said = client.raw_query(report.query(keys), given, {**_EXACT, **(settings or {})}, fmt="JSONCompact")
+        except DatabaseError as error:
+            if error.code != _NO_VIEW:
+                raise
+            raise SchemaError("ClickHouse lacks a view of the reports", fix="Run `backbeat migrate up`") from error
         reach = [_reach(client, source) for source in report.sources]
     answer = json.loads(said)
     types = [column["type"] for column in answer["meta"]]

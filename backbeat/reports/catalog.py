@@ -49,6 +49,7 @@ class Report:
     n: str
     sources: tuple[str, ...]
     since: timedelta
+    notes: tuple[str, ...]
     sql: str
 
     def query(self, by: Sequence[str], parameters: Mapping[str, str] = _PARAMETERS) -> str:
@@ -100,9 +101,9 @@ def read(name: str, text: str) -> Report:
         raise ValueError(f"report {name} shows {min(unknown)}, which has no unit")
     sources = tuple(_parts(said["source"]))
     sql = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
-    return Report(
-        name, said["title"], units, keys, default, chart, said["n"], sources, timedelta(days=int(days[1])), sql
-    )
+    notes = tuple(line[3:] for line in text.splitlines() if line.startswith("-- ") and not _FIELD.fullmatch(line))
+    since = timedelta(days=int(days[1]))
+    return Report(name, said["title"], units, keys, default, chart, said["n"], sources, since, notes, sql)
 
 
 def _parts(text: str) -> list[str]:

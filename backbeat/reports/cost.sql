@@ -7,8 +7,8 @@
 -- source: llm_calls
 --
 -- For a chargeback: --by month,tenant --since 2026-10-01 --until 2026-11-01. Each month's costs add up to the last digit.
--- A task that calls two models counts under both. `unpriced` calls are in no cost,
--- and a task without any known cost is not among those that cost per task is of.
+-- A task that calls two models counts under both. `unpriced` calls are in no cost, and a task without any known cost is
+-- not among those that cost per task is of.
 SELECT
     {by},
     uniqExact(TaskKey) AS tasks,

@@ -146,7 +146,8 @@ def _curves(axes: "Axes", answer: Answer, over: str) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(min(0.0, low), high if high > 0 else 1.0)
     zone = ZoneInfo(answer.period.zone)
-    axes.set_xlim(*(at.astimezone(zone).replace(tzinfo=None) for at in (answer.period.since, answer.period.until)))
+    ends: Any = [at.astimezone(zone).replace(tzinfo=None) for at in (answer.period.since, answer.period.until)]
+    axes.set_xlim(*ends)
     axes.set_ylabel(_unit(answer, [column]))
     if len(series) > 1 or column not in series:
         more = f"; {len(series) - MOST_CURVES} more" if len(series) > MOST_CURVES else ""

@@ -182,8 +182,3 @@ async def last_prefixes(db: Database) -> list[Row]:
 
 def _exact(amount: Decimal | None) -> str | None:
     return None if amount is None else str(amount)
-
-
-async def held_routes(db: Database) -> dict[str, str]:
-    """The routes that no call may take, with the reasons."""
-    return {row["key"]: row["reason"] for row in await db.rows(_SQL["held_routes"])}

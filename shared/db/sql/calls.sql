@@ -41,9 +41,6 @@ FROM (
     WHERE c.status = 'done' AND c.prefix IS NOT NULL AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
 ORDER BY workflow, model, prefix, closed_at DESC
 
--- name: held_routes
-SELECT key, reason FROM backbeat.pauses WHERE scope = 'route'
-
 -- name: batch_failures
 -- What was not tried may come in another batch; what went wrong is asked alone, where its error has a meaning.
 SELECT coalesce(sum(CASE WHEN c.error_class LIKE 'batch\_%%' THEN 1 ELSE 2 END), 0) AS failures

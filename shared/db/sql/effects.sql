@@ -14,7 +14,3 @@ SELECT backbeat.note_effect(%(key)s, %(error)s)
 
 -- name: note_restore
 SELECT backbeat.note_restore(%(proof)s, %(by)s, %(reason)s)
-
--- name: list_effects
-SELECT key, kind, status, owner_kind, owner, origin_id, request, outcome, error, fires, intended_at, done_at, resolved_by
-FROM backbeat.side_effects WHERE %(status)s::text IS NULL OR status = %(status)s ORDER BY intended_at DESC LIMIT %(limit)s
