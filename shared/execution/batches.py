@@ -23,22 +23,20 @@ from shared.llm.structured import OutputInvalidError
 
 STEP = 200.0  # seconds for one look, well within its lease
 AGAIN = 300.0  # seconds, after which a request that was cut off has arrived or never will
-SKEW = 3600.0  # seconds that a vendor's clock may be behind
 LONGEST = 26 * 3600.0  # seconds; vendors promise an end after 24 hours
 _SQL = load("batches")
-Batch = SimpleNamespace  # a row of `llm_batches`; `looks` counts how often it was leased
 
 
 async def advance(env: Environment) -> None:
     """Take every batch that is due one step further. Raises UnavailableError when Postgres is away."""
     until = clock.monotonic() + min(STEP, env.deadline.left)
-    due = [Batch(**row) for row in await env.db.rows(_SQL["due"], {"providers": list(env.config.providers)})]
+    due = [SimpleNamespace(**row) for row in await env.db.rows(_SQL["due"], {"providers": list(env.config.providers)})]
     await asyncio.gather(*(_advance(env, batch, until) for batch in due))
     if due:
         await queue.sweep(env.db)
 
 
-async def _advance(env: Environment, batch: Batch, until: float) -> None:
+async def _advance(env: Environment, batch: SimpleNamespace, until: float) -> None:
     try:
         async with asyncio.timeout(until - clock.monotonic()):
             await _step(env, batch)
@@ -51,12 +49,12 @@ async def _advance(env: Environment, batch: Batch, until: float) -> None:
         await _mark(env, batch, status, note=f"{verdict.reason}: {error}", seconds=AGAIN)
 
 
-async def _mark(env: Environment, batch: Batch, status: str, **more: Any) -> bool:
+async def _mark(env: Environment, batch: SimpleNamespace, status: str, **more: Any) -> bool:
     said = {"tag": batch.tag, "lease": batch.lease, "status": status, "vendor_id": None, "note": None, "seconds": None}
     return bool((await env.db.row(_SQL["mark"], said | more))["marked"])
 
 
-async def _step(env: Environment, batch: Batch) -> None:
+async def _step(env: Environment, batch: SimpleNamespace) -> None:
     provider: Any = await env.provider(batch.provider)
     rows = {row["name"]: row for row in await env.db.rows(_SQL["calls"], {"tag": batch.tag})}
     if not batch.vendor_id:
@@ -79,10 +77,10 @@ async def _step(env: Environment, batch: Batch) -> None:
     await _mark(env, batch, status, note=note, seconds=min(max(age / 10, 5.0), AGAIN))
 
 
-async def _submit(env: Environment, batch: Batch, vendor: Any, requests: dict[str, Request]) -> None:
+async def _submit(env: Environment, batch: SimpleNamespace, vendor: Any, requests: dict[str, Request]) -> None:
     found = None
     if batch.looks > 1:
-        since = batch.intended_at.timestamp() - SKEW
+        since = batch.intended_at.timestamp() - 3600.0  # a vendor's clock may be behind
         found = await vendor.find(batch.tag, batch.calls, since, set(batch.others))
         # A person may have decided meanwhile; from here on none can.
         gone = not found and not await _mark(env, batch, "ended" if batch.cancel else "intended", seconds=AGAIN)

@@ -40,7 +40,6 @@ from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_
 TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queue
 LONGEST_KEY = 500  # bytes
 LADDER = ("small", "medium", "large")  # what is answered wrongly twice climbs it; tiers of one's own do not
-BATCHES = 2  # that a call may come back from unanswered, before it is sent alone
 AGAIN = "#again"  # behind the key of a call whose answer was sent back
 ROOM = 4  # times the output that was asked for, where that was too little
 CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
@@ -194,7 +193,7 @@ async def _by_batch(env: Environment, task: Payer, ask: Ask, route: Route) -> bo
     able = "batch" in route.capabilities or env.config.providers[route.provider].adapter != "compatible"
     if not (route.batch if ask.batch is None else ask.batch and able) or env.runtime == "local":
         return False
-    return await calls.batch_failures(env.db, task.id, ask.key) < BATCHES
+    return await calls.batch_failures(env.db, task.id, ask.key) < 2  # then it is sent alone
 
 
 def _wish(env: Environment, task: Payer, ask: Ask, route: Route) -> dict[str, Any]:

@@ -80,8 +80,7 @@ class UnreadableReplyError(UnavailableError):
 class Provider(Protocol):
     """One vendor. It holds one pool of connections, so a process makes one and shares it.
 
-    Where it has `async def count(request) -> int | None`, that says how many input tokens a request has, unsent. Its
-    `batches`, if any, are an `SdkBatches`.
+    Where it has `async def count(request) -> int | None`, that says how many input tokens a request has, unsent.
     """
 
     async def send(self, request: Request) -> Reply:

@@ -30,9 +30,8 @@ class Route:
     `window` is what input and output may be together, `max_output` what one answer may be, both in tokens.
     `bounded`: the input can be counted beforehand and the output limit is honoured, so that a hard cap holds.
     `rpm`, `itpm`, `otpm` are requests, input and output tokens a minute; `max_in_flight` calls at a time; None: any.
-    `price` stands in for the list price. `sunset` is the day from which the vendor no longer answers. Calls of a
-    `batch` route wait for batches. `capabilities` say what else an OpenAI-compatible endpoint can do; see
-    docs/how-to/connect-a-provider.md.
+    `price` stands in for the list price. `sunset` is the day from which the vendor no longer answers. By `batch` calls
+    wait for batches. `capabilities` say what an endpoint can do; see docs/how-to/connect-a-provider.md.
     """
 
     name: str

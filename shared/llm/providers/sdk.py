@@ -36,8 +36,7 @@ class SdkBatches:
         newest, doubt = float("-inf"), None
         async for one in self.vendor.list(limit=100):
             made = float(getattr(one.created_at, "timestamp", lambda at=one.created_at: at)())
-            newest = max(newest, made)
-            if made < min(since, newest):
+            if made < min(since, newest := max(newest, made)):
                 break  # the newest came first, then, and the rest is older still
             try:
                 if made >= since and one.id not in others and await self.is_it(one, tag, size):
