@@ -1552,7 +1552,7 @@ BEGIN
     UPDATE llm_batches b SET status = coalesce(p_status, b.status), vendor_id = coalesce(p_vendor_id, b.vendor_id), note = left(p_note, 2000),
         cancel = b.cancel OR p_cancel, next_at = coalesce(clock() + make_interval(secs => p_seconds), b.next_at)
     WHERE b.tag = p_tag AND b.status NOT IN ('ended', 'lost') AND (b.lease = p_lease OR p_status = 'submitted' AND b.vendor_id IS NULL);
-    IF NOT FOUND OR p_status NOT IN ('ended', 'lost') THEN RETURN FOUND; END IF;
+    IF NOT FOUND OR coalesce(p_status, '') NOT IN ('ended', 'lost') THEN RETURN FOUND; END IF;
     PERFORM FROM simple_tasks t WHERE t.id IN (SELECT c.owner FROM model_calls c WHERE c.batch = p_tag) ORDER BY t.id FOR UPDATE;
     PERFORM close_calls(coalesce(jsonb_agg(to_jsonb(c) - 'request' || jsonb_build_object('status', CASE p_status WHEN 'lost' THEN 'lost' ELSE 'refused' END,
         'error_class', CASE WHEN b.cancel THEN 'batch_cancelled' ELSE 'batch_' || p_status END)), '[]'))
@@ -2161,8 +2161,7 @@ CREATE FUNCTION backbeat.resolve_batch(p_tag text, p_status text, p_vendor_id te
     AS $$
     SELECT coalesce(bool_and(CASE WHEN mark_batch(b.tag, b.lease, p_status, p_vendor_id, b.note, CASE WHEN p_status IS NOT NULL THEN 0 END, p_status IS NULL) THEN
         audit(session_user, 'batch.' || coalesce(p_status, 'cancel'), b.tag, jsonb_build_object('by', p_by, 'vendor_id', p_vendor_id)) > 0 END), false)
-    FROM (SELECT * FROM llm_batches l WHERE l.tag = p_tag AND (l.status = 'unsure') = (p_status IS NOT NULL) FOR UPDATE) b
-$$;
+    FROM (SELECT * FROM llm_batches l WHERE l.tag = p_tag AND (l.status = 'unsure') = (p_status IS NOT NULL) FOR UPDATE) b $$;
 
 CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER

@@ -144,6 +144,7 @@ async def test_a_person_says_what_became_of_it(database: Database, start: Start)
         with pytest.raises(NotFoundError):
             await people.resolve(operator, "bbnobody", "lost", None, "test")
         await people.resolve(operator, tag, "cancel", None, "test")
+        assert worker.calls() == [(1, "open", None, True)]  # until the vendor has stopped
         while worker.batches()[0][0] != "ended":
             await worker.look()
         assert worker.calls() == [(1, "refused", "batch_cancelled", True)]
