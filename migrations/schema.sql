@@ -2836,21 +2836,6 @@ CREATE FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((encode(SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3), 'hex'::text) || repeat('0'::text, 20)))::uuid;
 
-CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE(id bigint, problem text)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
-    AS $$
-    SELECT * FROM (SELECT a.id, CASE
-            WHEN a.id <> row_number() OVER chain THEN 'a row before it is missing'
-            WHEN a.prev_hash <> lag(a.hash, 1, sha256('backbeat audit log')) OVER chain THEN 'it does not follow the row before it'
-            WHEN a.hash <> audit_hash(a.prev_hash, a.id, a.at, a.actor, a.action, a.subject, a.detail) THEN 'it was changed'
-        END AS problem
-        FROM audit_log a WINDOW chain AS (ORDER BY a.id)
-        UNION ALL
-        SELECT h.id, 'the newest rows are missing' FROM audit_head h
-        WHERE h.id > 0 AND NOT EXISTS (SELECT FROM audit_log a WHERE (a.id, a.hash) = (h.id, h.hash))
-    ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1 $$;
-
 CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -3695,6 +3680,8 @@ GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.asked(p_calls jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) TO backbeat_operator;
+GRANT ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.agents TO backbeat_worker;
@@ -3960,9 +3947,6 @@ GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbea
 REVOKE ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.verify_audit() FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_operator;
-GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.wake(p_workflow uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.workflow_moved() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) FROM PUBLIC;

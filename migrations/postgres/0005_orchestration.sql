@@ -211,20 +211,6 @@ BEGIN
     RETURN v_prev.id + 1;
 END $$;
 
--- The first row of the audit log that is not as it was written, and what is wrong; no row when all is well.
--- Whoever owns the database can rewrite the whole chain: only a head that was kept elsewhere shows that.
-CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE (id bigint, problem text) LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT * FROM (SELECT a.id, CASE
-            WHEN a.id <> row_number() OVER chain THEN 'a row before it is missing'
-            WHEN a.prev_hash <> lag(a.hash, 1, sha256('backbeat audit log')) OVER chain THEN 'it does not follow the row before it'
-            WHEN a.hash <> audit_hash(a.prev_hash, a.id, a.at, a.actor, a.action, a.subject, a.detail) THEN 'it was changed'
-        END AS problem
-        FROM audit_log a WINDOW chain AS (ORDER BY a.id)
-        UNION ALL
-        SELECT h.id, 'the newest rows are missing' FROM audit_head h
-        WHERE h.id > 0 AND NOT EXISTS (SELECT FROM audit_log a WHERE (a.id, a.hash) = (h.id, h.hash))
-    ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1 $$;
-
 -- The caller holds the workflow's row, or has just made it.
 CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer LANGUAGE sql AS $$
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at)
@@ -694,8 +680,8 @@ CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
     SELECT count(audit(session_user, 'task.cancelled', f.id::text, jsonb_build_object('reason', p_reason))) > 0
     FROM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason) AS f(id) $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.set_calendar, backbeat.add_feedback TO backbeat_operator;
-GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,
+GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.audit_hash, backbeat.set_calendar, backbeat.add_feedback TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.audit_hash, backbeat.start_workflow, backbeat.lease_outbox,
     backbeat.settle_outbox, backbeat.project_state, backbeat.workflows_to_check, backbeat.restart_workflow, backbeat.create_approval,
     backbeat.revise_approval, backbeat.decide, backbeat.close_if_pending, backbeat.fits, backbeat.rules_at, backbeat.handed_on, backbeat.rights TO backbeat_worker;
 

@@ -11,7 +11,7 @@ SELECT
 
 SELECT
     'backbeat.policy_problem'::regproc, 'backbeat.append_only'::regproc, 'backbeat.audit_hash'::regproc,
-    'backbeat.audit'::regproc, 'backbeat.verify_audit'::regproc, 'backbeat.push_outbox'::regproc,
+    'backbeat.audit'::regproc, 'backbeat.push_outbox'::regproc,
     'backbeat.start_workflow'::regproc, 'backbeat.lease_outbox'::regproc, 'backbeat.settle_outbox'::regproc,
     'backbeat.project_state'::regproc, 'backbeat.workflows_to_check'::regproc, 'backbeat.restart_workflow'::regproc,
     'backbeat.create_approval'::regproc, 'backbeat.signer'::regproc, 'backbeat.decide'::regproc,

@@ -22,7 +22,7 @@ from tests.chaos.conftest import SOAK
 from tests.chaos.support.doomed_orchestrator import STEPS
 from tests.support.approvals import decide, start, token
 from tests.support.command import clean_environ
-from tests.support.databases import Database
+from tests.support.databases import AUDIT_PROBLEMS, Database
 from tests.support.signals import until
 from tests.support.temporal import Server, request_of, row
 
@@ -95,7 +95,7 @@ class Site:
         lost = "SELECT count(*) FROM backbeat.approval_decisions WHERE state_after NOT IN ('approved', 'rejected')"
         assert self.database.value(lost) == 0
         assert self.database.value("SELECT count(*) FROM backbeat.approval_decisions") == len(self.wanted)
-        assert self.database.sql("SELECT * FROM backbeat.verify_audit()") == []
+        assert self.database.sql(AUDIT_PROBLEMS) == []
 
     def becomes_healthy(self) -> None:
         """Until something that begins now has asked its question."""

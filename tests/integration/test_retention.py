@@ -16,7 +16,7 @@ from shared.ids import idempotency_key
 from shared.orchestration.messages import Report, Step
 from tests.support import tasks
 from tests.support.approvals import ask, decide, start, token
-from tests.support.databases import Database
+from tests.support.databases import AUDIT_PROBLEMS, Database
 
 DAY = timedelta(days=1)
 CHAT = '[{"channel": "chat", "recipient": "", "seconds": 0}]'
@@ -198,5 +198,5 @@ async def test_runs_that_are_over_go_and_what_people_decided_stays(db: Connectio
     assert outbox == before[3] - 2, "its start and its wake"
     assert database.sql(TOLD) == [(0, 0)]
     assert database.sql(KEPT) == kept
-    assert database.sql("SELECT * FROM backbeat.verify_audit()") == []
+    assert database.sql(AUDIT_PROBLEMS) == []
     assert database.sql("SELECT status FROM backbeat.orchestrated_workflows WHERE id = %s", [open_]) == [("running",)]
