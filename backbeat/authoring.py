@@ -31,6 +31,7 @@ class Options(TypedDict, total=False):
     idempotency: bool
     max_usd: Decimal | None
     max_tokens: int | None
+    batch: bool
 
 
 def single_shot(
@@ -217,6 +218,8 @@ def _definition(
         raise _mistake(name, "history is 'full', 'failures' or 'none'")
     if options.get("trace", "task") not in ("task", "batch"):
         raise _mistake(name, "trace is 'task' or 'batch'")
+    if bulk and options.get("batch"):
+        raise _mistake(name, "rows that come by the hundred are asked about together, not by batch")
     _check_caps(name, options.get("max_usd"), options.get("max_tokens"))
     return Definition(
         name=name,

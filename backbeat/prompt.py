@@ -14,7 +14,10 @@ from shared.llm.structured import json_schema, validator
 
 
 class Prompt(BaseModel):
-    """What to ask, of which tier, and the JSON Schema that the answer must fit; without one the answer is text."""
+    """What to ask, of which tier, and the JSON Schema that the answer must fit; without one the answer is text.
+
+    By `batch` the answer may take a day, at half the price.
+    """
 
     model_config = ConfigDict(extra="forbid", serialize_by_alias=True)
 
@@ -24,6 +27,7 @@ class Prompt(BaseModel):
     tier: str = Field(default="small", min_length=1)
     max_output_tokens: int = Field(default=1024, ge=1, le=128_000)
     overflow: Literal["dead", "chunk"] = "dead"
+    batch: bool = False
 
     @field_validator("schema_")
     @classmethod
@@ -47,6 +51,7 @@ async def _run(ctx: Context, asked: Prompt) -> Completion | Dead:
     if asked.tier not in ctx.tiers:
         return Dead("unknown_tier", f"no tier is called {asked.tier!r}: use one of {', '.join(ctx.tiers)}")
     options: Any = asked.model_dump(include={"prompt", "system", "tier", "max_output_tokens"})
+    options["batch"] = asked.batch or None
     if asked.overflow == "chunk":
         answer = await in_pieces(ctx, "answer", output=asked.schema_, **options)
     else:

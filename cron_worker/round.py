@@ -24,6 +24,7 @@ from shared.db.queue import Task
 from shared.definitions import load_definitions
 from shared.domain.outcome import Outcome
 from shared.errors import ConfigError
+from shared.execution import batches
 from shared.execution.environment import Deadline, Environment
 from shared.execution.prefixes import Prefixes
 from shared.execution.spans import tick_span
@@ -87,17 +88,20 @@ class Round:
         await self._maintain()
         await self._connect()
         report.stopped = (await queue.switches(env.db)).get("all", "")
-        bulk = asyncio.create_task(self._bulk.run())
-        while await self._claim() or self._slots.busy or not bulk.done():
+        # Before the claim, which takes what their answers let go on; a vendor that is slow is not waited for.
+        others = {asyncio.create_task(batches.advance(env))}
+        await asyncio.wait(others, timeout=min(MAINTENANCE, env.deadline.left))
+        others.add(asyncio.create_task(self._bulk.run()))
+        while await self._claim() or self._slots.busy or not all(one.done() for one in others):
             if env.deadline.left <= 0:
                 await self._settle(await self._slots.abort())
                 report.hanging += [f"{task.workflow} {task.id}" for task in self._slots.hanging]
                 break
             if not self._slots.busy:
-                await asyncio.wait([bulk], timeout=min(POLL, env.deadline.left))
+                await asyncio.wait(others, timeout=min(POLL, env.deadline.left))
             await self._settle(await self._slots.wait(min(POLL, env.deadline.left)))
             await self._maintain()
-        await bulk
+        await asyncio.gather(*others)
         told = {name: getattr(report, name) for name in ("claimed", "settled", "refused", "recovered")}
         told |= {"slots": self._limits.concurrency, "clock_skew_ms": skew, "shed": env.telemetry.shed}
         with contextlib.suppress(OSError):

@@ -191,6 +191,8 @@ CREATE TABLE backbeat.model_calls (
     cache_write integer,
     output integer,
     reasoning integer,
+    request jsonb,
+    batch text,
     response jsonb,
     valid boolean,
     stop text,
@@ -482,6 +484,8 @@ BEGIN
         WHERE c.scope || '/' || c.key = regexp_replace(p_key, '^.* under ', '') FOR SHARE;
     ELSIF p_reason = 'effect' THEN
         SELECT e.status = 'unknown' INTO v_stands FROM side_effects e WHERE e.key = p_key FOR SHARE;
+    ELSIF p_reason = 'batch' THEN
+        SELECT coalesce(bool_or(true), false) INTO v_stands FROM (SELECT FROM model_calls c WHERE c.owner = p_key::uuid AND c.status = 'open' AND c.batch IS NOT NULL FOR SHARE) c;
     END IF;
     RETURN coalesce(v_stands, true);
 END $$;
@@ -593,7 +597,7 @@ CREATE TABLE backbeat.simple_tasks (
     CONSTRAINT running_has_a_lease CHECK ((((status = 'running'::text) = ((lease_until IS NOT NULL) AND (worker IS NOT NULL) AND (started_at IS NOT NULL))) AND ((status <> 'running'::text) OR (lease IS NOT NULL)))),
     CONSTRAINT simple_tasks_attempts_check CHECK ((attempts >= 0)),
     CONSTRAINT simple_tasks_class_check CHECK ((class = ANY (ARRAY['urgent'::text, 'high'::text, 'normal'::text, 'low'::text]))),
-    CONSTRAINT simple_tasks_hold_reason_check CHECK ((hold_reason = ANY (ARRAY['budget'::text, 'version'::text, 'route'::text, 'effect'::text, 'price'::text, 'paused'::text]))),
+    CONSTRAINT simple_tasks_hold_reason_check CHECK ((hold_reason = ANY (ARRAY['budget'::text, 'version'::text, 'route'::text, 'effect'::text, 'price'::text, 'paused'::text, 'batch'::text]))),
     CONSTRAINT simple_tasks_rank_check CHECK ((rank = ANY (ARRAY[0, 1]))),
     CONSTRAINT simple_tasks_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'ready'::text, 'running'::text, 'delayed'::text, 'held'::text]))),
     CONSTRAINT simple_tasks_traceparent_check CHECK ((length(traceparent) = 55))
@@ -765,7 +769,7 @@ BEGIN
             model_answered = v_call.model_answered, response_id = v_call.response_id, error_class = v_call.error_class, error = left(v_call.error, 2000),
             response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) OR EXISTS (
                 SELECT FROM orchestrated_workflows w WHERE w.id = c.owner AND w.finished_at IS NULL) THEN v_call.response END, uncached = v_call.uncached,
-            cache_read = v_call.cache_read, cache_write = v_call.cache_write, reasoning = v_call.reasoning
+            cache_read = v_call.cache_read, cache_write = v_call.cache_write, reasoning = v_call.reasoning, request = NULL
         WHERE (c.owner, c.call_key, c.seq) = (v_call.owner, v_call.call_key, v_call.seq);
         IF v_call.cost_usd > v_call.reserved_usd THEN
             PERFORM audit('(worker)', 'budget.overrun', format('%s/%s#%s', v_call.owner, v_call.call_key, v_call.seq), jsonb_build_object(
@@ -1027,6 +1031,45 @@ CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void
     AS $$
     DELETE FROM model_calls c WHERE c.owner = ANY (p_owners) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = c.owner);
     UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL; $$;
+
+CREATE TABLE backbeat.llm_batches (
+    tag text NOT NULL,
+    route text NOT NULL,
+    provider text NOT NULL,
+    calls integer NOT NULL,
+    status text DEFAULT 'intended'::text NOT NULL,
+    vendor_id text,
+    looks integer DEFAULT 0 NOT NULL,
+    lease bigint DEFAULT 0 NOT NULL,
+    cancel boolean DEFAULT false NOT NULL,
+    note text,
+    intended_at timestamp with time zone DEFAULT backbeat.clock() NOT NULL,
+    next_at timestamp with time zone DEFAULT backbeat.clock() NOT NULL,
+    CONSTRAINT llm_batches_check CHECK (((status = ANY (ARRAY['intended'::text, 'submitted'::text, 'unsure'::text, 'ended'::text, 'lost'::text])) AND ((status <> 'submitted'::text) OR (vendor_id IS NOT NULL))))
+);
+
+CREATE FUNCTION backbeat.due_batches(p_providers text[]) RETURNS SETOF backbeat.llm_batches
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+DECLARE v_new record; v_stopped boolean := EXISTS (SELECT FROM switches s WHERE s.name = 'all');
+BEGIN
+    PERFORM close_calls(coalesce(jsonb_agg(to_jsonb(c) - 'request' || '{"status": "refused", "error_class": "not_wanted"}'), '[]')) FROM model_calls c
+    WHERE c.batch = '' AND c.status = 'open' AND NOT EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner)
+        AND NOT EXISTS (SELECT FROM orchestrated_workflows w WHERE w.id = c.owner AND w.finished_at IS NULL);
+    FOR v_new IN SELECT 'bb' || left(replace(gen_random_uuid()::text, '-', ''), 20) AS tag, c.route, c.provider FROM model_calls c WHERE c.batch = '' AND c.status = 'open'
+            AND c.provider = ANY (p_providers) AND NOT v_stopped AND NOT EXISTS (SELECT FROM pauses p WHERE (p.scope, p.key) = ('route', c.route))
+        GROUP BY c.route, c.provider HAVING min(c.opened_at) <= clock() - interval '1 minute' OR count(*) >= 1000 LOOP
+        WITH taken AS (SELECT c.owner, c.call_key, c.seq, length(c.request::text) AS size FROM model_calls c WHERE c.batch = '' AND c.status = 'open'
+            AND (c.route, c.provider) = (v_new.route, v_new.provider) ORDER BY c.opened_at, c.owner, c.call_key LIMIT 10000 FOR UPDATE SKIP LOCKED
+        ), put AS (UPDATE model_calls c SET batch = v_new.tag FROM (SELECT t.*, sum(t.size) OVER (ORDER BY t.owner, t.call_key) - t.size AS before FROM taken t) f
+            WHERE (c.owner, c.call_key, c.seq) = (f.owner, f.call_key, f.seq) AND f.before < 32000000 RETURNING c.owner)
+        INSERT INTO llm_batches (tag, route, provider, calls) SELECT v_new.tag, v_new.route, v_new.provider, count(*) FROM put HAVING count(*) > 0;
+    END LOOP;
+    RETURN QUERY UPDATE llm_batches b SET next_at = clock() + interval '5 minutes', lease = nextval('leases'), looks = b.looks + 1 WHERE b.tag IN (
+        SELECT d.tag FROM llm_batches d WHERE d.status NOT IN ('ended', 'lost') AND (d.vendor_id IS NOT NULL OR NOT v_stopped)
+            AND d.next_at <= clock() AND d.provider = ANY (p_providers) ORDER BY d.next_at LIMIT 10 FOR UPDATE SKIP LOCKED) RETURNING b.*;
+END $$;
 
 CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
     LANGUAGE plpgsql
@@ -1462,7 +1505,7 @@ END $$;
 CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS void
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
-    AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
+    AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' AND c.batch IS NULL ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
 
 CREATE FUNCTION backbeat.maintain_partitions(p_days_ahead integer DEFAULT 14) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1499,6 +1542,24 @@ BEGIN
         END IF;
     END LOOP;
     RETURN v_made;
+END $$;
+
+CREATE FUNCTION backbeat.mark_batch(p_tag text, p_lease bigint, p_status text, p_vendor_id text, p_note text, p_seconds double precision, p_cancel boolean DEFAULT false) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+BEGIN
+    UPDATE llm_batches b SET status = coalesce(p_status, b.status), vendor_id = coalesce(p_vendor_id, b.vendor_id), note = left(p_note, 2000),
+        cancel = b.cancel OR p_cancel, next_at = coalesce(clock() + make_interval(secs => p_seconds), b.next_at)
+    WHERE b.tag = p_tag AND b.status NOT IN ('ended', 'lost') AND (b.lease = p_lease OR p_status = 'submitted' AND b.vendor_id IS NULL);
+    IF NOT FOUND OR coalesce(p_status, '') NOT IN ('ended', 'lost') THEN RETURN FOUND; END IF;
+    PERFORM FROM simple_tasks t WHERE t.id IN (SELECT c.owner FROM model_calls c WHERE c.batch = p_tag) ORDER BY t.id FOR UPDATE;
+    PERFORM close_calls(coalesce(jsonb_agg(to_jsonb(c) - 'request' || jsonb_build_object('status', CASE p_status WHEN 'lost' THEN 'lost' ELSE 'refused' END,
+        'error_class', CASE WHEN b.cancel THEN 'batch_cancelled' ELSE 'batch_' || p_status END)), '[]'))
+    FROM model_calls c JOIN llm_batches b ON b.tag = c.batch WHERE c.batch = p_tag AND c.status = 'open';
+    UPDATE simple_tasks t SET status = 'pending', rank = 0, hold_reason = NULL, hold_key = NULL WHERE t.hold_reason = 'batch' AND t.id IN (
+        SELECT c.owner FROM model_calls c WHERE c.batch = p_tag) AND NOT EXISTS (SELECT FROM model_calls c WHERE c.owner = t.id AND c.status = 'open');
+    RETURN true;
 END $$;
 
 CREATE FUNCTION backbeat.may_be_lost(p_key text) RETURNS boolean
@@ -1628,8 +1689,9 @@ BEGIN
         SELECT c FROM asked(p_calls) a JOIN model_calls c ON (c.owner, c.call_key, c.status) = ((a.call).owner, (a.call).call_key, 'open')
         WHERE a.payable ORDER BY c.owner, c.call_key FOR UPDATE OF c);
     IF v_lost <> '{}' THEN
-        PERFORM lose(v_lost);
-        RETURN QUERY SELECT a.n, 'again', NULL::smallint, NULL::jsonb, NULL, NULL::timestamptz FROM asked(p_calls) a WHERE a.payable;
+        PERFORM lose(ARRAY(SELECT l FROM unnest(v_lost) l WHERE l.batch IS NULL));
+        RETURN QUERY SELECT a.n, CASE WHEN l.batch IS NULL THEN 'again' ELSE 'batch' END, NULL::smallint, NULL::jsonb, NULL, NULL::timestamptz
+        FROM asked(p_calls) a LEFT JOIN unnest(v_lost) l ON (l.owner, l.call_key) = ((a.call).owner, (a.call).call_key) WHERE a.payable;
         RETURN;
     END IF;
 
@@ -2094,6 +2156,14 @@ CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workfl
     AS $$
     SELECT count(*) > 0 FROM (SELECT FROM approval_requests
         WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r $$;
+
+CREATE FUNCTION backbeat.resolve_batch(p_tag text, p_status text, p_vendor_id text, p_by text) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT coalesce(bool_and(CASE WHEN mark_batch(b.tag, b.lease, p_status, p_vendor_id, b.note, CASE WHEN p_status IS NOT NULL THEN 0 END, p_status IS NULL) THEN
+        audit(session_user, 'batch.' || coalesce(p_status, 'cancel'), b.tag, jsonb_build_object('by', p_by, 'vendor_id', p_vendor_id)) > 0 END), false)
+    FROM (SELECT * FROM llm_batches l WHERE l.tag = p_tag AND (l.status = 'unsure') = (p_status IS NOT NULL) FOR UPDATE) b $$;
 
 CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -3383,6 +3453,9 @@ ALTER TABLE ONLY backbeat.joins
 ALTER TABLE ONLY backbeat.ledger
     ADD CONSTRAINT ledger_pkey PRIMARY KEY (one);
 
+ALTER TABLE ONLY backbeat.llm_batches
+    ADD CONSTRAINT llm_batches_pkey PRIMARY KEY (tag);
+
 ALTER TABLE ONLY backbeat.llm_rate
     ADD CONSTRAINT llm_rate_pkey PRIMARY KEY (route);
 
@@ -3478,11 +3551,15 @@ CREATE INDEX feedback_origin ON backbeat.feedback USING btree (origin_id);
 
 CREATE INDEX joins_open ON backbeat.joins USING btree (workflow_id) WHERE (children_left > 0);
 
+CREATE INDEX llm_batches_due ON backbeat.llm_batches USING btree (next_at) WHERE (status <> ALL (ARRAY['ended'::text, 'lost'::text]));
+
 CREATE INDEX messages_about ON backbeat.messages USING gin (notifications);
 
 CREATE INDEX messages_due ON backbeat.messages USING btree (channel, due_at) WHERE (status = 'open'::text);
 
 CREATE UNIQUE INDEX messages_gathering ON backbeat.messages USING btree (channel, recipient) WHERE ((status = 'open'::text) AND (attempts = 0));
+
+CREATE INDEX model_calls_batch ON backbeat.model_calls USING btree (batch) WHERE (batch IS NOT NULL);
 
 CREATE INDEX model_calls_block ON backbeat.model_calls USING btree (block) WHERE (block IS NOT NULL);
 
@@ -3661,6 +3738,10 @@ GRANT ALL ON FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision t
 REVOKE ALL ON FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.drop_answers(p_owners uuid[]) FROM PUBLIC;
+GRANT SELECT ON TABLE backbeat.llm_batches TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.llm_batches TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.due_batches(p_providers text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.due_batches(p_providers text[]) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) TO backbeat_worker;
@@ -3710,6 +3791,8 @@ REVOKE ALL ON FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) FROM PUBLIC
 REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.mark_batch(p_tag text, p_lease bigint, p_status text, p_vendor_id text, p_note text, p_seconds double precision, p_cancel boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.mark_batch(p_tag text, p_lease bigint, p_status text, p_vendor_id text, p_note text, p_seconds double precision, p_cancel boolean) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.may_be_lost(p_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.may_be_lost(p_key text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.need_tenant(p_id text) FROM PUBLIC;
@@ -3762,6 +3845,8 @@ REVOKE ALL ON FUNCTION backbeat.remove_schedule(p_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamp with time zone, p_seconds double precision, p_by text, p_reason text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamp with time zone, p_seconds double precision, p_by text, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.resolve_batch(p_tag text, p_status text, p_vendor_id text, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.resolve_batch(p_tag text, p_status text, p_vendor_id text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) FROM PUBLIC;

@@ -49,7 +49,8 @@ class Definition:
     names the routes of its main calls and the queue lane. `attempts` bounds runs that count. `bulk` is how many rows a
     `run` takes (None: one, and not in a list). `history` is what a finished row keeps of its attempts: full, failures
     or none. `trace` is a span a task or a span a batch. Without `idempotency` equal payloads are different tasks.
-    `max_usd` and `max_tokens` cap what one task, or agent, may spend. `tools` are all that its code or model may call.
+    `max_usd` and `max_tokens` cap what one task, or agent, may spend. By `batch` its calls wait for a day, at half the
+    price. `tools` are all that its code or model may call.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Definition:
     idempotency: bool = True
     max_usd: "Decimal | None" = None
     max_tokens: int | None = None
+    batch: bool = False
     tools: tuple[Tool, ...] = ()
     run: Callable[[Any, Any], Awaitable[Any]] = field(repr=False)
 

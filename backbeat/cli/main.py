@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "route": Lazy(
             "backbeat.cli.route:route", "See the routes of the tiers, change them without a deploy, and hold one."
         ),
+        "batch": Lazy("backbeat.cli.batch:batch", "See calls that go by a vendor's batch, and cancel or resolve one."),
         "workflow": Lazy("backbeat.cli.workflow:workflow", "Run orchestrations; see and pause definitions."),
         "dead": Lazy("backbeat.cli.dead:dead", "See, requeue and discard tasks that ended in vain."),
         "approval": Lazy("backbeat.cli.approval:approval", "See what waits for a person, and decide."),

@@ -28,6 +28,7 @@ from starlette.routing import Route
 
 from backbeat.embedded.simulated import (
     answer,
+    batches,
     cache,
     faults,
     latency,
@@ -48,6 +49,7 @@ from shared.errors import ConfigError
 
 LIMITS = {"requests": 4_000, "input": 4_000_000, "output": 800_000}  # a minute; announced, not enforced
 WINDOW = 1_000_000  # tokens of input
+BATCH_TAKES, BATCH_LIVES = 20.0, 86_400.0  # seconds
 _MOST_BODIES = 100_000
 _FIRST_BYTE = 0.4  # of the latency, before a stream begins
 
@@ -72,8 +74,17 @@ class Call:
 class Provider:
     """The server's state: prefix store, request log, plan of faults, and counts of the current minute."""
 
-    def __init__(self, log: JsonLog, delay: latency.Latency, plan: faults.Plan, seed: int, window: int) -> None:
+    def __init__(
+        self,
+        log: JsonLog,
+        delay: latency.Latency,
+        plan: faults.Plan,
+        seed: int,
+        window: int,
+        batch: tuple[float, float] = (BATCH_TAKES, BATCH_LIVES),
+    ) -> None:
         self._log, self._delay, self._plan, self._seed, self._window = log, delay, plan, seed, window
+        self.batches = batches.Batches(self._entry, *batch)
         self._prefixes = cache.PrefixStore()
         self._bodies: Counter[str] = Counter()
         self._minute, self._used = "", Counter[str]()
@@ -128,6 +139,53 @@ class Provider:
         if fault.kind == "disconnect-mid":
             return server.HalfResponse(json.dumps(wire.document(made)), headers=headers, media_type="application/json")
         return JSONResponse(wire.document(made), headers=headers)
+
+    async def submit(self, request: Request, wire: Wire) -> Response:
+        """Take a batch; with `disconnect-after` or an error `after`, and the caller does not hear of it."""
+        raw = await request.body()
+        call = self._call(request, wire, raw)
+        self._log.write({"event": "start", **call.entry})
+        if not wire.key(request.headers):
+            return self._refuse(call, 401, "", "No API key was sent")
+        facts = {name: str(call.entry[name] or "") for name in ("method", "path", "call")}
+        fault = self._plan.pick(request.headers.get(faults.HEADER), facts, call.dice)
+        call.entry["fault"] = fault.text or None
+        await sleep(fault.seconds)
+        if fault.refuses:
+            return self._refuse(call, fault.status, fault.settings.get("code", ""), "Simulated error", fault)
+        if fault.kind == "disconnect-before":
+            return await server.cut(request)
+        try:
+            job = (self.batches.submit_messages if wire is wire_anthropic else self.batches.submit_file)(raw)
+        except (BadRequestError, ValueError, LookupError, TypeError) as problem:
+            return self._refuse(call, 400, "", str(problem))
+        call.entry |= {"batch": job.id, "custom_ids": list(job.entries)}
+        headers = self._end(call, 200)
+        if fault.kind == "disconnect-after" or fault.after:
+            return await server.cut(request)
+        return JSONResponse(self.batches.document(job, str(request.base_url).rstrip("/")), headers=headers)
+
+    def _entry(self, wire: Wire, batch: str, name: str, body: Any) -> tuple[int, dict[str, Any]]:
+        """The status and the document of one request in a batch, logged as any other."""
+        raw = json.dumps(body).encode()
+        facts = {"method": "POST", "path": "/batches", "model": body.get("model"), "schema": None, "call": name}
+        entry = {"id": f"sim_req_{secrets.token_hex(10)}", "vendor": wire.VENDOR, "batch": batch, **facts}
+        call = Call(wire, entry, random.Random(f"{self._seed}:{name}"), monotonic())  # noqa: S311  # repeatable
+        self._log.write({"event": "start", **entry})
+        try:
+            ask = _parsed(wire, raw)
+            call.entry["schema"] = ask.asks_for
+            fault = self._plan.pick(None, {key: str(value or "") for key, value in call.entry.items()}, call.dice)
+            if fault.refuses:
+                self._end(call, fault.status)
+                error = wire.error(fault.status, fault.settings.get("code", ""), "Simulated error", call.id)
+                return fault.status, error
+            made = _answer(call, ask, fault, self._prefixes.look(ask))
+        except BadRequestError as problem:
+            self._end(call, 400)
+            return 400, wire.error(400, "", str(problem), call.id)
+        self._end(call, 200, made)
+        return 200, wire.document(made)
 
     async def count(self, request: Request, wire: Wire) -> Response:
         """Count the input tokens of a request that is not made."""
@@ -272,7 +330,17 @@ def application(provider: Provider) -> Starlette:
             routes.append(Route(path, create, methods=["POST"]))
             if counting:
                 routes.append(Route(f"{path}/{counting}", count, methods=["POST"]))
-    return Starlette(routes=routes)
+    for wire, path in ((wire_anthropic, "/v1/messages/batches"), (wire_openai, "/v1/batches")):
+        submit = _submission(provider, wire)
+        routes += [Route(f"{root}{path}", submit, methods=["POST"]) for root in (f"/{wire.VENDOR}", "")]
+    return Starlette(routes=[*routes, *provider.batches.routes()])
+
+
+def _submission(provider: Provider, wire: Wire) -> _Endpoint:
+    async def submit(request: Request) -> Response:
+        return await provider.submit(request, wire)
+
+    return submit
 
 
 def _endpoints(provider: Provider, wire: Wire) -> tuple[_Endpoint, _Endpoint]:
@@ -298,9 +366,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of latencies and fault rates")
     parser.add_argument("--faults", help="a plan file, or RATE FAULT, RATE FAULT")
     parser.add_argument("--window", type=int, default=WINDOW, help="input tokens that fit")
+    parser.add_argument("--batch-takes", type=float, default=BATCH_TAKES, help="seconds until a batch is answered")
+    parser.add_argument("--batch-lives", type=float, default=BATCH_LIVES, help="seconds until the rest of it expires")
     given = parser.parse_args(argv)
     delay, plan = latency.parse(given.latency), faults.load(given.faults)
-    provider = Provider(JsonLog(given.log), delay, plan, given.seed, given.window)
+    batch = given.batch_takes, given.batch_lives
+    provider = Provider(JsonLog(given.log), delay, plan, given.seed, given.window, batch)
     server.serve(application(provider), given.port, "provider")
 
 

@@ -89,7 +89,7 @@ CREATE TABLE backbeat.simple_tasks (
     status text NOT NULL CHECK (status IN ('pending', 'ready', 'running', 'delayed', 'held')),
     -- 0: to the front of its own flow (retries, due rows, released holds); 1: in order of arrival.
     rank smallint NOT NULL DEFAULT 1 CHECK (rank IN (0, 1)),
-    hold_reason text CHECK (hold_reason IN ('budget', 'version', 'route', 'effect', 'price', 'paused')),
+    hold_reason text CHECK (hold_reason IN ('budget', 'version', 'route', 'effect', 'price', 'paused', 'batch')),
     hold_key text, run_after timestamptz, expires_at timestamptz, source_at timestamptz,
     vstart double precision,
     estimate double precision,
@@ -693,6 +693,8 @@ BEGIN
         WHERE c.scope || '/' || c.key = regexp_replace(p_key, '^.* under ', '') FOR SHARE;
     ELSIF p_reason = 'effect' THEN
         SELECT e.status = 'unknown' INTO v_stands FROM side_effects e WHERE e.key = p_key FOR SHARE;
+    ELSIF p_reason = 'batch' THEN
+        SELECT coalesce(bool_or(true), false) INTO v_stands FROM (SELECT FROM model_calls c WHERE c.owner = p_key::uuid AND c.status = 'open' AND c.batch IS NOT NULL FOR SHARE) c;
     END IF;
     RETURN coalesce(v_stands, true);
 END $$;

@@ -72,7 +72,8 @@ CREATE TABLE backbeat.model_calls (
     block bigint, price_version text NOT NULL,
     cost_usd numeric CHECK (cost_usd >= 0),
     uncached integer, cache_read integer, cache_write integer, output integer, reasoning integer,
-    response jsonb, valid boolean, stop text, model_answered text, response_id text, error_class text, error text,
+    -- Of a call by batch (0013), while it is open, what to send; and the batch, '' while it waits for one.
+    request jsonb, batch text, response jsonb, valid boolean, stop text, model_answered text, response_id text, error_class text, error text,
     opened_at timestamptz NOT NULL, closed_at timestamptz,
     PRIMARY KEY (owner, call_key, seq),
     CONSTRAINT closed_says_when CHECK ((status = 'open') = (closed_at IS NULL)),
@@ -220,7 +221,8 @@ END $$;
 --   route    nobody may take this route (detail: its name)
 --   stopped  the kill switch is thrown (detail: its reason)
 --   fenced   the task is no longer the caller's
---   again    a call of the batch was open: the answer of the first time was lost on its way, and what it reserved is presumed spent now
+--   batch    it is in a vendor's batch, or waits for one
+--   again    a call of those asked for was open: the answer of the first time was lost on its way, and what it reserved is presumed spent now
 -- A worker whose calls meet on budgets that take more than 100 of them a second leases a block of those.
 CREATE FUNCTION backbeat.open_calls(p_worker text, p_calls jsonb) RETURNS TABLE (n bigint, verdict text, seq smallint, response jsonb, detail text, until
     timestamptz) LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
@@ -239,8 +241,9 @@ BEGIN
         SELECT c FROM asked(p_calls) a JOIN model_calls c ON (c.owner, c.call_key, c.status) = ((a.call).owner, (a.call).call_key, 'open')
         WHERE a.payable ORDER BY c.owner, c.call_key FOR UPDATE OF c);
     IF v_lost <> '{}' THEN
-        PERFORM lose(v_lost);
-        RETURN QUERY SELECT a.n, 'again', NULL::smallint, NULL::jsonb, NULL, NULL::timestamptz FROM asked(p_calls) a WHERE a.payable;
+        PERFORM lose(ARRAY(SELECT l FROM unnest(v_lost) l WHERE l.batch IS NULL));
+        RETURN QUERY SELECT a.n, CASE WHEN l.batch IS NULL THEN 'again' ELSE 'batch' END, NULL::smallint, NULL::jsonb, NULL, NULL::timestamptz
+        FROM asked(p_calls) a LEFT JOIN unnest(v_lost) l ON (l.owner, l.call_key) = ((a.call).owner, (a.call).call_key) WHERE a.payable;
         RETURN;
     END IF;
 
@@ -327,7 +330,7 @@ BEGIN
             model_answered = v_call.model_answered, response_id = v_call.response_id, error_class = v_call.error_class, error = left(v_call.error, 2000),
             response = CASE WHEN EXISTS (SELECT FROM simple_tasks t WHERE t.id = c.owner) OR EXISTS (
                 SELECT FROM orchestrated_workflows w WHERE w.id = c.owner AND w.finished_at IS NULL) THEN v_call.response END, uncached = v_call.uncached,
-            cache_read = v_call.cache_read, cache_write = v_call.cache_write, reasoning = v_call.reasoning
+            cache_read = v_call.cache_read, cache_write = v_call.cache_write, reasoning = v_call.reasoning, request = NULL
         WHERE (c.owner, c.call_key, c.seq) = (v_call.owner, v_call.call_key, v_call.seq);
         IF v_call.cost_usd > v_call.reserved_usd THEN
             PERFORM audit('(worker)', 'budget.overrun', format('%s/%s#%s', v_call.owner, v_call.call_key, v_call.seq), jsonb_build_object(
@@ -339,7 +342,7 @@ BEGIN
     RETURN QUERY SELECT unnest(v_places);
 END $$;
 
--- These open calls, locked by the caller, have no worker any more: presumed spent.
+-- These open calls, locked by the caller, have no worker any more: presumed spent. One by batch never had any.
 CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF p_calls <> '{}' THEN
@@ -350,7 +353,7 @@ BEGIN
     END IF;
 END $$;
 CREATE FUNCTION backbeat.lose_calls(p_owners uuid[]) RETURNS void
-LANGUAGE sql AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
+LANGUAGE sql AS $$ SELECT lose(ARRAY(SELECT c FROM model_calls c WHERE c.owner = ANY (p_owners) AND c.status = 'open' AND c.batch IS NULL ORDER BY c.owner, c.call_key FOR UPDATE)) $$;
 
 -- A person knows what a lost call did cost: that replaces what was presumed. False when it is not lost.
 CREATE FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) RETURNS boolean

@@ -43,6 +43,8 @@ class Reservation:
     meets: str = ""
     prefix: str | None = None
     cache: str | None = None
+    batch: str | None = None  # '' where it waits for one, with its
+    request: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _desk(db: Database) -> _Desk:
 async def open_call(db: Database, ask: Reservation) -> Verdict:
     """Ask leave to send a call."""
     alike = ("lease", "request_hash", "route", "tier", "provider", "model", "price_version", "prefix", "cache")
-    question = {name: getattr(ask, name) for name in alike} | {
+    question = {name: getattr(ask, name) for name in (*alike, "batch", "request")} | {
         "owner": str(ask.owner),
         "call_key": ask.key,
         "reserved_usd": _exact(ask.usd),
@@ -146,6 +148,11 @@ async def return_expired_blocks(db: Database) -> None:
 async def calls_of_lease(db: Database, owner: UUID, lease: int | None) -> list[Row]:
     """The calls of one run, however they stand."""
     return await db.rows(_SQL["calls_of_lease"], {"owner": owner, "lease": lease})
+
+
+async def batch_failures(db: Database, owner: UUID, key: str) -> int:
+    """How often a call came back from a batch without an answer; what went wrong there counts twice."""
+    return int((await db.row(_SQL["batch_failures"], {"owner": owner, "key": key}))["failures"])
 
 
 async def route_p95(db: Database) -> dict[str, float]:

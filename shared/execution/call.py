@@ -63,8 +63,9 @@ class Ask:
     """What an author asks of a model; `key` names the call within its task and must not depend on time or chance.
 
     `output` is a Pydantic model, a raw JSON Schema, or None for plain text. `escalate`: what is invalid twice goes to
-    the next tier up. The rest is set on the way: a `final` answer is not kept when invalid, nor a `longer` one when
-    cut off again; `window` is what it needs.
+    the next tier up. `batch`: it waits for a batch, where its route can do that (None: where the route says so). The
+    rest is set on the way: a `final` answer is not kept when invalid, nor a `longer` one when cut off again; `window`
+    is what it needs.
     """
 
     key: str
@@ -75,6 +76,7 @@ class Ask:
     max_output_tokens: int = 1024
     grows: bool = False  # its prompt begins with the whole one of a call before
     escalate: bool = True
+    batch: bool | None = None
     final: bool = False
     longer: bool = False
     window: int = 0
@@ -105,7 +107,8 @@ async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
     rungs = [ask, replace(ask, key=f"{ask.key}{AGAIN}")]
     if above:
         rungs.append(replace(ask, key=f"{ask.key}#{above}", tier=above))
-    rungs[-1] = replace(rungs[-1], final=True)
+    # What is wrong for the last time may not stand on record, where every later attempt would find it.
+    rungs[-1] = replace(rungs[-1], final=True, batch=False)
     wrong: OutputInvalidError | None = None
     async with _under_way.setdefault((task.id, ask.key), asyncio.Lock()):
         for rung in rungs:
@@ -132,7 +135,7 @@ def _check_key(key: str) -> None:
 
 async def _uncut(env: Environment, task: Payer, ask: Ask) -> Any:
     """One valid answer; one that was cut off is asked for once more, with more room."""
-    longer = replace(ask, max_output_tokens=ask.max_output_tokens * ROOM, longer=True)
+    longer = replace(ask, max_output_tokens=ask.max_output_tokens * ROOM, longer=True, batch=False)
     for asked in (ask, longer):
         try:
             return await _answer(env, task, asked)
@@ -148,6 +151,9 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
     sent = 0
     for turn in range(1, TRIES_IN_TICK + 1):
         route = await env.routing.choose(ask.tier, task.id, env.deadline.patience(0.0), ask.window)
+        ask = replace(ask, batch=await _by_batch(env, task, ask, route))
+        if ask.batch:
+            return _recorded(ask, route, await _leave(env, task, ask, route))
         # Loading a vendor's SDK takes a second: not while money is reserved, nor inside the call's span.
         desk = env.routing.desk(route, await env.provider(route.provider))
         slot = await desk.slot(_wish(env, task, ask, route))
@@ -160,9 +166,7 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
             raise
         if verdict.verdict == "memo":
             slot.give_back()
-            if verdict.response.get("cut"):
-                raise _cut(ask, route)
-            return parse(ask.output, verdict.response["text"])
+            return _recorded(ask, route, verdict)
         sent += 1
         if verdict.seq > sent:
             await _tell_of_lost(env, task, ask)
@@ -177,6 +181,19 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
             raise Interrupt(_outcome(result, route, delay))
         await clock.sleep(delay)
     raise Interrupt(Release("rate", after=backoff(TRIES_IN_TICK, env.rng)))
+
+
+def _recorded(ask: Ask, route: Route, verdict: calls.Verdict) -> Any:
+    if verdict.response.get("cut"):
+        raise _cut(ask, route)
+    return parse(ask.output, verdict.response["text"])
+
+
+async def _by_batch(env: Environment, task: Payer, ask: Ask, route: Route) -> bool:
+    able = "batch" in route.capabilities or env.config.providers[route.provider].adapter != "compatible"
+    if not (route.batch if ask.batch is None else ask.batch and able) or env.runtime == "local":
+        return False
+    return await calls.batch_failures(env.db, task.id, ask.key) < 2  # then it is sent alone
 
 
 def _wish(env: Environment, task: Payer, ask: Ask, route: Route) -> dict[str, Any]:
@@ -198,11 +215,11 @@ async def _tell_of_lost(env: Environment, task: Payer, ask: Ask) -> None:
 async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls.Verdict:
     """Postgres' leave to send, or the recorded answer. Raises Interrupt for every other verdict."""
     request = _request(env, task, ask, route, 0)
-    tokens = prices.upper_tokens(*request.texts)
-    limit, (prefix, expected) = request.max_output_tokens, env.prefixes.expect(task.workflow, request)
-    ceiling = prices.ceiling(
-        route.provider, route.model, tokens, limit, clock.wall(), cache=request.cache, price=route.price
-    )
+    tokens, takes = prices.upper_tokens(*request.texts), 0.0 if ask.batch else _expected(env, route)
+    prefix, expected = (None, "off") if ask.batch else env.prefixes.expect(task.workflow, request)
+    sizes = tokens, request.max_output_tokens
+    full = prices.ceiling(route.provider, route.model, *sizes, clock.wall(), cache=request.cache, price=route.price)
+    ceiling = prices.by_batch(full) if ask.batch else full
     usd_share, tokens_share = env.likely_shares.get((task.workflow, route.name), (Decimal(1), Decimal(1)))
     reservation = calls.Reservation(
         owner=task.id,
@@ -221,13 +238,17 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
         meets=f"{task.tenant}/{task.workflow}",
         prefix=prefix,
         cache=expected,
+        batch="" if ask.batch else None,
+        request=_kept(request, route) if ask.batch else None,
     )
-    if not env.deadline.allows(_expected(env, route)):
+    if not env.deadline.allows(takes):
         raise Interrupt(Release("out_of_time"))
     patience = clock.monotonic() + RESERVATION_PATIENCE
     while True:
         verdict = await calls.open_call(env.db, reservation)
         match verdict.verdict:
+            case "batch" | "open" if ask.batch or verdict.verdict == "batch":
+                raise Interrupt(Hold("batch", str(task.id)))
             case "open" | "memo":
                 return verdict
             case "fenced":
@@ -244,7 +265,7 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
             case "unpriced":
                 until = clock.wall() + timedelta(hours=1)
                 raise Interrupt(Hold("price", f"{route.model} under {verdict.detail}", until))
-        if clock.monotonic() > patience or not env.deadline.allows(_expected(env, route)):
+        if clock.monotonic() > patience or not env.deadline.allows(takes):
             raise Interrupt(Snooze(clock.wall() + timedelta(seconds=2)))
         await clock.sleep(RESERVATION_WAIT * (0.5 + env.rng.random()))
 
@@ -256,18 +277,18 @@ async def _send(env: Environment, task: Payer, ask: Ask, route: Route, provider:
         reply = await provider.send(_request(env, task, ask, route, seq))
     except asyncio.CancelledError:
         end = calls.Closing("lost", error_class="cut_off", error="the attempt ended while the call was under way")
-        await _close(env, task, ask, route, seq, started, end)
+        await close_call(env, task, ask, route, seq, started, end)
         raise
     except Exception as error:
         verdict = classify(error)
         status = "lost" if verdict.lost else "refused"
         end = calls.Closing(status, error_class=verdict.reason, error=str(error))
-        await _close(env, task, ask, route, seq, started, end)
+        await close_call(env, task, ask, route, seq, started, end)
         return verdict
-    return await _bill(env, task, ask, route, seq, started, reply)
+    return await bill_call(env, task, ask, route, seq, started, reply)
 
 
-async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int, started: int, reply: Reply) -> Any:
+async def bill_call(env: Environment, task: Payer, ask: Ask, route: Route, seq: int, started: int, reply: Reply) -> Any:
     """Book what a reply cost, whatever it is worth; then say what it is worth. Raises OutputInvalidError."""
     verdict = classify(reply)
     value: Any = None
@@ -280,9 +301,9 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
     cut = _cut(ask, route) if verdict.reason == "output_truncated" else None
     # The last answer that may be asked for is not kept when invalid, or every later attempt would end with it too.
     kept = not (ask.longer or cut.final) if cut else verdict.kind == "ok" and not (invalid and ask.final)
-    bill = prices.cost(
-        route.provider, route.model, reply.usage, clock.wall(), cache=env.prefixes.ttl, price=route.price
-    )
+    cache = None if ask.batch else env.prefixes.ttl
+    bill = prices.cost(route.provider, route.model, reply.usage, clock.wall(), cache=cache, price=route.price)
+    bill = prices.by_batch(bill) if ask.batch else bill
     end = calls.Closing(
         "done",
         usage=reply.usage,
@@ -297,7 +318,7 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
         error=str(invalid) if invalid else None if verdict.kind == "ok" else reply.detail or None,
         tools_called=int(getattr(value, "action", None) == "tool_call"),  # an agent's step says so in its answer
     )
-    await _close(env, task, ask, route, seq, started, end)
+    await close_call(env, task, ask, route, seq, started, end)
     if problem := invalid or cut:
         raise problem
     return verdict if verdict.kind != "ok" else value
@@ -307,7 +328,7 @@ def _cut(ask: Ask, route: Route) -> CutError:
     return CutError(route.model, min(ask.max_output_tokens, route.max_output), route.max_output)
 
 
-async def _close(
+async def close_call(
     env: Environment, task: Payer, ask: Ask, route: Route, seq: int, started: int, end: calls.Closing
 ) -> None:
     """Close the row even while the task is being cancelled: the bill is real."""
@@ -328,12 +349,16 @@ def _request(env: Environment, task: Payer, ask: Ask, route: Route, seq: int) ->
         max_output_tokens=min(ask.max_output_tokens, route.max_output),
         schema=ask.schema,
         schema_name=str((ask.schema or {}).get("title", "output")),
-        cache=env.prefixes.ttl,
+        cache=None if ask.batch else env.prefixes.ttl,
         grows=ask.grows,
-        timeout=max(min(env.deadline.left, CALL_TIMEOUT), 0.1),
+        timeout=0.0 if ask.batch else max(min(env.deadline.left, CALL_TIMEOUT), 0.1),
         capabilities=route.capabilities,
         metadata={"owner": str(task.id), "key": ask.key, "seq": str(seq), "workflow": task.workflow},
     )
+
+
+def _kept(request: Request, route: Route) -> dict[str, Any]:
+    return asdict(request) | {"price": json.loads(json.dumps(route.price and asdict(route.price), default=str))}
 
 
 def _expected(env: Environment, route: Route) -> float:

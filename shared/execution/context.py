@@ -29,13 +29,14 @@ class Options(TypedDict, total=False):
     """What a call may say beside its question.
 
     `system` is the stable prefix that vendors cache; a prompt that `grows` begins with the whole one of a call before.
-    `escalate=False`: what is invalid twice is not asked a tier up.
+    `escalate=False`: what is invalid twice is not asked a tier up. `batch` is its definition's, unless the call says.
     """
 
     system: str
     grows: bool
     max_output_tokens: int
     escalate: bool
+    batch: bool | None
 
 
 class Context:
@@ -63,6 +64,7 @@ class Context:
         `key` names the call within the task: give it explicitly. A repeated run of the task is answered from the record
         where key and request are the same.
         """
+        options["batch"] = False if self.definition.bulk else options.get("batch", self.definition.batch or None)
         ask = Ask(key=self._prefix + key, output=output, prompt=prompt, tier=tier, **options)
         call = asyncio.ensure_future(model_call(self._env, self.task, ask))
         self._running.add(call)

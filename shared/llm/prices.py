@@ -70,6 +70,11 @@ def ceiling(
     return Cost(max(known).quantize(_NANO_DOLLAR, ROUND_CEILING) if len(known) == len(priced) else None, priced[0][1])
 
 
+def by_batch(full: Cost) -> Cost:
+    """What a call costs in a batch: half, at both vendors."""
+    return Cost(None if full.usd is None else full.usd / 2, f"{full.version}/batch")
+
+
 def upper_tokens(*texts: str) -> int:
     """No tokenizer makes more tokens of these texts: one a UTF-8 byte, and the framing of one request."""
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + _FRAMING_TOKENS

@@ -20,7 +20,7 @@ ABLE = ("json_schema", "usage")
 CAPABILITIES = (*ABLE, "json_object", "cache", "seed", "max_completion_tokens", "batch")
 _NEEDED: dict[str, type] = {"provider": str, "model": str, "window": int, "max_output": int, "bounded": bool}
 _LIMITS: dict[str, type] = dict.fromkeys(("rpm", "itpm", "otpm", "max_in_flight"), int)
-_KNOWN = {**_NEEDED, **_LIMITS, "price": dict, "sunset": date, "capabilities": list}
+_KNOWN = {**_NEEDED, **_LIMITS, "batch": bool, "price": dict, "sunset": date, "capabilities": list}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Route:
     `window` is what input and output may be together, `max_output` what one answer may be, both in tokens.
     `bounded`: the input can be counted beforehand and the output limit is honoured, so that a hard cap holds.
     `rpm`, `itpm`, `otpm` are requests, input and output tokens a minute; `max_in_flight` calls at a time; None: any.
-    `price` stands in for the list price. `sunset` is the day from which the vendor no longer answers.
-    `capabilities` say what an OpenAI-compatible endpoint can do; see docs/how-to/connect-a-provider.md.
+    `price` stands in for the list price. `sunset` is the day from which the vendor no longer answers. By `batch` calls
+    wait for batches. `capabilities` say what an endpoint can do; see docs/how-to/connect-a-provider.md.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Route:
     price: Price | None = None
     sunset: date | None = None
     capabilities: tuple[str, ...] = ABLE
+    batch: bool = False
 
     @property
     def limited(self) -> bool:

@@ -16,7 +16,7 @@ FROM backbeat.model_calls c WHERE c.owner = %(owner)s AND c.lease IS NOT DISTINC
 SELECT route, percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM closed_at - opened_at)::double precision) AS seconds
 FROM (
     SELECT c.route, c.opened_at, c.closed_at FROM backbeat.model_calls c
-    WHERE c.status = 'done' AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
+    WHERE c.status = 'done' AND c.batch IS NULL AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
 GROUP BY route
 
 -- name: likely_shares
@@ -40,3 +40,9 @@ FROM (
     SELECT c.workflow, c.model, c.prefix, c.closed_at FROM backbeat.model_calls c
     WHERE c.status = 'done' AND c.prefix IS NOT NULL AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
 ORDER BY workflow, model, prefix, closed_at DESC
+
+-- name: batch_failures
+-- What was not tried may come in another batch; what went wrong is asked alone, where its error has a meaning.
+SELECT coalesce(sum(CASE WHEN c.error_class LIKE 'batch\_%%' THEN 1 ELSE 2 END), 0) AS failures
+FROM backbeat.model_calls c
+WHERE (c.owner, c.call_key) = (%(owner)s, %(key)s) AND c.batch IS NOT NULL AND c.status <> 'open' AND c.response IS NULL

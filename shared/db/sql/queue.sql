@@ -11,6 +11,8 @@ SELECT EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'ready')
     -- In the index' order, or a burst that nobody has analysed yet would be read whole.
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE expires_at <= backbeat.now() AND status <> 'running' ORDER BY expires_at LIMIT 1 OFFSET 0)
     OR EXISTS (SELECT FROM backbeat.schedules WHERE next_at <= backbeat.now() AND NOT paused)
+    OR EXISTS (SELECT FROM backbeat.llm_batches WHERE next_at <= backbeat.clock() AND status NOT IN ('ended', 'lost'))
+    OR EXISTS (SELECT FROM backbeat.model_calls WHERE batch = '' AND status = 'open' AND opened_at <= backbeat.clock() - interval '1 minute')
     -- Pending rows alone are no work: their tenant may be paused, or at its cap.
     OR EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'pending') AND EXISTS (
         SELECT FROM backbeat.flow_rooms f

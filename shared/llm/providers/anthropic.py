@@ -1,14 +1,17 @@
 """Anthropic's Messages API. Its input count leaves cached tokens out."""
 
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from anthropic import AsyncAnthropic
 
 from shared.config import ProviderConfig
 from shared.domain.usage import Usage
-from shared.llm.protocol import Reply, Request, Stop
-from shared.llm.providers.sdk import SdkProvider, common
+from shared.errors import UnavailableError
+from shared.llm.protocol import CALL_HEADER, Reply, Request, Stop
+from shared.llm.providers.sdk import Requests, SdkBatches, SdkProvider, common
 
+_ENDS = {"expired": "batch_expired", "canceled": "batch_cancelled"}
 BLOCK = 4096  # letters; a vendor looks back over 20 blocks for one that it knows
 _STOPS: dict[str | None, Stop] = {
     "end_turn": "end",
@@ -25,7 +28,34 @@ def connect(config: ProviderConfig) -> SdkProvider:
     # The SDK's retries sleep through `retry-after`, and its spans would double ours.
     client = AsyncAnthropic(api_key=config.api_key, base_url=config.base_url, max_retries=0, open_telemetry=False)
     create, count = client.messages.with_raw_response.create, client.messages.count_tokens
-    return SdkProvider(config.name, client, create, payload, read, "request-id", count, {"max_tokens"})
+    batches = _batches(client.messages.batches)
+    return SdkProvider(config.name, client, create, payload, read, "request-id", count, {"max_tokens"}, batches)
+
+
+def _batches(vendor: Any) -> SdkBatches:
+    """They carry no tag; their custom ids do, which are told with the results only."""
+
+    async def submit(tag: str, requests: Requests) -> str:
+        entries = [{"custom_id": name, "params": payload(one)} for name, one in requests.items()]
+        return str((await vendor.create(requests=entries, extra_headers={CALL_HEADER: f"batch={tag}"})).id)
+
+    async def is_it(raw: Any, tag: str, size: int) -> bool:
+        if sum(raw.request_counts.to_dict().values()) != size:
+            return False
+        if not raw.results_url:
+            raise UnavailableError(f"{raw.id} may be it, which its results would tell; it is {raw.processing_status}")
+        return any([line.custom_id.startswith(tag) async for line in await vendor.results(raw.id)])
+
+    async def answers(raw: Any, _names: Collection[str]) -> AsyncIterator[tuple[str, Any]]:
+        async for line in await vendor.results(raw.id):
+            result = line.result.to_dict(mode="json")
+            word = _ENDS.get(result["type"]) or result.get("error", {}).get("error", {}).get("type")
+            yield line.custom_id, result.get("message") or word
+
+    def stage(raw: Any) -> tuple[bool, bool, int]:
+        return raw.processing_status == "ended", bool(raw.cancel_initiated_at), raw.request_counts.succeeded
+
+    return SdkBatches(vendor, submit, is_it, stage, answers)
 
 
 def payload(request: Request) -> dict[str, Any]:

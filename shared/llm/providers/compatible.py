@@ -13,7 +13,7 @@ from shared.config import ProviderConfig
 from shared.domain.usage import Usage
 from shared.llm.prices import upper_tokens
 from shared.llm.protocol import Reply, Request, Stop
-from shared.llm.providers.openai import named_schema
+from shared.llm.providers.openai import file_batches, named_schema
 from shared.llm.providers.sdk import SdkProvider, common
 
 _STOPS: dict[str | None, Stop] = {
@@ -31,7 +31,8 @@ def connect(config: ProviderConfig) -> SdkProvider:
     """A connection to the endpoint at `config.base_url`; one of the house's own may want no key."""
     # The SDK's retries sleep through `retry-after`.
     client = AsyncOpenAI(api_key=config.api_key or "none", base_url=config.base_url, max_retries=0)
-    return SdkProvider(config.name, client, client.chat.completions.with_raw_response.create, payload, read)
+    create, batches = client.chat.completions, file_batches(client, "/v1/chat/completions", payload)
+    return SdkProvider(config.name, client, create.with_raw_response.create, payload, read, batches=batches)
 
 
 def payload(request: Request) -> dict[str, Any]:

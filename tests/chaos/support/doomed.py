@@ -17,6 +17,7 @@ import psycopg
 from psycopg.waiting import Wait
 
 import cron_worker.tick
+import shared.execution.batches
 from backbeat.embedded.simulated import log
 from cron_worker.__main__ import main
 from shared.db import calls, effects, queue
@@ -120,6 +121,23 @@ def _until_sent(gen: Any) -> Generator[Any, Any, Any]:
     die()
 
 
+def mid_submit(doom: Doom) -> None:
+    """The provider has the batch, and has not answered."""
+    from anthropic.resources.messages.batches import AsyncBatches
+
+    real, path = AsyncBatches.create, Path(os.environ[PROVIDER_LOG])
+
+    async def doomed(self: Any, **named: Any) -> Any:
+        call = asyncio.ensure_future(real(self, **named))
+        if doom.near():
+            while not any(one.get("custom_ids") for one in log.read(path)):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            die()
+        return await call
+
+    _replace(AsyncBatches, "create", doomed)
+
+
 def before_spool(doom: Doom) -> None:
     """Spans are recorded, and on no disk."""
     real = SpoolTelemetry.flush
@@ -137,6 +155,10 @@ STEPS: dict[str, Callable[[Doom], None]] = {
     "mid-call": mid_call,
     "after-answer": lambda doom: doom.after(SdkProvider, "send"),
     "after-close": lambda doom: doom.after(calls, "close_call"),
+    "before-submit": lambda doom: doom.before(shared.execution.batches, "_submit"),
+    "mid-submit": mid_submit,
+    "before-mark": lambda doom: doom.before(shared.execution.batches, "_mark"),
+    "after-mark": lambda doom: doom.after(shared.execution.batches, "_mark"),
     "before-far-write": lambda doom: doom.after(effects, "begin_effect", lambda answer: answer.verdict == "fire"),
     "after-far-write": lambda doom: doom.before(effects, "finish_effect"),
     "before-spool": before_spool,

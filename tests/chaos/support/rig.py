@@ -87,6 +87,7 @@ class Rig:
     directory: Path
     seed: int = 1
     latency: str = "0.1-0.3"
+    batch_takes: float = 20.0  # seconds
     faults: Sequence[dict[str, Any]] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     provider_port: int = field(default_factory=ports.find)
@@ -112,7 +113,7 @@ class Rig:
         plan = self.directory / "faults.jsonl"
         plan.write_text("".join(f"{json.dumps(line)}\n" for line in self.faults))
         where = ["--port", str(self.provider_port), "--seed", str(self.seed)]
-        how = ["--latency", self.latency, "--faults", str(plan)]
+        how = ["--latency", self.latency, "--faults", str(plan), "--batch-takes", str(self.batch_takes)]
         self.provider = self._stack.enter_context(service("provider", self.directory / "calls.jsonl", *where, *how))
 
     def restart_provider(self, **changed: Any) -> None:

@@ -70,6 +70,16 @@ def _far_side() -> httpx2.AsyncClient:
 single = single_shot(
     "single", version=1, input=Item, output=Answer, tier="small", prompt="Sum up {n}: {text}", max_output_tokens=80
 )
+batched = single_shot(
+    "batched",
+    version=1,
+    input=Item,
+    output=Answer,
+    tier="small",
+    prompt="Sum up {n}: {text}",
+    max_output_tokens=80,
+    batch=True,
+)
 loop = bounded_loop("loop", version=1, input=Item, output=Posted, tier="small", run=_review)
 sturdy = bounded_loop("sturdy", version=1, input=Item, output=Posted, tier="small", attempts=100, run=_review)
 poison = bounded_loop("poison", version=1, input=Item, output=Answer, tier="small", run=_die)
