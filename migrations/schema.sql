@@ -443,9 +443,7 @@ DECLARE c_deepest CONSTANT integer := 100;
 BEGIN
     CASE jsonb_typeof(p_value)
     WHEN 'object', 'array' THEN
-        IF p_depth >= c_deepest THEN
-            RAISE EXCEPTION 'the payload has no canonical form: it is nested deeper than % levels', c_deepest USING ERRCODE = 'BB003';
-        END IF;
+        IF p_depth >= c_deepest THEN RAISE EXCEPTION 'the payload has no canonical form: it is nested deeper than % levels', c_deepest USING ERRCODE = 'BB003'; END IF;
     WHEN 'number' THEN
         v_number := p_value::numeric;
         IF abs(v_number) >= 9007199254740991.5 THEN
@@ -1475,12 +1473,12 @@ CREATE TABLE backbeat.flows (
 )
 WITH (fillfactor='20', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
 
-CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL::text[]) RETURNS SETOF backbeat.flows
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL::text[], p_flows backbeat.flows[] DEFAULT NULL::backbeat.flows[]) RETURNS SETOF backbeat.flows
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     WITH own AS (
-        SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids)
+        SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids) UNION SELECT k.tenant, k.tier, k.class FROM unnest(p_flows) k
     ), wanted AS (
         SELECT * FROM own
         UNION SELECT o.tenant, w.lane, o.class FROM own o JOIN workflows w ON w.name || '@' || w.version = ANY (p_children)
@@ -2744,15 +2742,7 @@ BEGIN
                 SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
                 ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)
         ORDER BY f.last_v LIMIT greatest(p_limit / 64, 1)) w;
-    PERFORM FROM tenants n
-    WHERE n.max_running IS NOT NULL AND n.id IN (
-        SELECT t.tenant FROM simple_tasks t WHERE t.id = ANY (v_expired) UNION SELECT w.tenant FROM unnest(v_flows) w)
-    ORDER BY n.id FOR UPDATE;
-    PERFORM FROM flows f
-    WHERE (f.tenant, f.tier, f.class) IN (
-        SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless) UNION SELECT w.tenant, w.tier, w.class FROM unnest(v_flows) w)
-    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
-
+    PERFORM lock_flows(v_expired || v_homeless, p_flows => v_flows);
     SELECT count(*) INTO expired FROM finish(v_expired, 'expired', 'expired', 'not started before its expires_at');
     -- A row whose version nobody has loaded waits visibly and costs no attempt.
     PERFORM leave_flows(v_homeless);
@@ -3786,7 +3776,7 @@ REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[], p_flows backbeat.flows[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;

@@ -287,11 +287,11 @@ SELECT f.*, f AS flow, CASE WHEN p.key IS NULL THEN greatest(0, least(CASE WHEN 
     n.max_running - (SELECT sum(g.ready + g.running) FROM backbeat.flows g WHERE g.tenant = n.id) END))::integer ELSE 0 END AS room
 FROM backbeat.flows f JOIN backbeat.tenants n ON n.id = f.tenant LEFT JOIN backbeat.pauses p ON (p.scope, p.key) = ('tenant', f.tenant);
 
--- Locks the flows of these tasks and those of their children (workflow@version), in order, and so before any of them is changed;
+-- Locks the flows of these tasks, those of their children (workflow@version) and others, in order, and so before any of them is changed;
 -- before that their tenants with a cap: what such a tenant has in all its flows only grows under that lock.
-CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL) RETURNS SETOF backbeat.flows LANGUAGE sql AS $$
+CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL, p_flows backbeat.flows[] DEFAULT NULL) RETURNS SETOF backbeat.flows LANGUAGE sql AS $$
     WITH own AS (
-        SELECT DISTINCT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids)
+        SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (p_ids) UNION SELECT k.tenant, k.tier, k.class FROM unnest(p_flows) k
     ), wanted AS (
         SELECT * FROM own
         UNION SELECT o.tenant, w.lane, o.class FROM own o JOIN workflows w ON w.name || '@' || w.version = ANY (p_children)
@@ -397,15 +397,7 @@ BEGIN
                 SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
                 ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)
         ORDER BY f.last_v LIMIT greatest(p_limit / 64, 1)) w;
-    PERFORM FROM tenants n
-    WHERE n.max_running IS NOT NULL AND n.id IN (
-        SELECT t.tenant FROM simple_tasks t WHERE t.id = ANY (v_expired) UNION SELECT w.tenant FROM unnest(v_flows) w)
-    ORDER BY n.id FOR UPDATE;
-    PERFORM FROM flows f
-    WHERE (f.tenant, f.tier, f.class) IN (
-        SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless) UNION SELECT w.tenant, w.tier, w.class FROM unnest(v_flows) w)
-    ORDER BY f.tenant, f.tier, f.class FOR UPDATE;
-
+    PERFORM lock_flows(v_expired || v_homeless, p_flows => v_flows);
     SELECT count(*) INTO expired FROM finish(v_expired, 'expired', 'expired', 'not started before its expires_at');
     -- A row whose version nobody has loaded waits visibly and costs no attempt.
     PERFORM leave_flows(v_homeless);

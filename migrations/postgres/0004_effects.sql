@@ -101,8 +101,7 @@ END $$;
 
 -- The far write certainly did not happen (it was refused, never sent, or a look found nothing): the holder of the token
 -- may fire within the window it names, or with 0 seconds gives the effect back, and whoever begins it next fires.
-CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER AS $$
+CREATE FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     IF p_fire_seconds > 0 AND EXISTS (SELECT FROM switches) THEN RETURN false; END IF;
     UPDATE side_effects

@@ -463,8 +463,7 @@ BEGIN
 END $$;
 
 -- The next revision, of this one only: votes on it are void, and everybody is asked again. NULL where something else is shown by now.
-CREATE FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamptz) RETURNS backbeat.approval_requests
-LANGUAGE plpgsql AS $$
+CREATE FUNCTION backbeat.revise(p_request uuid, p_revision integer, p_body jsonb, p_by text, p_at timestamptz) RETURNS backbeat.approval_requests LANGUAGE plpgsql AS $$
 DECLARE v_request approval_requests;
 BEGIN
     UPDATE approval_requests r

@@ -15,16 +15,13 @@ GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
 
 -- The canonical JSON text of a value (RFC 8785), as shared/ids.py writes it. Numbers are doubles and must be below 2^53: beyond
 -- that different integers would be one number, and jsonb no longer knows 1e20 from its digits. Refuses what has no such form.
-CREATE FUNCTION backbeat.canonical(p_value jsonb, p_depth integer DEFAULT 0) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET extra_float_digits = 1 AS $$
+CREATE FUNCTION backbeat.canonical(p_value jsonb, p_depth integer DEFAULT 0) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET extra_float_digits = 1 AS $$
 DECLARE c_deepest CONSTANT integer := 100;
     v_number numeric;
 BEGIN
     CASE jsonb_typeof(p_value)
     WHEN 'object', 'array' THEN
-        IF p_depth >= c_deepest THEN
-            RAISE EXCEPTION 'the payload has no canonical form: it is nested deeper than % levels', c_deepest USING ERRCODE = 'BB003';
-        END IF;
+        IF p_depth >= c_deepest THEN RAISE EXCEPTION 'the payload has no canonical form: it is nested deeper than % levels', c_deepest USING ERRCODE = 'BB003'; END IF;
     WHEN 'number' THEN
         v_number := p_value::numeric;
         IF abs(v_number) >= 9007199254740991.5 THEN
