@@ -42,7 +42,27 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Definition:
+class Declared:
+    """What tasks and orchestrations have in common."""
+
+    name: str
+    version: int
+    input: "type[BaseModel]"
+    max_usd: "Decimal | None" = None
+    max_tokens: int | None = None
+
+    @property
+    def full_name(self) -> str:
+        """`name@version`, as rows pin it."""
+        return f"{self.name}@{self.version}"
+
+    def _row(self, **more: Any) -> dict[str, Any]:
+        usd = None if self.max_usd is None else str(self.max_usd)
+        return {"name": self.name, "version": self.version, "max_usd": usd, "max_tokens": self.max_tokens, **more}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition(Declared):
     """A task that can be enqueued: what goes in, what comes out, and the coroutine between.
 
     `run(context, input)` returns an instance of `output`, JSON that fits it where it is a schema, or an outcome. `tier`
@@ -53,9 +73,6 @@ class Definition:
     price. `tools` are all that its code or model may call.
     """
 
-    name: str
-    version: int
-    input: "type[BaseModel]"
     output: "type[BaseModel] | Mapping[str, Any]"
     tier: str
     attempts: int = 3
@@ -63,32 +80,15 @@ class Definition:
     history: str = "full"
     trace: str = "task"
     idempotency: bool = True
-    max_usd: "Decimal | None" = None
-    max_tokens: int | None = None
     batch: bool = False
     tools: tuple[Tool, ...] = ()
     run: Callable[[Any, Any], Awaitable[Any]] = field(repr=False)
 
     @property
-    def full_name(self) -> str:
-        """`name@version`, as rows pin it."""
-        return f"{self.name}@{self.version}"
-
-    @property
     def row(self) -> dict[str, Any]:
         """What Postgres knows of it."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "tier": self.tier,
-            "max_attempts": self.attempts,
-            "bulk": self.bulk,
-            "history": self.history,
-            "trace": self.trace,
-            "idempotency": self.idempotency,
-            "max_usd": None if self.max_usd is None else str(self.max_usd),
-            "max_tokens": self.max_tokens,
-        }
+        kept = {option: getattr(self, option) for option in ("tier", "bulk", "history", "trace", "idempotency")}
+        return self._row(max_attempts=self.attempts, **kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orchestration:
+class Orchestration(Declared):
     """A workflow in plain Temporal Python that waits hours or days; a row of `orchestrated_workflows` is one run of it.
 
     `workflow` is the class, or its place as "module:Class", which spares ticks the import of Temporal; `input` is what
@@ -136,31 +136,14 @@ class Orchestration:
     cap what one run may spend, with the tasks it fans out. `around` is the place of an Interceptor that sees it end.
     """
 
-    name: str
-    version: int
-    input: "type[BaseModel]"
     workflow: type | str
     activities: "tuple[Callable[..., Any] | str, ...]" = ()
     around: str = ""
-    max_usd: "Decimal | None" = None
-    max_tokens: int | None = None
-
-    @property
-    def full_name(self) -> str:
-        """`name@version`, as rows pin it."""
-        return f"{self.name}@{self.version}"
 
     @property
     def row(self) -> dict[str, Any]:
         """What Postgres knows of it."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "tier": "-",
-            "max_attempts": 1,
-            "max_usd": None if self.max_usd is None else str(self.max_usd),
-            "max_tokens": self.max_tokens,
-        }
+        return self._row(tier="-", max_attempts=1)
 
     def load(self) -> tuple[type, list[Callable[..., Any]], Any]:
         """The class, the activities, and what stands around. Raises DefinitionError naming what is not there."""

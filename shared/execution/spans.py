@@ -79,15 +79,9 @@ def batch_span(definition: Definition, ends: Sequence[tuple[Task, Outcome | None
     """The attempts of many rows in one call of their handler; a trace of its own, found by the batch's first row."""
     first = ends[0][0]
     counts = Counter(type(outcome).__name__.lower() if outcome else "fenced" for _, outcome in ends)
-    about = {
-        "backbeat.workflow": definition.name,
-        "backbeat.version": definition.version,
-        "backbeat.tenant": first.tenant,
-        "backbeat.tier": definition.tier,
-        "backbeat.task_id": str(first.id),
-        "messaging.batch.message_count": len(ends),
-        **{f"backbeat.outcomes.{name}": count for name, count in sorted(counts.items())},
-    }
+    about: dict[str, Any] = {f"backbeat.outcomes.{name}": count for name, count in sorted(counts.items())}
+    about |= _who(definition.name, definition.version, first.tenant, first.id, None)
+    about |= {"backbeat.origin_id": None, "backbeat.tier": definition.tier, "messaging.batch.message_count": len(ends)}
     return _span("consumer", f"process {definition.name}", _own("batch", first.id, first.lease), None, started, about)
 
 
@@ -267,17 +261,9 @@ def _own(*parts: Any) -> SpanRef:
     return SpanRef(trace_id(*parts), span_id(*parts))
 
 
-def _child(
-    kind: Kind,
-    name: str,
-    parent: SpanRef,
-    parts: tuple[Any, ...],
-    started: int,
-    about: Mapping[str, Any],
-    error: str | None = None,
-    ended: int | None = None,
-) -> SpanRecord:
-    return _span(kind, name, SpanRef(parent.trace_id, span_id(*parts)), parent.span_id, started, about, error, ended)
+def _child(kind: Kind, name: str, parent: SpanRef, parts: tuple[Any, ...], *rest: Any) -> SpanRecord:
+    """`rest` is what `_span` takes after the parent."""
+    return _span(kind, name, SpanRef(parent.trace_id, span_id(*parts)), parent.span_id, *rest)
 
 
 def _span(
