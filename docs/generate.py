@@ -31,6 +31,7 @@ SETTINGS = {
     "temporal_namespace": "Where workflows live in Temporal.",
     "temporal_profile": "A profile of Temporal's own settings (TLS, API key); read only when it is named here.",
     "clickhouse_url": "`http://user:password@host:port/database`. Not needed by ticks.",
+    "analyst_url": "The same, as the user who only reads: `backbeat query`.",
     "definitions": "Modules that declare tasks and effects: a list, or names with commas.",
     "telemetry": "`spool` writes spans to disk for ClickHouse; `off` imports nothing of it.",
     "spool_dir": "Where that is; each host has its own.",

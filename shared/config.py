@@ -49,6 +49,7 @@ class Config:
     temporal_namespace: str = "default"
     temporal_profile: str = ""
     clickhouse_url: str = ""
+    analyst_url: str = ""
     definitions: tuple[str, ...] = ()
     telemetry: str = "off"
     spool_dir: Path = Path("var/spool")
@@ -89,6 +90,7 @@ _ENVIRONMENT = {
     "temporal_namespace": "BACKBEAT_TEMPORAL_NAMESPACE",
     "temporal_profile": "BACKBEAT_TEMPORAL_PROFILE",
     "clickhouse_url": "BACKBEAT_CLICKHOUSE_URL",
+    "analyst_url": "BACKBEAT_ANALYST_URL",
     "definitions": "BACKBEAT_DEFINITIONS",
     "telemetry": "BACKBEAT_TELEMETRY",
     "spool_dir": "BACKBEAT_SPOOL_DIR",

@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "resume": Lazy("backbeat.cli.switch:resume", "Lift a stop."),
         "retention": Lazy("backbeat.cli.retention:retention", "Show and set how long finished work is kept."),
         "report": Lazy("backbeat.cli.report:report", "Ask ClickHouse what work cost and how fast it was."),
+        "query": Lazy("backbeat.cli.query:query", "Ask ClickHouse one SELECT, as the analyst."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),
         "telemetry": Lazy("backbeat.cli.telemetry:telemetry", "Ship spooled spans to ClickHouse."),
         "codec": Lazy("backbeat.cli.codec:codec", "Show encrypted payloads in Temporal's own pages."),

@@ -1,6 +1,7 @@
 """`backbeat telemetry`: the spool of this host, on its way to ClickHouse."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import click
 
@@ -48,3 +49,27 @@ def status(output: str) -> None:
 
     config = load()
     emit({"spool": config.spool_dir, **spool_status(config.spool_dir)._asdict()}, output=output)
+
+
+@telemetry.command()
+@click.option("--parquet", "target", type=click.Path(path_type=Path), required=True, metavar="FILE|DIR")
+@click.option(
+    "--table", "tables", multiple=True, metavar="NAME", help="llm_calls, task_runs, spans, …; may be repeated."
+)
+@click.option("--since", type=duration, help="Only what began since; all there is without it.")
+@output_option
+def export(target: Path, tables: tuple[str, ...], since: timedelta | None, output: str) -> None:
+    """Write the facts as Parquet files, for DuckDB, BigQuery and others.
+
+    One file a table into a directory, or one table into FILE.parquet. A row stands once and money is DECIMAL. Without
+    --table it is all facts; the spans themselves only when asked for.
+    """
+    from backbeat.analyst.export import export as write
+    from shared import clock
+    from shared.config import load
+    from shared.errors import ConfigError
+
+    config = load()
+    if not config.clickhouse_url:
+        raise ConfigError("clickhouse_url is not set", fix="Set BACKBEAT_CLICKHOUSE_URL, or run `backbeat up` here")
+    emit(write(config.clickhouse_url, target, tables, since and clock.wall() - since), output=output)
