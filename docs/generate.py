@@ -34,6 +34,7 @@ SETTINGS = {
     "analyst_url": "The same, as the user who only reads: `backbeat query`.",
     "definitions": "Modules that declare tasks and effects: a list, or names with commas.",
     "telemetry": "`spool` writes spans to disk for ClickHouse; `off` imports nothing of it.",
+    "capture": "`redacted` puts prompts and answers into spans, without keys, addresses and card numbers; or `off`.",
     "spool_dir": "Where that is; each host has its own.",
     "routes_file": "Which models serve a tier. Without it, the routes that come with Backbeat.",
     "token_file": "The token of whoever decides approvals.",

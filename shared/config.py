@@ -52,6 +52,7 @@ class Config:
     analyst_url: str = ""
     definitions: tuple[str, ...] = ()
     telemetry: str = "off"
+    capture: str = "off"
     spool_dir: Path = Path("var/spool")
     routes_file: Path | None = None
     token_file: Path | None = None
@@ -93,6 +94,7 @@ _ENVIRONMENT = {
     "analyst_url": "BACKBEAT_ANALYST_URL",
     "definitions": "BACKBEAT_DEFINITIONS",
     "telemetry": "BACKBEAT_TELEMETRY",
+    "capture": "BACKBEAT_CAPTURE",
     "spool_dir": "BACKBEAT_SPOOL_DIR",
     "routes_file": "BACKBEAT_ROUTES_FILE",
     "token_file": "BACKBEAT_TOKEN_FILE",
@@ -122,6 +124,8 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
     config = replace(Config(source=str(path) if path else "environment"), **values)
     if config.telemetry not in TELEMETRY_MODES:
         raise ConfigError(f"telemetry is {config.telemetry!r}", fix=f"Use one of {', '.join(TELEMETRY_MODES)}")
+    if config.capture not in ("off", "redacted"):
+        raise ConfigError(f"capture is {config.capture!r}", fix="Use off or redacted")
     return replace(config, providers=_providers(raw_providers, env, path), notify=notify)
 
 

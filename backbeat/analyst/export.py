@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backbeat.clickhouse import session
 from shared.errors import BackbeatError, InputError, UnavailableError
@@ -66,7 +66,7 @@ def export(url: str, target: Path, tables: Sequence[str] = (), since: datetime |
 
 def _write(client: "Client", table: str, file: Path, since: datetime) -> Exported:
     parameters = {"view": f"v_{table}", "since": since}
-    stream = client.raw_stream(_ROWS, parameters)
+    stream: Any = client.raw_stream(_ROWS, parameters)
     try:
         size = _whole(file, iter(lambda: stream.read(2**20), b""))
     except OSError as error:
@@ -96,7 +96,7 @@ def _whole(file: Path, chunks: Iterable[bytes]) -> int:
 def _rows(file: Path) -> int | None:
     """What the file itself says it holds; unknown where pyarrow is not installed."""
     try:
-        from pyarrow import parquet
+        from pyarrow import parquet  # type: ignore[import-untyped]  # ships no stubs
     except ImportError:
         return None
     return int(parquet.read_metadata(file).num_rows)

@@ -55,6 +55,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "query": Lazy("backbeat.cli.query:query", "Ask ClickHouse one SELECT, as the analyst."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),
         "telemetry": Lazy("backbeat.cli.telemetry:telemetry", "Ship spooled spans to ClickHouse."),
+        "metrics": Lazy("backbeat.cli.metrics:metrics", "Show, serve or write figures for operators."),
         "codec": Lazy("backbeat.cli.codec:codec", "Show encrypted payloads in Temporal's own pages."),
         "token": Lazy("backbeat.cli.token:token", "Make and revoke the tokens of approvers."),
         "version": Lazy("backbeat.cli.version:version", "Print the version."),

@@ -1,5 +1,6 @@
 """`backbeat query`: an analyst's own question."""
 
+import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def query(sql: str, output: str) -> None:
 
     config = load()
     url = analyst_url(config)
-    text = click.get_text_stream("stdin").read() if sql == "-" else sql
+    text = sys.stdin.read() if sql == "-" else sql
     say_what_is_simulated(config)
     answer = ask(url, text)
     if output == "csv":

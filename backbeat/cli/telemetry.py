@@ -72,4 +72,4 @@ def export(target: Path, tables: tuple[str, ...], since: timedelta | None, outpu
     config = load()
     if not config.clickhouse_url:
         raise ConfigError("clickhouse_url is not set", fix="Set BACKBEAT_CLICKHOUSE_URL, or run `backbeat up` here")
-    emit(write(config.clickhouse_url, target, tables, since and clock.wall() - since), output=output)
+    emit(write(config.clickhouse_url, target, tables, clock.wall() - since if since else None), output=output)

@@ -20,6 +20,7 @@ from shared.domain.usage import Usage
 from shared.execution.environment import Environment
 from shared.ids import SpanRef, parse_traceparent, span_id, trace_id
 from shared.llm.routes import Route
+from shared.security.redact import redacted
 from shared.telemetry.spans import Kind, SpanRecord
 
 Payer = Task | Workflow  # whose model call it is
@@ -88,13 +89,15 @@ def lost_process_span(env: Environment, run: Mapping[str, Any]) -> SpanRecord:
 
 
 def call_span(
-    env: Environment, task: Payer, key: str, tier: str, route: Route, seq: int, started: int, end: Closing
+    env: Environment, task: Payer, key: str, tier: str, route: Route, seq: int, started: int, end: Closing, **said: str
 ) -> SpanRecord:
-    """One model call that was sent, however it ended."""
+    """One model call that was sent, however it ended; what was `said` in it only where the settings want that."""
     parent = process_ref(task.traceparent, task.id, task.lease)
     about = _task(env, task) | _model(env, route.provider, route.model, tier, key) | _ending(end)
     definition = env.registry.tasks.get(f"{task.workflow}@{task.version}")
     about["backbeat.tools_offered"] = len(definition.tools) if definition else 0
+    if env.config.capture == "redacted":
+        about |= {f"gen_ai.{name}.messages": redacted(text) for name, text in said.items()}
     error = f"{end.error_class}: {end.error}" if end.error_class else None
     return _child("client", f"chat {route.model}", parent, ("call", task.id, key, seq), started, about, error)
 
@@ -265,7 +268,7 @@ def _span(
         start_ns=started,
         end_ns=clock.wall_ns() if ended is None else ended,
         attributes=about,
-        error=error,
+        error=error and redacted(error),
         links=links,
     )
 

@@ -7,17 +7,18 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from pyarrow import parquet
+from pyarrow import parquet  # type: ignore[import-untyped]  # ships no stubs
 
 from backbeat.cli.main import main
 from backbeat.clickhouse import session
 from backbeat.embedded.clickhouse_users import ANALYST_LIMITS
 from backbeat.migrate_clickhouse import clickhouse_up, statements
 from shared.telemetry.shipper import ship_once
+from shared.telemetry.spans import SpanRecord
 from tests.integration import _clickhouse
 from tests.integration._clickhouse import Server, ask, call, process, spool
 from tests.support.tree import ROOT
@@ -55,10 +56,10 @@ def backbeat(
     return run
 
 
-def calls() -> list[_clickhouse.SpanRecord]:
+def calls() -> list[SpanRecord]:
     """Three calls: one exact, one unpriced, and one that was lost and then heard of."""
-    exact = {"backbeat__cost_usd": "1234.567890123", "backbeat__tenant": 'a,"b"\n=c'}
-    unpriced = {"backbeat__cost_usd": None}
+    exact: dict[str, Any] = {"backbeat__cost_usd": "1234.567890123", "backbeat__tenant": 'a,"b"\n=c'}
+    unpriced: dict[str, Any] = {"backbeat__cost_usd": None}
     return [call(1, **exact), call(2, **unpriced), call(3, status="lost"), call(3), process()]
 
 
