@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "stop": Lazy("backbeat.cli.switch:stop", "Stop new model calls or effects, everywhere, now."),
         "resume": Lazy("backbeat.cli.switch:resume", "Lift a stop."),
         "retention": Lazy("backbeat.cli.retention:retention", "Show and set how long finished work is kept."),
+        "erase": Lazy("backbeat.cli.erase:erase", "Take out what was written about a tenant or a task."),
         "report": Lazy("backbeat.cli.report:report", "Ask ClickHouse what work cost and how fast it was."),
         "query": Lazy("backbeat.cli.query:query", "Ask ClickHouse one SELECT, as the analyst."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),

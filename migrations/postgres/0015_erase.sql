@@ -1,20 +1,19 @@
 -- migrate:up
 SET LOCAL search_path = backbeat, pg_temp;
 
--- What people and models wrote leaves the rows; who did what, when, and what it cost stays. Nothing that still goes on is touched, nor
--- what is append-only: decisions and the audit log. Lock order: finished rows of each table by id -> audit head.
-CREATE FUNCTION backbeat.erase(p_ids uuid[], p_subject text, p_by text, p_reason text) RETURNS TABLE (what text, n bigint) LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE v_ids uuid[] := ARRAY(SELECT unnest(p_ids) EXCEPT SELECT t.id FROM simple_tasks t EXCEPT SELECT w.id FROM orchestrated_workflows w WHERE w.finished_at IS NULL); v record;
-BEGIN
-    FOR v IN SELECT * FROM (VALUES ('finished_tasks', 'payload = ''{}'', result = NULL, error = NULL, history = ''[]''', 'id'), ('model_calls', 'response = NULL, error = NULL', 'owner'),
-        ('dead_letters', 'payload = NULL, error = '''', resolved_at = coalesce(resolved_at, clock()), resolved_by = coalesce(resolved_by, $2), reason = $3', 'id'),
-        ('agents', 'input = ''{}'', result = NULL, error = NULL', 'id'), ('agent_steps', 'args = NULL, reasoning = NULL, output = NULL, observation = NULL', 'task_id'),
-        ('side_effects', 'request = ''{}'', outcome = ''{}'', error = NULL', 'owner'), ('orchestrated_workflows', 'input = ''{}'', result = NULL, error = NULL', 'id'),
-        ('orchestrated_workflows_steps', 'detail = NULL', 'workflow_id'), ('approval_requests', 'payload = ''{}'', title = ''erased''', 'workflow_id')) AS t (name, said, key) LOOP
-        EXECUTE format('UPDATE backbeat.%I SET %s WHERE %I = ANY ($1)', v.name, v.said, v.key) USING v_ids, p_by, p_reason; GET DIAGNOSTICS n = ROW_COUNT; what := v.name; RETURN NEXT;
-    END LOOP;
-    UPDATE notifications o SET facts = '{}' FROM approval_requests r WHERE r.id = o.request_id AND r.workflow_id = ANY (v_ids); GET DIAGNOSTICS n = ROW_COUNT; what := 'notifications'; RETURN NEXT;
-    PERFORM audit(session_user, 'erased', p_subject, jsonb_build_object('by', p_by, 'reason', p_reason, 'rows', cardinality(v_ids)));
-END $$;
-REVOKE ALL ON FUNCTION backbeat.erase FROM PUBLIC; GRANT EXECUTE ON FUNCTION backbeat.erase TO backbeat_operator;
-CALL backbeat.pin_functions();
+-- What people and models wrote leaves the rows, table by table: its key, then its columns. Who did what, when, and what it cost stays.
+-- Nothing that still goes on is touched, nor what is append-only: decisions and the audit log. Lock order: rows that are over -> audit head.
+CREATE FUNCTION backbeat.erase(p_ids uuid[], p_subject text, p_by text, p_reason text) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER AS $f$
+DECLARE v text[]; v_table text; v_n int; v_rows jsonb := '{}'; v_ids uuid[] := ARRAY(SELECT unnest(p_ids) EXCEPT SELECT id FROM simple_tasks
+    EXCEPT SELECT id FROM orchestrated_workflows WHERE finished_at IS NULL);
+BEGIN FOREACH v_table IN ARRAY string_to_array('finished_tasks id payload result error history;model_calls owner response error;agents id input result error;'
+    'agent_steps task_id args reasoning output observation;side_effects owner request outcome error;orchestrated_workflows id input result error;'
+    'orchestrated_workflows_steps workflow_id detail', ';') LOOP v := string_to_array(v_table, ' ');
+    EXECUTE (SELECT format('UPDATE %s SET %s WHERE %s = ANY ($1)', v[1], string_agg(format(CASE WHEN c IN ('error', 'reasoning', 'observation')
+        THEN '%1$s = left(%1$s, 0)' ELSE '%1$s = CASE WHEN %1$s IS NOT NULL THEN ''{}''::jsonb END' END, c), ', '), v[2]) FROM unnest(v[3:]) c) USING v_ids;
+    GET DIAGNOSTICS v_n = ROW_COUNT; v_rows := v_rows || jsonb_build_object(v[1], v_n); END LOOP;
+    UPDATE dead_letters SET payload = NULL, error = '', resolved_at = coalesce(resolved_at, clock()), resolved_by = p_by, reason = p_reason WHERE id = ANY (v_ids);
+    UPDATE notifications o SET facts = '{}' FROM approval_requests r WHERE r.id = o.request_id AND r.workflow_id = ANY (v_ids);
+    UPDATE approval_requests SET payload = payload || '{"request": null}', title = 'erased' WHERE workflow_id = ANY (v_ids);
+    PERFORM audit(session_user, 'erased', p_subject, v_rows || jsonb_build_object('by', p_by, 'reason', p_reason)); RETURN v_rows; END $f$;
+GRANT EXECUTE ON FUNCTION backbeat.erase TO backbeat_operator; CALL backbeat.pin_functions();
