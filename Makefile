@@ -28,7 +28,7 @@ architecture: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -p no:randomly tests/architecture
 
-test: $(STAMP)
+test: $(STAMP) $(VENV)/llmock/.installed
 	$(BIN)/python -m pytest tests
 
 # REPO=path N=6 INTERACTIVE=1 LATENCY=real
@@ -51,6 +51,12 @@ soak: $(STAMP)
 	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_plans.py tests/integration/test_held_rows.py tests/integration/test_queue_machine.py tests/integration/test_approval_machine.py
 	BACKBEAT_TEST_UNCACHED=1 $(BIN)/python -m pytest $(addprefix tests/integration/test_,approval_flow.py orchestrations.py dispatcher.py fan_out.py orchestrated_calls.py)
 
+# It judges our client from outside, with a pytest plugin and an event loop that are not to be ours.
+$(VENV)/llmock/.installed: requirements/llmock.lock $(STAMP)
+	@$(PYTHON) -m venv $(VENV)/llmock
+	@$(VENV)/llmock/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/llmock.lock
+	@touch $@
+
 # The queues that ours is measured against.
 $(VENV)/.bench: requirements/bench.lock $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
@@ -65,4 +71,5 @@ schema: $(STAMP)
 
 # Rebuilds the lock file; needs uv, which is not part of the project.
 lock:
+	uv pip compile requirements/llmock.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/llmock.lock
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o $(LOCK)

@@ -5,6 +5,7 @@ A mistake in a declaration is a DefinitionError that names the file and line it 
 
 import json
 import re
+import string
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from pydantic import BaseModel
 
 from backbeat.pieces import in_pieces
-from shared.definitions import NAME_PATTERN, Definition, Effect, Orchestration, Tool, placeholders
+from shared.definitions import NAME_PATTERN, Definition, Effect, Orchestration, Tool
 from shared.errors import DefinitionError
 from shared.execution.batch import BatchContext
 from shared.execution.context import Context
@@ -52,7 +53,7 @@ def single_shot(
     Raises DefinitionError when the prompt asks for a field that `input` lacks.
     """
     try:
-        unknown = placeholders(prompt) - set(input.model_fields)
+        unknown = _placeholders(prompt) - set(input.model_fields)
     except ValueError as error:
         raise _mistake(name, f"its prompt is no valid template: {error}") from error
     if unknown:
@@ -159,9 +160,15 @@ def orchestration(
         input=input,
         workflow=workflow,
         activities=tuple(activities),
+        around="backbeat.orchestrate.ends:Ends",
         max_usd=max_usd,
         max_tokens=max_tokens,
     )
+
+
+def _placeholders(template: str) -> set[str]:
+    """The field names a prompt template asks for. Raises ValueError when it is no valid template."""
+    return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
 def _check_schema(name: str, schema: Mapping[str, Any]) -> None:

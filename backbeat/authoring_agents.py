@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import BaseModel, ValidationError, WithJsonSchema, create_model
 
+from backbeat.agents.record import Step
+from backbeat.agents.step import DELEGATE, READ, Agent, begin, hand_over, read_page, think
 from backbeat.authoring import Options, _definition, _mistake
 from backbeat.tools.function import tool as as_tool
-from shared.db.agents import Step
 from shared.definitions import Definition, Tool
 from shared.domain.outcome import Child, Dead, Succeed
 from shared.errors import DefinitionError
-from shared.execution.agent import DELEGATE, READ, Agent, begin, hand_over, read_page, think
 from shared.execution.context import Context
 from shared.execution.tools import ToolError
 from shared.llm.structured import json_schema

@@ -26,7 +26,7 @@ from shared.errors import InputError
 from shared.execution.attempt import attempt
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
-from shared.execution.producer import checked
+from shared.execution.payloads import checked
 from shared.ids import SpanRef, span_id, trace_id
 from shared.llm.routes import load_routes
 from shared.telemetry.spans import NullTelemetry
@@ -61,10 +61,11 @@ class Memory(Database):
         return []
 
     def _open(self, n: int, call: dict[str, Any]) -> DictRow:
-        answered = [one for one in self.calls if one["call_key"] == call["call_key"] and one.get("response")]
+        asked = [one for one in self.calls if one["call_key"] == call["call_key"]]
+        answered = [one for one in asked if one.get("response") and one["request_hash"] == call["request_hash"]]
         if answered:
             return _verdict(n, "memo", answered[-1]["seq"], answered[-1]["response"])
-        seq = 1 + sum(one["call_key"] == call["call_key"] for one in self.calls)
+        seq = 1 + len(asked)
         self.calls.append({**call, "seq": seq, "status": "open"})
         return _verdict(n, "open", seq, None)
 

@@ -55,7 +55,7 @@ class Step(_Strict):
 class Policy(Rule):
     """One rule, or `rules` that must all be met; what time does; what is allowed. See docs/how-to/approve.md.
 
-    Spans of a policy with a `calendar` count its hours only, but for `effect_delay`, which is clock time.
+    Spans of a policy with a `calendar` count its hours only; `effect_delay` and `remind_before` are clock time.
     """
 
     rules: list[Rule] | None = None
@@ -63,6 +63,7 @@ class Policy(Rule):
     four_eyes: bool = False
     on_expiry: Literal["reject", "approve"] = "reject"
     remind_every: _Span | None = None
+    remind_before: _Span | None = None
     calendar: Annotated[str, Field(min_length=1)] | None = None
     max_rounds: Annotated[int, Field(ge=0, le=99)] = 0
     effect_delay: _Span | None = None

@@ -22,7 +22,7 @@ from shared.domain.outcome import Escalate, FanOut, Outcome, Succeed
 from shared.domain.usage import Usage
 from shared.execution.attempt import attempt
 from shared.execution.environment import Environment
-from shared.execution.producer import checked
+from shared.execution.payloads import checked
 from shared.llm.protocol import Provider, Reply, Request
 
 Answer = BaseModel | Mapping[str, Any] | str | BaseException

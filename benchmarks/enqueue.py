@@ -14,12 +14,13 @@ from typing import Any
 import psycopg
 from pydantic import BaseModel
 
+from backbeat.producer.rows import Terms
+from backbeat.producer.submit import PART, submit_many
 from benchmarks.bench import cpu, finish, say, server
 from shared.db import pool
 from shared.db.pool import Database
-from shared.db.producers import Terms
 from shared.definitions import Definition
-from shared.execution.producer import PART, Row, submit_many
+from shared.execution.payloads import Row
 from shared.ids import canonical, key_of
 from shared.telemetry.spans import NullTelemetry
 

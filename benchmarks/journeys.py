@@ -10,6 +10,7 @@ from temporalio import activity, workflow
 from backbeat import orchestrate as bb
 
 STEPS = 5
+LOOKS = 2  # of an agent, so it asks a model three times
 begun: dict[str, float] = {}  # when the first step of a run began, by its id
 
 
@@ -19,6 +20,10 @@ class Job(BaseModel):
 
 class Part(BaseModel):
     n: int
+
+
+class Thought(BaseModel):
+    text: str
 
 
 @activity.defn
@@ -62,3 +67,16 @@ class Spread:
     async def run(self, job: Job) -> int:
         joined = await bb.fan_out("parts", [("bench_part", {"n": n}) for n in range(job.n)])
         return sum([len(page) async for page in joined.pages()])
+
+
+@workflow.defn(name="bench_agent")
+class Agent:
+    """Somebody waits for the answer: it thinks, looks something up, thinks, looks again, answers."""
+
+    @workflow.run
+    async def run(self, job: Job) -> int:
+        for turn in range(LOOKS):
+            await bb.llm(f"think {turn}", output=Thought, prompt=f"Turn {turn} of {job.n}: what next?", tier="small")
+            await bb.tool(f"look {turn}", step, turn)
+        await bb.llm("answer", output=Thought, prompt=f"Answer {job.n}.", tier="small")
+        return LOOKS + 1

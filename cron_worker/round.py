@@ -27,8 +27,9 @@ from shared.errors import ConfigError
 from shared.execution.environment import Deadline, Environment
 from shared.execution.prefixes import Prefixes
 from shared.execution.spans import tick_span
+from shared.execution.telemetry import open_telemetry
 from shared.llm.routes import load_routes
-from shared.telemetry import open_telemetry
+from shared.telemetry.spool import spool_status
 
 MAINTENANCE = 2.0  # seconds between looks for what time has moved
 POLL = 0.5  # seconds between looks for new rows while slots are free and other work is under way
@@ -79,7 +80,10 @@ class Round:
         """Work until the queue is empty for us or the budget is used up, then let what runs end."""
         env, report, started = self._env, self._report, clock.wall_ns()
         await queue.register(env.db, self._worker, "cron", env.registry.rows())
+        asked = clock.wall_ns()
         tick_id = await queue.start_tick(env.db, self._worker)
+        # Its first 48 bits are the milliseconds of Postgres' clock, read between two readings of ours.
+        skew = (tick_id.int >> 80) - (asked + clock.wall_ns()) // 2_000_000
         await self._maintain()
         await self._connect()
         report.stopped = (await queue.switches(env.db)).get("all", "")
@@ -94,9 +98,13 @@ class Round:
             await self._settle(await self._slots.wait(min(POLL, env.deadline.left)))
             await self._maintain()
         await bulk
-        if self._claimed:
-            env.telemetry.record(tick_span(env, tick_id, self._worker, started, self._claimed, report.settled))
-            env.telemetry.flush()
+        told = {name: getattr(report, name) for name in ("claimed", "settled", "refused", "recovered")}
+        told |= {"slots": self._limits.concurrency, "clock_skew_ms": skew, "shed": env.telemetry.shed}
+        with contextlib.suppress(OSError):
+            waiting = spool_status(env.config.spool_dir)
+            told |= {"spool_files": waiting.depth, "spool_age_s": waiting.oldest_seconds}
+        env.telemetry.record(tick_span(env, tick_id, self._worker, started, self._claimed, told))
+        env.telemetry.flush()
         await calls.return_blocks(env.db)
         await queue.end_tick(env.db, tick_id, report.claimed, report.settled)
         return report

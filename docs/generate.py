@@ -17,6 +17,9 @@ import click  # noqa: E402
 import cron_worker.__main__  # noqa: E402
 import temporal_worker.__main__  # noqa: E402
 from backbeat.cli.main import CONTEXT, cli  # noqa: E402
+from backbeat.reports.catalog import Report, find, names  # noqa: E402
+from backbeat.reports.condition import EXIT_HOLDS  # noqa: E402
+from docs import dictionary  # noqa: E402
 from shared import config, errors  # noqa: E402
 
 TARGET = ROOT / "docs/reference"
@@ -96,6 +99,7 @@ def exit_codes() -> str:
         errors.EXIT_NOT_FOUND: "there is no such row",
         errors.EXIT_AUTH: "not authenticated, or not allowed",
         errors.EXIT_CONFLICT: "already decided, already finished, or held by somebody else",
+        EXIT_HOLDS: "`backbeat report --fail-if`: the condition holds for a row; what was asked was done",
         errors.EXIT_HUNG: "`cron-worker` left while a task would not end; its row is taken back as a lost attempt",
         errors.EXIT_TEMPORARY: "a system is away: the same command may work later",
         130: "interrupted (Ctrl-C)",
@@ -155,7 +159,35 @@ them. Keys are never flags, and are masked wherever settings are printed.
 """
 
 
-PAGES = {"cli.md": cli_pages, "exit-codes.md": exit_codes, "settings.md": settings}
+def reports() -> str:
+    """Every report: its columns with their units, and what it goes by."""
+    return "\n".join(
+        [NOTE, "# Reports\n", "How to ask them: [reports](../how-to/reports.md).\n", *map(_report, map(find, names()))]
+    )
+
+
+def _report(report: Report) -> str:
+    rows = [f"| {column} | {unit} |" for column, unit in report.units.items()]
+    keys = f"By {', '.join(report.keys)}" if report.keys else "By nothing else"
+    since = f"{report.since.days}d"
+    usual = f"Usually by {', '.join(report.default)}, over {since}."
+    head = f"## {report.name}\n\n{report.title}. {usual}\n{keys}."
+    notes = "\n".join(report.notes)
+    return "\n".join([head, "", *([notes, ""] if notes else []), "| column | unit |", "|---|---|", *rows, ""])
+
+
+def telemetry() -> str:
+    """The data dictionary."""
+    return f"{NOTE}\n{dictionary.page()}"
+
+
+PAGES = {
+    "cli.md": cli_pages,
+    "exit-codes.md": exit_codes,
+    "reports.md": reports,
+    "settings.md": settings,
+    "telemetry.md": telemetry,
+}
 
 
 def main() -> int:

@@ -65,9 +65,7 @@ DECLARE v_workflow orchestrated_workflows; v_join joins;
     v_ids uuid[];
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001';
-    END IF;
+    IF NOT FOUND THEN RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001'; END IF;
     PERFORM expect_wake(p_workflow);
     INSERT INTO joins (workflow_id, step, tolerated) VALUES (p_workflow, p_step, p_tolerated) ON CONFLICT DO NOTHING;
     SELECT * INTO v_join FROM joins j WHERE (j.workflow_id, j.step) = (p_workflow, p_step);
@@ -81,14 +79,19 @@ BEGIN
     RETURN QUERY SELECT * FROM joins j WHERE j.id = v_join.id;
 END $$;
 
+CREATE FUNCTION backbeat.add_feedback(p_rows jsonb) RETURNS SETOF uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO feedback SELECT (jsonb_populate_recordset(NULL::feedback, p_rows)).* ON CONFLICT DO NOTHING RETURNING id $$;
+
 CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     SELECT need_tenant(p_schedule ->> 'tenant');
     WITH added AS (INSERT INTO schedules SELECT (jsonb_populate_record(NULL::schedules, p_schedule)).* RETURNING *)
-    SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a
-$$;
+    SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a $$;
 
 CREATE FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) RETURNS TABLE(n bigint, verdict text, wait double precision, charged double precision[])
     LANGUAGE plpgsql SECURITY DEFINER
@@ -149,8 +152,7 @@ CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timest
             LATERAL (SELECT (d.day + c.opens) AT TIME ZONE c.time_zone, (d.day + c.closes) AT TIME ZONE c.time_zone) AS h(opens, closes)
         WHERE (c.tenant, c.name) = (p_tenant, p_policy ->> 'calendar')
           AND extract(isodow FROM d.day)::integer = ANY (c.days) AND d.day <> ALL (c.holidays) AND h.closes > p_from) AS s
-    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1)
-$$;
+    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1) $$;
 
 CREATE FUNCTION backbeat.append_only() RETURNS trigger
     LANGUAGE plpgsql
@@ -258,8 +260,7 @@ CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uui
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE v_token bigint := nextval('leases');
-    v_effect side_effects; v_mark text;
+DECLARE v_token bigint := nextval('leases'); v_effect side_effects; v_mark text; v_lost boolean := may_be_lost(p_key);
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
@@ -273,15 +274,17 @@ BEGIN
             SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             verdict := 'refused'; RETURN NEXT; RETURN;
         END IF;
-        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
-        VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
-                (p_fire_seconds IS NOT NULL)::integer, clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
+        INSERT INTO side_effects AS e (
+            key, mark, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
+        SELECT p_key, left(encode(sha256(uuid_send(l.secret) || convert_to(p_key, 'UTF8')), 'hex'), 32), p_kind, CASE WHEN v_lost THEN 'unknown' ELSE 'intended' END,
+               p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token, (p_fire_seconds IS NOT NULL AND NOT v_lost)::integer,
+               clock() + make_interval(secs => coalesce(p_fire_seconds, CASE WHEN v_lost THEN 0 END)), p_traceparent, clock() FROM ledger l
         ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + excluded.fires, error = NULL
         WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash
         RETURNING e.mark INTO v_mark;
         IF FOUND THEN
-            RETURN QUERY SELECT CASE WHEN p_fire_seconds IS NULL THEN 'noted' ELSE 'fire' END, v_token, NULL::jsonb, NULL::double precision, v_mark;
-            RETURN;
+            verdict := CASE WHEN p_fire_seconds IS NULL THEN 'noted' WHEN v_lost THEN 'look' ELSE 'fire' END;
+            RETURN QUERY SELECT verdict, v_token, NULL::jsonb, NULL::double precision, v_mark; RETURN;
         END IF;
         SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     END IF;
@@ -328,8 +331,7 @@ CREATE FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) RETURNS SETOF b
     INSERT INTO agents (id, tenant, workflow, version, status, input, task_id, parent_id, created_at)
     SELECT t.agent_id, t.tenant, t.workflow, t.version, 'thinking', t.payload, t.id, t.parent_id, clock() FROM simple_tasks t
     WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running')
-    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*;
-$$;
+    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*; $$;
 
 CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -342,9 +344,7 @@ BEGIN
         shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
         shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
     WHERE r.route = p_route;
-    IF p_seconds IS NULL THEN
-        PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}');
-    END IF;
+    IF p_seconds IS NULL THEN PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}'); END IF;
 END $$;
 
 CREATE FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric DEFAULT 0, p_tokens bigint DEFAULT 0) RETURNS void
@@ -386,16 +386,17 @@ CREATE FUNCTION backbeat.cancel_below(p_ids uuid[], p_error text) RETURNS intege
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE v_live uuid[]; v_ended integer := 0;
+DECLARE v_below uuid[]; v_live uuid[]; v_before uuid[];
 BEGIN
     LOOP
-        WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
-            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0)
-        SELECT array_agg(t.id) INTO v_live FROM below b JOIN simple_tasks t ON t.id = b.id OR t.agent_id = b.id;
-        EXIT WHEN v_live IS NULL;
-        v_ended := v_ended + (SELECT count(*) FROM finish(v_live, 'cancelled', 'cancelled', p_error));
+        v_below := ARRAY(WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
+            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0) SELECT id FROM below);
+        v_live := ARRAY(SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_below) OR t.agent_id = ANY (v_below) ORDER BY t.id FOR UPDATE);
+        EXIT WHEN v_live <@ v_before;
+        v_before := v_live;
     END LOOP;
-    RETURN v_ended;
+    PERFORM next_step(a.id) FROM agents a WHERE a.id = ANY (v_below) AND a.status = 'waiting';
+    RETURN (SELECT count(*) FROM finish(ARRAY(SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_below) OR t.agent_id = ANY (v_below)), 'cancelled', 'cancelled', p_error));
 END $$;
 
 CREATE FUNCTION backbeat.cancel_orphans(p_workflow uuid, p_limit integer DEFAULT 500) RETURNS integer
@@ -417,13 +418,11 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
-    RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
-END $$;
+    SELECT count(audit(session_user, 'task.cancelled', f.id::text, jsonb_build_object('reason', p_reason))) > 0
+    FROM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason) AS f(id) $$;
 
 CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS SETOF bigint
     LANGUAGE sql SECURITY DEFINER
@@ -785,6 +784,7 @@ CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE(state te
 #variable_conflict use_column
 DECLARE v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
 BEGIN
+    PERFORM FROM orchestrated_workflows w WHERE w.id = (SELECT r.workflow_id FROM approval_requests r WHERE r.id = p_request) FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
     IF v_request.state IN ('pending', 'changes') THEN
@@ -792,7 +792,7 @@ BEGIN
         v_stuck := nobody_can(v_was, v_now);
         UPDATE approval_requests r
         SET stuck = v_stuck, escalated = (SELECT count(*) FROM unnest(r.escalate_at) AS a WHERE a <= v_now),
-            remind_at = CASE WHEN r.remind_at <= v_now THEN after_time(r.tenant, r.policy, v_now, (r.policy ->> 'remind_every')::double precision) ELSE r.remind_at END
+            remind_at = CASE WHEN r.remind_at <= v_now THEN next_reminder(r.tenant, r.policy, r.deadline, v_now) ELSE r.remind_at END
         WHERE r.id = p_request RETURNING * INTO v_request;
         IF v_now >= v_request.deadline THEN
             UPDATE approval_requests r
@@ -803,7 +803,7 @@ BEGIN
             PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));
         ELSE
             PERFORM tell(v_request, e.event, '{}', v_now), audit('(clock)', 'approval.' || e.event, p_request::text, jsonb_build_object('deadline', v_request.deadline))
-            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_request.remind_at > v_was.remind_at),
+            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_was.remind_at <= v_now),
                          ('stuck', v_request.stuck AND NOT v_was.stuck)) AS e(event, due) WHERE e.due;
         END IF;
     END IF;
@@ -819,7 +819,7 @@ CREATE FUNCTION backbeat.rule_problem(p_rule jsonb, p_path text, p_keys text[], 
 
 CREATE FUNCTION backbeat.policy_problem(p_policy jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'policy is not an object'::text WHEN ((p_policy ? 'rules'::text) AND (p_policy ?| '{approvers,groups,needed}'::text[])) THEN 'policy.rules stands in place of approvers, groups and needed'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND ((COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text) OR (p_policy ? 'rules'::text) OR (p_policy @> '{"four_eyes": true}'::jsonb))) THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'::text ELSE (SELECT string_agg(f.problem, '; '::text ORDER BY f.n) AS string_agg FROM (SELECT 0 AS n, format('policy.%s is not %s'::text, t.field, t.what) AS problem FROM (VALUES ('rules'::text,'(@.type() == "array" && @.size() > 0)'::text,'a list of rules'::text), ('escalate'::text,'(@.type() == "array")'::text,'a list of steps'::text), ('four_eyes'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('allow_unsigned_signal'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('on_expiry'::text,'(@ == "reject" || @ == "approve")'::text,'reject or approve'::text), ('calendar'::text,'(@.type() == "string")'::text,'the name of a calendar'::text), ('max_rounds'::text,'(@ >= 0 && @ <= 99 && @ == @.floor())'::text,'a number from 0 to 99'::text), ('remind_every'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text), ('effect_delay'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text)) t(field, test, what) WHERE ((policy_problem.p_policy ? t.field) AND (NOT jsonb_path_exists((policy_problem.p_policy -> t.field), (('strict $ ? '::text || t.test))::jsonpath))) UNION ALL SELECT 1, backbeat.rule_problem((policy_problem.p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[]), 'policy'::text, '{approvers,groups,needed}'::text[], ((policy_problem.p_policy ? 'rules'::text) OR (policy_problem.p_policy @> '{"allow_unsigned_signal": true}'::jsonb))) AS rule_problem UNION ALL SELECT (1 + r.n), backbeat.rule_problem(r.rule, format('policy.rules[%s]'::text, (r.n - 1)), '{approvers,groups,needed}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."rules"[*]'::jsonpath) WITH ORDINALITY r(rule, n) UNION ALL SELECT (1000 + e.n), backbeat.rule_problem(e.step, format('policy.escalate[%s]'::text, (e.n - 1)), '{after,approvers,groups}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."escalate"[*]'::jsonpath) WITH ORDINALITY e(step, n)) f) END;
+    RETURN CASE WHEN (jsonb_typeof(p_policy) IS DISTINCT FROM 'object'::text) THEN 'policy is not an object'::text WHEN ((p_policy ? 'rules'::text) AND (p_policy ?| '{approvers,groups,needed}'::text[])) THEN 'policy.rules stands in place of approvers, groups and needed'::text WHEN ((p_policy @> '{"allow_unsigned_signal": true}'::jsonb) AND ((COALESCE((p_policy ->> 'needed'::text), '1'::text) <> '1'::text) OR (p_policy ? 'rules'::text) OR (p_policy @> '{"four_eyes": true}'::jsonb))) THEN 'policy.allow_unsigned_signal cannot go with a quorum, with rules or with four_eyes'::text ELSE (SELECT string_agg(f.problem, '; '::text ORDER BY f.n) AS string_agg FROM (SELECT 0 AS n, format('policy.%s is not %s'::text, t.field, t.what) AS problem FROM (VALUES ('rules'::text,'(@.type() == "array" && @.size() > 0)'::text,'a list of rules'::text), ('escalate'::text,'(@.type() == "array")'::text,'a list of steps'::text), ('four_eyes'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('allow_unsigned_signal'::text,'(@.type() == "boolean")'::text,'true or false'::text), ('on_expiry'::text,'(@ == "reject" || @ == "approve")'::text,'reject or approve'::text), ('calendar'::text,'(@.type() == "string")'::text,'the name of a calendar'::text), ('max_rounds'::text,'(@ >= 0 && @ <= 99 && @ == @.floor())'::text,'a number from 0 to 99'::text), ('remind_every'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text), ('remind_before'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text), ('effect_delay'::text,'(@ >= 1 && @ <= 31622400)'::text,'a number of seconds from 1 to 31622400'::text)) t(field, test, what) WHERE ((policy_problem.p_policy ? t.field) AND (NOT jsonb_path_exists((policy_problem.p_policy -> t.field), (('strict $ ? '::text || t.test))::jsonpath))) UNION ALL SELECT 1, backbeat.rule_problem((policy_problem.p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,remind_before,effect_delay}'::text[]), 'policy'::text, '{approvers,groups,needed}'::text[], ((policy_problem.p_policy ? 'rules'::text) OR (policy_problem.p_policy @> '{"allow_unsigned_signal": true}'::jsonb))) AS rule_problem UNION ALL SELECT (1 + r.n), backbeat.rule_problem(r.rule, format('policy.rules[%s]'::text, (r.n - 1)), '{approvers,groups,needed}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."rules"[*]'::jsonpath) WITH ORDINALITY r(rule, n) UNION ALL SELECT (1000 + e.n), backbeat.rule_problem(e.step, format('policy.escalate[%s]'::text, (e.n - 1)), '{after,approvers,groups}'::text[], false) AS rule_problem FROM jsonb_path_query(policy_problem.p_policy, '$."escalate"[*]'::jsonpath) WITH ORDINALITY e(step, n)) f) END;
 
 CREATE TABLE backbeat.approval_requests (
     id uuid NOT NULL,
@@ -876,7 +876,7 @@ BEGIN
                v_now, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), i.requested_by, p_editable,
                ARRAY(SELECT after_time(v_workflow.tenant, v_policy, v_now, (e.step ->> 'after')::double precision)
                      FROM jsonb_array_elements(v_policy -> 'escalate') WITH ORDINALITY AS e(step, n) ORDER BY e.n),
-               after_time(v_workflow.tenant, v_policy, v_now, (v_policy ->> 'remind_every')::double precision)
+               next_reminder(v_workflow.tenant, v_policy, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), v_now)
         FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
@@ -888,16 +888,12 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-DECLARE v_id text := left(encode(sha256(p_key), 'hex'), 16);
-BEGIN
-    INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at)
-    VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
-    PERFORM audit(session_user, 'token.created', v_id, jsonb_build_object('user', p_user, 'groups', p_groups));
-    RETURN v_id;
-END $$;
+    WITH made AS (INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at) VALUES (left(encode(sha256(p_key), 'hex'), 16), p_key, p_user,
+        p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds)) RETURNING id)
+    SELECT m.id FROM made m WHERE audit(session_user, 'token.created', m.id, jsonb_build_object('user', p_user, 'groups', p_groups)) > 0 $$;
 
 CREATE FUNCTION backbeat.decide(p_proof text, p_request uuid, p_decision text, p_hash text, p_comment text, p_decision_id uuid, p_via text, p_body jsonb DEFAULT NULL::jsonb, p_problem text DEFAULT NULL::text) RETURNS TABLE(verdict text, user_name text, state text, closed_by text, closed_at timestamp with time zone, deadline timestamp with time zone, problem text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1023,16 +1019,14 @@ CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RE
             'letters', cardinality(g.ids), 'last', g.ids[cardinality(g.ids)], 'reason', p_reason))
         FROM (SELECT array_agg(id ORDER BY id) AS ids FROM gone HAVING count(*) > 0) g
     )
-    SELECT unnest(t.ids) FROM told t
-$$;
+    SELECT unnest(t.ids) FROM told t $$;
 
 CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     DELETE FROM model_calls c WHERE c.owner = ANY (p_owners) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = c.owner);
-    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL;
-$$;
+    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL; $$;
 
 CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS void
     LANGUAGE plpgsql
@@ -1042,9 +1036,7 @@ CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS vo
 DECLARE v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
-    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
-        PERFORM settle_joins(p_departures);
-    END IF;
+    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN PERFORM settle_joins(p_departures); END IF;
     WITH bills AS (
         SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
                CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
@@ -1085,8 +1077,7 @@ CREATE FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_right te
     AS $$
     SELECT NOT EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE (r.rule ->> 'needed')::integer > fits(r.rule, p_right, p_groups)::integer + (
         SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve')
-          AND fits(r.rule, d.for_user, d.groups)))
-$$;
+          AND fits(r.rule, d.for_user, d.groups))) $$;
 
 CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL::bytea[], p_tenant text DEFAULT 'default'::text, p_class text DEFAULT 'normal'::text, p_run_after timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_source_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_traceparent text DEFAULT NULL::text, p_origin uuid DEFAULT NULL::uuid, p_parent uuid DEFAULT NULL::uuid, p_salt text DEFAULT ''::text) RETURNS TABLE(ord bigint, task_id uuid, created boolean, status text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1095,7 +1086,7 @@ CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads 
     AS $$
 #variable_conflict use_column
 DECLARE c_payload_cap CONSTANT integer := 1048576;
-    v_workflow workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
+    v_workflow workflows; v_canary workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
     v_at timestamptz := clock();
     v_start bigint := floor(extract(epoch FROM v_at) * 1000);
     v_seed text := gen_random_uuid();
@@ -1103,9 +1094,8 @@ DECLARE c_payload_cap CONSTANT integer := 1048576;
     v_due timestamptz := CASE WHEN p_run_after > backbeat.now() THEN p_run_after END;
 BEGIN
     SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
-    END IF;
+    IF NOT FOUND THEN RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001'; END IF;
+    SELECT * INTO v_canary FROM workflows c WHERE c.name = p_workflow AND c.canary IS NOT NULL AND p_version IN (c.version, c.stable);
     PERFORM need_tenant(p_tenant);
     IF cardinality(p_keys) <> cardinality(p_payloads) OR cardinality(p_source_at) <> cardinality(p_payloads) THEN
         RAISE EXCEPTION 'there are % payloads, but not as many keys or moments', cardinality(p_payloads) USING ERRCODE = 'BB003';
@@ -1141,7 +1131,9 @@ BEGIN
     ), added AS (
         INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, expires_at, source_at,
                                   max_attempts, parent_id, origin_id, idempotency_key, traceparent, created_at)
-        SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.lane, p_class, f.payload, CASE WHEN v_due IS NULL THEN 'pending' ELSE 'delayed' END,
+        SELECT f.id, p_tenant, p_workflow, CASE WHEN v_canary.canary IS NULL THEN p_version
+                   WHEN abs(hashtextextended(coalesce(f.key::text, f.id::text), 0) % 100) < v_canary.canary THEN v_canary.version ELSE v_canary.stable END,
+               v_workflow.lane, p_class, f.payload, CASE WHEN v_due IS NULL THEN 'pending' ELSE 'delayed' END,
                v_due, p_expires_at, f.source_at, v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), f.key,
                -- backbeat.trace_id and span_id, written out: this runs once a row.
                '00-' || coalesce(v_trace, left(encode(sha256(convert_to('task:' || f.id, 'UTF8')), 'hex'), 32)) || '-'
@@ -1152,9 +1144,7 @@ BEGIN
 
     INSERT INTO flows (tenant, tier, class) VALUES (p_tenant, v_workflow.lane, p_class) ON CONFLICT DO NOTHING;
     INSERT INTO virtual_time (tier) VALUES (v_workflow.lane) ON CONFLICT DO NOTHING;
-    IF v_due IS NULL THEN
-        PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class)));
-    END IF;
+    IF v_due IS NULL THEN PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class))); END IF;
 
     v_ids := ARRAY(
         SELECT coalesce(u.new, (SELECT i.task_id FROM idempotency i WHERE i.tenant = p_tenant AND i.key = u.key))
@@ -1201,6 +1191,7 @@ DECLARE v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since
 BEGIN
     IF p_request.closed_at IS NULL AND p_at >= p_request.deadline AND v_gone < p_request.deadline - interval '1 minute' AND v_lost > '0' THEN
         UPDATE approval_requests r SET deadline = r.deadline + v_lost, outages_until = v_back WHERE r.id = p_request.id RETURNING * INTO p_request;
+        UPDATE orchestrated_workflows w SET deadline = p_request.deadline WHERE w.id = p_request.workflow_id;
         PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object('from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
     END IF;
     RETURN p_request;
@@ -1325,16 +1316,13 @@ CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamp with time zone
             WHERE d.decision = 'delegate' AND (d.request_id IS NULL OR d.request_id = p_request)
             ORDER BY d.user_name, d.request_id, d.decided_at DESC, d.id DESC) AS w
         WHERE w.until > p_at ORDER BY w.user_name, w.request_id IS NULL) AS h
-    WHERE h.user_name <> h.to_user
-$$;
+    WHERE h.user_name <> h.to_user $$;
 
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
     UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
-    RETURN QUERY
     WITH mine AS (
         SELECT t.id FROM simple_tasks t JOIN unnest(p_ids, p_leases) AS m(id, lease) ON t.id = m.id AND t.lease = m.lease
         WHERE t.status = 'running' ORDER BY t.id FOR NO KEY UPDATE OF t
@@ -1342,8 +1330,7 @@ BEGIN
         UPDATE simple_tasks t SET lease_until = clock() + make_interval(secs => p_lease_seconds)
         FROM mine WHERE t.id = mine.id RETURNING t.id
     )
-    SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k);
-END $$;
+    SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k) $$;
 
 CREATE FUNCTION backbeat.history_entry(p_task backbeat.simple_tasks, p_outcome text, p_error_class text, p_error text) RETURNS jsonb
     LANGUAGE sql
@@ -1379,28 +1366,37 @@ CREATE FUNCTION backbeat.lease_message(p_channel text, p_for double precision) R
     attempts = m.attempts + (d.holds <> '{}')::int, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END FROM due d WHERE m.id = d.id RETURNING m.* $$;
 
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET plan_cache_mode TO 'force_custom_plan'
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-#variable_conflict use_column
-DECLARE v_now timestamptz := clock();
-BEGIN
-    RETURN QUERY
     WITH picked AS (
         SELECT o.stream, o.seq FROM temporal_outbox o
-        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= v_now
+        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= (SELECT clock())
           AND NOT EXISTS (SELECT FROM temporal_outbox e
                           WHERE e.stream = o.stream AND e.seq < o.seq AND e.delivered_at IS NULL AND e.dead_at IS NULL)
         ORDER BY o.lease_until LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE temporal_outbox o
-        SET lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_seconds), attempts = o.attempts + 1
+        SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
         FROM picked p WHERE (o.stream, o.seq) = (p.stream, p.seq) RETURNING o.*
     )
     SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
-    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream;
-END $$;
+    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
+
+CREATE TABLE backbeat.telemetry_outbox (
+    id uuid NOT NULL,
+    spans integer NOT NULL,
+    body bytea NOT NULL,
+    leased_until timestamp with time zone,
+    refused text
+);
+
+CREATE FUNCTION backbeat.lease_spans(p_for double precision) RETURNS SETOF backbeat.telemetry_outbox
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    UPDATE telemetry_outbox o SET leased_until = clock() + make_interval(secs => p_for) WHERE o.id IN (SELECT i.id FROM telemetry_outbox i
+    WHERE i.refused IS NULL AND coalesce(i.leased_until < clock(), true) ORDER BY i.id LIMIT 20 FOR UPDATE SKIP LOCKED) RETURNING o.* $$;
 
 CREATE FUNCTION backbeat.leave_flows(p_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
@@ -1465,8 +1461,7 @@ CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL
     ), capped AS MATERIALIZED (
         SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
     )
-    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
-$$;
+    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f $$;
 
 CREATE FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) RETURNS void
     LANGUAGE plpgsql
@@ -1523,6 +1518,12 @@ BEGIN
     RETURN v_made;
 END $$;
 
+CREATE FUNCTION backbeat.may_be_lost(p_key text) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT p_key COLLATE "C" < uuid7_floor(l.restored_at)::text AND NOT EXISTS (SELECT FROM side_effects e WHERE e.key = p_key) FROM ledger l $$;
+
 CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1537,6 +1538,13 @@ BEGIN
     END IF;
 END $_$;
 
+CREATE FUNCTION backbeat.next_reminder(p_tenant text, p_policy jsonb, p_deadline timestamp with time zone, p_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT least(after_time(p_tenant, p_policy, p_at, (p_policy ->> 'remind_every')::double precision), CASE WHEN l.at > p_at THEN l.at END)
+    FROM (SELECT p_deadline - make_interval(secs => (p_policy ->> 'remind_before')::double precision)) AS l(at) $$;
+
 CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -1544,7 +1552,8 @@ CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, rank, max_attempts, agent_id, parent_id, origin_id, traceparent, source_at,
         created_at)
     SELECT uuid7(), f.tenant, f.workflow, f.version, f.tier, f.class, f.payload, 'pending', 0, w.max_attempts, a.id, a.parent_id, f.origin_id, f.traceparent, f.source_at,
-        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent $$;
+        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent
+    ON CONFLICT (agent_id) WHERE agent_id IS NOT NULL DO NOTHING $$;
 
 CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) RETURNS boolean
     LANGUAGE sql STABLE
@@ -1555,8 +1564,7 @@ CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at t
             SELECT t.user_name FROM api_tokens t, LATERAL rights(p_request, t.user_name, t.groups, p_at) AS g
             WHERE t.revoked_at IS NULL AND (t.expires_at > p_at) IS NOT FALSE AND NOT g.barred AND fits(r.rule, g.name, g.groups)
             UNION SELECT d.user_name FROM approval_decisions d
-            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people))
-$$;
+            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people)) $$;
 
 CREATE FUNCTION backbeat.note_effect(p_key text, p_error text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -1572,6 +1580,14 @@ BEGIN
     ON CONFLICT (since) DO UPDATE SET until = greatest(p.until, excluded.until);
     RETURN NULL;
 END $$;
+
+CREATE FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) RETURNS SETOF bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH news AS (UPDATE ledger SET restored_at = clock() WHERE p_proof IS NULL OR p_proof > uuid7_floor(restored_at) RETURNING one), doubted AS (
+        UPDATE side_effects SET status = 'unknown', fire_until = greatest(fire_until, clock()) WHERE status = 'intended' AND EXISTS (SELECT FROM news) RETURNING 1)
+    SELECT audit(session_user, 'postgres.restored', 'ledger', jsonb_build_object('by', p_by, 'reason', p_reason, 'open', (SELECT count(*) FROM doubted))) FROM news $$;
 
 CREATE TABLE backbeat.budgets (
     id bigint NOT NULL,
@@ -1661,9 +1677,7 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        IF cardinality(v_rows) > 2 THEN
-            v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p);
-        END IF;
+        IF cardinality(v_rows) > 2 THEN v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p); END IF;
         SELECT o.* INTO v_no FROM (
             SELECT b.*, CASE WHEN b.soft THEN objection(b, v_call.likely_usd, v_call.likely_tokens) ELSE objection(b, v_call.reserved_usd, v_call.reserved_tokens) END AS verdict
             FROM budgets b WHERE b.id = ANY (v_call.charged) AND (v_call.block IS NULL OR b.level < 3)) o
@@ -1731,9 +1745,7 @@ DECLARE v_next uuid := p_owner; v_task record; v_workflow text; v_above text; v_
 BEGIN
     WHILE v_next IS NOT NULL LOOP
         SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
-        IF NOT FOUND THEN
-            SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next;
-        END IF;
+        IF NOT FOUND THEN SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next; END IF;
         IF NOT FOUND THEN
             SELECT w.id, NULL::uuid AS parent_id, NULL::uuid AS agent_id, w.workflow, w.version, w.tenant INTO v_task FROM orchestrated_workflows w
             WHERE w.id = coalesce((SELECT j.workflow_id FROM joins j WHERE j.id = v_next), v_next);
@@ -1860,8 +1872,13 @@ CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer
     AS $$
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at)
     SELECT p_stream, coalesce(max(seq), 0) + 1, p_kind, clock(), clock() FROM temporal_outbox WHERE stream = p_stream
-    RETURNING seq
-$$;
+    RETURNING seq $$;
+
+CREATE FUNCTION backbeat.put_spans(p_id uuid, p_spans integer, p_body bytea) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    INSERT INTO telemetry_outbox (id, spans, body) VALUES (p_id, p_spans, p_body) ON CONFLICT DO NOTHING $$;
 
 CREATE FUNCTION backbeat.reap(p_limit integer DEFAULT 100, p_leases bigint[] DEFAULT NULL::bigint[]) RETURNS TABLE(task_id uuid, lease bigint, status text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1881,9 +1898,7 @@ BEGIN
     SELECT array_agg(ROW(t.id, 'dead', NULL, 'worker_lost', format('worker %s stopped renewing its lease; %s of %s attempts', t.worker, t.attempts, t.max_attempts),
         NULL, history_entry(t, 'lost', 'worker_lost', NULL))::departure) INTO v_dead
     FROM simple_tasks t WHERE t.id = ANY (v_ids) AND t.attempts >= t.max_attempts;
-    IF v_dead IS NOT NULL THEN
-        PERFORM end_tasks(v_dead);
-    END IF;
+    IF v_dead IS NOT NULL THEN PERFORM end_tasks(v_dead); END IF;
     UPDATE simple_tasks t
     SET status = 'pending', rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
         alone = t.attempts + 1 >= t.max_attempts, history = t.history || history_entry(t, 'lost', 'worker_lost', NULL)
@@ -1954,8 +1969,7 @@ CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     DELETE FROM tenants WHERE id = '*';
-    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by));
-$$;
+    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by)); $$;
 
 CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -1970,8 +1984,7 @@ CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions json
     SET tier = excluded.tier, max_attempts = excluded.max_attempts, bulk = excluded.bulk, history = excluded.history, trace = excluded.trace,
         idempotency = excluded.idempotency, max_usd = excluded.max_usd, max_tokens = excluded.max_tokens
     WHERE (w.tier, w.max_attempts, w.bulk, w.history, w.trace, w.idempotency, w.max_usd, w.max_tokens) IS DISTINCT FROM
-        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens)
-$$;
+        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens) $$;
 
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2021,21 +2034,18 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL::text) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    DELETE FROM switches WHERE name = p_name;
-    RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
-END $$;
+    WITH gone AS (DELETE FROM switches WHERE name = p_name RETURNING name)
+    SELECT count(audit(session_user, 'switch.released', g.name, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
 
 CREATE FUNCTION backbeat.remove_schedule(p_name text) RETURNS bigint
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     WITH gone AS (DELETE FROM schedules s WHERE s.name = p_name RETURNING *)
-    SELECT audit(session_user, 'schedule.removed', g.name, to_jsonb(g)) FROM gone g
-$$;
+    SELECT audit(session_user, 'schedule.removed', g.name, to_jsonb(g)) FROM gone g $$;
 
 CREATE FUNCTION backbeat.requeue_dead(p_ids uuid[], p_newest boolean, p_start timestamp with time zone, p_seconds double precision, p_by text, p_reason text) RETURNS TABLE(letter uuid, task_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2098,8 +2108,7 @@ CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workfl
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     SELECT count(*) > 0 FROM (SELECT FROM approval_requests
-        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r
-$$;
+        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r $$;
 
 CREATE FUNCTION backbeat.resolve_effect(p_key text, p_outcome jsonb, p_reason text, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2121,16 +2130,12 @@ CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) R
     AS $$
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow AND temporal_id = p_temporal_id AND finished_at IS NULL FOR NO KEY UPDATE;
-    IF NOT FOUND OR EXISTS (
-        SELECT FROM temporal_outbox WHERE stream = p_workflow AND kind = 'start' AND delivered_at IS NULL AND dead_at IS NULL) THEN
-        RETURN false;
-    END IF;
     UPDATE orchestrated_workflows
-    SET generation = generation + CASE WHEN status = 'starting' THEN 0 ELSE 1 END,
-        status = 'starting', run_id = NULL, waiting_for = NULL, updated_at = clock()
-    WHERE id = p_workflow;
-    PERFORM push_outbox(p_workflow, 'start');
-    RETURN true;
+    SET generation = generation + CASE WHEN status = 'starting' THEN 0 ELSE 1 END, status = 'starting', run_id = NULL, waiting_for = NULL, updated_at = clock()
+    WHERE FOUND AND id = p_workflow AND NOT EXISTS (
+        SELECT FROM temporal_outbox WHERE stream = p_workflow AND kind = 'start' AND delivered_at IS NULL AND dead_at IS NULL);
+    PERFORM push_outbox(p_workflow, 'start') WHERE FOUND;
+    RETURN FOUND;
 END $$;
 
 CREATE FUNCTION backbeat.resume_agent(p_agent uuid, p_tokens bigint, p_usd numeric, p_steps integer, p_by text, p_reason text) RETURNS SETOF uuid
@@ -2153,13 +2158,21 @@ DECLARE v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN RETURN NULL; END IF;
     SELECT max(b.at) FILTER (WHERE b.policy = 'ticks') AS ticks, max(b.at) FILTER (WHERE b.policy = 'outbox') AS outbox,
-           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished INTO v_before
+           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished, max(b.at) FILTER (WHERE b.policy = 'workflows') AS workflows INTO v_before
     FROM (SELECT r.policy, backbeat.now() - make_interval(days => r.days) AS at FROM retention r) b;
     DELETE FROM ticks k WHERE k.id IN (SELECT t.id FROM ticks t WHERE t.id < uuid7_floor(v_before.ticks) ORDER BY t.id LIMIT p_limit);
     -- Streams that are over: in one that goes on, the next number follows from the last.
     DELETE FROM temporal_outbox o WHERE (o.stream, o.seq) IN (
         SELECT b.stream, b.seq FROM temporal_outbox b JOIN orchestrated_workflows w ON w.id = b.stream
         WHERE b.stream < uuid7_floor(v_before.outbox) AND b.delivered_at < v_before.outbox AND w.finished_at < v_before.outbox LIMIT p_limit);
+    -- What was asked of people and what they decided stays, as the audit log does: of that only what was told goes.
+    DELETE FROM messages m WHERE m.id IN (SELECT o.id FROM messages o WHERE o.id < uuid7_floor(v_before.workflows) AND o.status <> 'open' ORDER BY o.id LIMIT p_limit);
+    DELETE FROM notifications n WHERE n.id IN (SELECT o.id FROM notifications o WHERE o.id < uuid7_floor(v_before.workflows) ORDER BY o.id LIMIT p_limit);
+    v_ids := ARRAY(SELECT w.id FROM orchestrated_workflows w WHERE w.workflow <> 'approve_effect' AND w.finished_at < v_before.workflows
+        AND NOT EXISTS (SELECT FROM approval_requests r WHERE r.workflow_id = w.id) ORDER BY w.finished_at LIMIT p_limit);
+    DELETE FROM model_calls c WHERE c.owner = ANY (v_ids);
+    DELETE FROM budgets b WHERE b.scope = 'task' AND b.day = '-infinity' AND b.key = ANY (v_ids::text[]);
+    DELETE FROM orchestrated_workflows w WHERE w.id = ANY (v_ids) AND w.finished_at IS NOT NULL;
 
     SELECT d.name, d.floor, d.ceiling INTO v_name, v_from, v_to FROM (
         SELECT c.relname AS name, uuid7_floor(right(c.relname, 8)::timestamp AT TIME ZONE 'UTC') AS floor,
@@ -2249,20 +2262,14 @@ CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_b
     AS $$
     SELECT count(audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', n.revision, 'hash', n.hash))) > 0
     FROM (SELECT FROM approval_requests WHERE id = p_request AND state = 'changes' FOR UPDATE) AS r,
-        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL
-$$;
+        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL $$;
 
 CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL;
-    IF FOUND THEN
-        PERFORM audit(session_user, 'token.revoked', p_id, '{}');
-    END IF;
-    RETURN FOUND;
-END $$;
+    WITH gone AS (UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL RETURNING id)
+    SELECT count(audit(session_user, 'token.revoked', g.id, '{}')) > 0 FROM gone g $$;
 
 CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user text, p_groups text[], p_at timestamp with time zone) RETURNS TABLE(name text, groups text[], barred boolean)
     LANGUAGE sql STABLE
@@ -2273,8 +2280,7 @@ CREATE FUNCTION backbeat.rights(p_request backbeat.approval_requests, p_user tex
         WHERE a.name IN (p_user, m.name))
     FROM (SELECT p_user, p_groups WHERE NOT EXISTS (SELECT FROM handed_on(p_request.id, p_at) AS h WHERE h.user_name = p_user)
           UNION ALL SELECT h.user_name, h.groups FROM handed_on(p_request.id, p_at) AS h WHERE h.to_user = p_user) AS m(name, groups)
-    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups))
-$$;
+    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups)) $$;
 
 CREATE FUNCTION backbeat.route_notification(p_id uuid, p_to jsonb) RETURNS bigint
     LANGUAGE sql SECURITY DEFINER
@@ -2294,8 +2300,7 @@ CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at tim
     FROM jsonb_array_elements(coalesce(p_request.policy -> 'rules', jsonb_build_array(p_request.policy))) AS r(rule), (
         SELECT coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].approvers[*]'), '[]') AS approvers,
                coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].groups[*]'), '[]') AS groups
-        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u
-$_$;
+        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u $_$;
 
 CREATE FUNCTION backbeat.run_selector(p_name text, p_watermark timestamp with time zone, p_limit integer) RETURNS SETOF jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -2350,16 +2355,24 @@ CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone te
     SELECT backbeat.now() AT TIME ZONE p_time_zone;
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
     INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
-    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
-$$;
+    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name); $$;
+
+CREATE FUNCTION backbeat.set_canary(p_name text, p_version integer, p_percent integer, p_by text) RETURNS SETOF bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    WITH older AS (SELECT max(o.version) AS version FROM workflows w JOIN workflows o USING (name, runtime, lane)
+        WHERE (name, w.version, runtime) = (p_name, p_version, 'cron') AND o.version < w.version
+    ), said AS (UPDATE workflows w SET canary = CASE WHEN w.version = p_version THEN p_percent END, stable = o.version FROM older o
+        WHERE w.name = p_name AND (w.canary IS NOT NULL OR w.version = p_version) AND (p_version IS NULL OR o.version IS NOT NULL) RETURNING 1)
+    SELECT audit(session_user, 'workflow.canary', p_name, jsonb_build_object('by', p_by, 'version', p_version, 'percent', p_percent)) FROM said LIMIT 1 $$;
 
 CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     UPDATE retention SET days = p_days, set_by = p_by WHERE policy = p_policy;
-    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days));
-$$;
+    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days)); $$;
 
 CREATE FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2425,9 +2438,7 @@ BEGIN
     WHERE r.outcome IN ('succeed', 'fan_out', 'dead', 'escalate') OR (r.outcome = 'retry' AND t.attempts >= t.max_attempts)
        OR (uses_patience(r.outcome, r.reason) AND t.releases >= c_free_releases);
     PERFORM fan_out(r) FROM unnest(v_ends) r WHERE r.outcome = 'fan_out';
-    IF v_departures IS NOT NULL THEN
-        PERFORM end_tasks(v_departures);
-    END IF;
+    IF v_departures IS NOT NULL THEN PERFORM end_tasks(v_departures); END IF;
 
     UPDATE simple_tasks t
     SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now()
@@ -2499,6 +2510,12 @@ BEGIN
     RETURN v_kind IS NOT NULL;
 END $$;
 
+CREATE FUNCTION backbeat.settle_spans(p_id uuid, p_refused text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    DELETE FROM telemetry_outbox o WHERE o.id = p_id AND p_refused IS NULL; UPDATE telemetry_outbox o SET refused = p_refused WHERE o.id = p_id $$;
+
 CREATE TABLE backbeat.llm_rate (
     route text NOT NULL,
     period double precision DEFAULT 60 NOT NULL,
@@ -2542,8 +2559,7 @@ CREATE FUNCTION backbeat.signer(p_proof text, p_message text, p_at timestamp wit
     SELECT t.* FROM api_tokens t
     WHERE t.id = split_part(p_proof, '_', 2) AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > p_at)
       AND sha256(convert_to(p_proof, 'UTF8')) = sha256(convert_to(format(
-          'bbd_%s_%s', t.id, encode(sha256(t.key || sha256(convert_to(p_message, 'UTF8'))), 'hex')), 'UTF8'))
-$$;
+          'bbd_%s_%s', t.id, encode(sha256(t.key || sha256(convert_to(p_message, 'UTF8'))), 'hex')), 'UTF8')) $$;
 
 CREATE FUNCTION backbeat.span_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2709,18 +2725,23 @@ CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text
         CASE WHEN p_users IS NULL THEN ARRAY(
             SELECT DISTINCT g.name FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'groups') AS g(name) ORDER BY 1) ELSE '{}' END,
         p_facts || jsonb_build_object('title', p_request.title, 'state', p_request.state, 'revision', p_request.revision,
-            'hash', p_request.hash, 'deadline', p_request.deadline), p_at
-$$;
+            'hash', p_request.hash, 'deadline', p_request.deadline), p_at $$;
 
-CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION backbeat.tell_spool(p_host text, p_files integer, p_oldest double precision, p_quarantined integer, p_shed bigint) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
+    DELETE FROM telemetry_hosts h WHERE h.seen_at < clock() - interval '30 days';
+    INSERT INTO telemetry_hosts AS h VALUES (p_host, p_files, clock() - make_interval(secs => p_oldest), p_quarantined, p_shed, clock()) ON CONFLICT (host) DO UPDATE
+    SET files = excluded.files, oldest_at = excluded.oldest_at, quarantined = excluded.quarantined, shed = h.shed + excluded.shed, seen_at = excluded.seen_at $$;
+
+CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
     INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
     ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
-    PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
-END $$;
+    SELECT FROM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by)) $$;
 
 CREATE FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2741,19 +2762,14 @@ CREATE FUNCTION backbeat.turn_schedule(p_name text, p_from timestamp with time z
     AS $$
     WITH turned AS (UPDATE schedules s SET paused = p_from IS NULL, watermark = coalesce(p_from, watermark), next_at = coalesce(p_next_at, next_at)
                     WHERE s.name = p_name AND s.paused = (p_from IS NOT NULL) RETURNING *)
-    SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t
-$$;
+    SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t $$;
 
 CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-BEGIN
-    DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
-    PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key),
-            audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by)) WHERE FOUND;
-    RETURN FOUND;
-END $$;
+    WITH gone AS (DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key) RETURNING CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END AS reason)
+    SELECT count(release_held(g.reason, p_key) + audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
 
 CREATE FUNCTION backbeat.uses_patience(p_outcome text, p_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2766,22 +2782,6 @@ CREATE FUNCTION backbeat.utc_day(p_at timestamp with time zone) RETURNS date
 CREATE FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((encode(SUBSTRING(int8send((floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint) FROM 3), 'hex'::text) || repeat('0'::text, 20)))::uuid;
-
-CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE(id bigint, problem text)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'backbeat', 'pg_temp'
-    AS $$
-    SELECT * FROM (SELECT a.id, CASE
-            WHEN a.id <> row_number() OVER chain THEN 'a row before it is missing'
-            WHEN a.prev_hash <> lag(a.hash, 1, sha256('backbeat audit log')) OVER chain THEN 'it does not follow the row before it'
-            WHEN a.hash <> audit_hash(a.prev_hash, a.id, a.at, a.actor, a.action, a.subject, a.detail) THEN 'it was changed'
-        END AS problem
-        FROM audit_log a WINDOW chain AS (ORDER BY a.id)
-        UNION ALL
-        SELECT h.id, 'the newest rows are missing' FROM audit_head h
-        WHERE h.id > 0 AND NOT EXISTS (SELECT FROM audit_log a WHERE (a.id, a.hash) = (h.id, h.hash))
-    ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1
-$$;
 
 CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void
     LANGUAGE sql
@@ -2805,21 +2805,16 @@ BEGIN
 END $$;
 
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE(id uuid, temporal_id text, status text, state_seq integer)
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-#variable_conflict use_column
-DECLARE v_now timestamptz := clock();
-BEGIN
-    RETURN QUERY
     WITH picked AS (
         SELECT w.id FROM orchestrated_workflows w
-        WHERE w.finished_at IS NULL AND w.checked_at <= v_now - make_interval(secs => p_seconds)
+        WHERE w.finished_at IS NULL AND w.checked_at <= (SELECT clock()) - make_interval(secs => p_seconds)
         ORDER BY w.checked_at LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE orchestrated_workflows w SET checked_at = v_now FROM picked p WHERE w.id = p.id
-    RETURNING w.id, w.temporal_id, w.status, w.state_seq;
-END $$;
+    UPDATE orchestrated_workflows w SET checked_at = clock() FROM picked p WHERE w.id = p.id
+    RETURNING w.id, w.temporal_id, w.status, w.state_seq $$;
 
 CREATE TABLE backbeat.agent_steps (
     agent_id uuid NOT NULL,
@@ -2959,6 +2954,7 @@ CREATE TABLE backbeat.estimates (
 CREATE TABLE backbeat.feedback (
     id uuid DEFAULT backbeat.uuid7() NOT NULL,
     origin_id uuid NOT NULL,
+    task_id uuid NOT NULL,
     finding text DEFAULT ''::text NOT NULL,
     label text NOT NULL,
     said_by text NOT NULL,
@@ -3049,6 +3045,13 @@ CREATE SEQUENCE backbeat.leases
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE backbeat.ledger (
+    one boolean DEFAULT true NOT NULL,
+    secret uuid DEFAULT gen_random_uuid() NOT NULL,
+    restored_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone,
+    CONSTRAINT ledger_one_check CHECK (one)
+);
+
 CREATE TABLE backbeat.llm_routes (
     scope text NOT NULL,
     key text NOT NULL,
@@ -3099,7 +3102,7 @@ CREATE TABLE backbeat.retention (
     set_by text DEFAULT '(default)'::text NOT NULL,
     cleared_to uuid,
     CONSTRAINT retention_days_check CHECK (((days >= 1) AND (days <= 36500))),
-    CONSTRAINT retention_policy_check CHECK ((policy = ANY (ARRAY['finished'::text, 'outbox'::text, 'ticks'::text])))
+    CONSTRAINT retention_policy_check CHECK ((policy = ANY (ARRAY['finished'::text, 'outbox'::text, 'ticks'::text, 'workflows'::text])))
 );
 
 CREATE TABLE backbeat.schedules (
@@ -3138,7 +3141,7 @@ CREATE TABLE backbeat.schema_migrations (
 
 CREATE TABLE backbeat.side_effects (
     key text NOT NULL,
-    mark text DEFAULT encode(uuid_send(gen_random_uuid()), 'hex'::text) NOT NULL,
+    mark text NOT NULL,
     kind text NOT NULL,
     status text NOT NULL,
     owner_kind text NOT NULL,
@@ -3231,6 +3234,15 @@ UNION ALL
     finished_tasks.cost_usd
    FROM backbeat.finished_tasks;
 
+CREATE TABLE backbeat.telemetry_hosts (
+    host text NOT NULL,
+    files integer NOT NULL,
+    oldest_at timestamp with time zone,
+    quarantined integer,
+    shed bigint NOT NULL,
+    seen_at timestamp with time zone
+);
+
 CREATE TABLE backbeat.temporal_outbox (
     stream uuid NOT NULL,
     seq integer NOT NULL,
@@ -3295,7 +3307,10 @@ END) STORED NOT NULL,
     max_tokens bigint,
     registered_at timestamp with time zone DEFAULT backbeat.now() NOT NULL,
     seen_at timestamp with time zone,
+    canary integer,
+    stable integer,
     CONSTRAINT workflows_bulk_check CHECK (((bulk >= 1) AND (bulk <= 10000))),
+    CONSTRAINT workflows_canary_check CHECK (((canary >= 0) AND (canary <= 100))),
     CONSTRAINT workflows_history_check CHECK ((history = ANY (ARRAY['full'::text, 'failures'::text, 'none'::text]))),
     CONSTRAINT workflows_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT workflows_max_tokens_check CHECK ((max_tokens > 0)),
@@ -3379,6 +3394,9 @@ ALTER TABLE ONLY backbeat.joins
 ALTER TABLE ONLY backbeat.joins
     ADD CONSTRAINT joins_workflow_id_step_key UNIQUE (workflow_id, step);
 
+ALTER TABLE ONLY backbeat.ledger
+    ADD CONSTRAINT ledger_pkey PRIMARY KEY (one);
+
 ALTER TABLE ONLY backbeat.llm_rate
     ADD CONSTRAINT llm_rate_pkey PRIMARY KEY (route);
 
@@ -3429,6 +3447,12 @@ ALTER TABLE ONLY backbeat.simple_tasks
 
 ALTER TABLE ONLY backbeat.switches
     ADD CONSTRAINT switches_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY backbeat.telemetry_hosts
+    ADD CONSTRAINT telemetry_hosts_pkey PRIMARY KEY (host);
+
+ALTER TABLE ONLY backbeat.telemetry_outbox
+    ADD CONSTRAINT telemetry_outbox_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY backbeat.temporal_outbox
     ADD CONSTRAINT temporal_outbox_pkey PRIMARY KEY (stream, seq);
@@ -3487,6 +3511,8 @@ CREATE INDEX notifications_new ON backbeat.notifications USING btree (id) WHERE 
 CREATE INDEX notifications_of ON backbeat.notifications USING btree (request_id);
 
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows USING btree (checked_at) WHERE (finished_at IS NULL);
+
+CREATE INDEX orchestrated_workflows_over ON backbeat.orchestrated_workflows USING btree (finished_at) WHERE (workflow <> 'approve_effect'::text);
 
 CREATE UNIQUE INDEX orchestrated_workflows_start ON backbeat.orchestrated_workflows USING btree (tenant, workflow, start_key) WHERE (start_key IS NOT NULL);
 
@@ -3551,19 +3577,19 @@ ALTER TABLE ONLY backbeat.joins
     ADD CONSTRAINT joins_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES backbeat.agents(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY backbeat.joins
-    ADD CONSTRAINT joins_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+    ADD CONSTRAINT joins_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY backbeat.notifications
     ADD CONSTRAINT notifications_request_id_fkey FOREIGN KEY (request_id) REFERENCES backbeat.approval_requests(id);
 
 ALTER TABLE ONLY backbeat.orchestrated_workflows_steps
-    ADD CONSTRAINT orchestrated_workflows_steps_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id);
+    ADD CONSTRAINT orchestrated_workflows_steps_workflow_id_fkey FOREIGN KEY (workflow_id) REFERENCES backbeat.orchestrated_workflows(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY backbeat.schedules
     ADD CONSTRAINT schedules_workflow_version_fkey FOREIGN KEY (workflow, version) REFERENCES backbeat.workflows(name, version);
 
 ALTER TABLE ONLY backbeat.temporal_outbox
-    ADD CONSTRAINT temporal_outbox_stream_fkey FOREIGN KEY (stream) REFERENCES backbeat.orchestrated_workflows(id);
+    ADD CONSTRAINT temporal_outbox_stream_fkey FOREIGN KEY (stream) REFERENCES backbeat.orchestrated_workflows(id) ON DELETE CASCADE;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_worker;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_operator;
 GRANT USAGE ON SCHEMA backbeat TO backbeat_producer;
@@ -3582,6 +3608,8 @@ GRANT SELECT ON TABLE backbeat.joins TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.joins TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.add_children(p_workflow uuid, p_step text, p_from integer, p_name text, p_version integer, p_payloads jsonb[], p_tolerated integer, p_seal boolean) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.add_feedback(p_rows jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.add_feedback(p_rows jsonb) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.add_schedule(p_schedule jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.admit(p_worker text, p_route text, p_limits double precision[], p_most integer, p_news jsonb, p_asks jsonb) TO backbeat_worker;
@@ -3592,6 +3620,8 @@ GRANT SELECT ON TABLE backbeat.model_calls TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.asked(p_calls jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.audit(p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) TO backbeat_operator;
+GRANT ALL ON FUNCTION backbeat.audit_hash(p_prev bytea, p_id bigint, p_at timestamp with time zone, p_actor text, p_action text, p_subject text, p_detail jsonb) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uuid, p_lease bigint, p_kind text, p_request jsonb, p_request_hash text, p_origin uuid, p_traceparent text, p_approval uuid, p_fire_seconds double precision) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.agents TO backbeat_worker;
@@ -3683,6 +3713,10 @@ REVOKE ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double preci
 GRANT ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.telemetry_outbox TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.telemetry_outbox TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.lease_spans(p_for double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.lease_spans(p_for double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.leave_flows(p_ids uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.lock_budgets(p_calls backbeat.model_calls[]) FROM PUBLIC;
 GRANT SELECT ON TABLE backbeat.flows TO backbeat_worker;
@@ -3692,12 +3726,18 @@ REVOKE ALL ON FUNCTION backbeat.lose(p_calls backbeat.model_calls[]) FROM PUBLIC
 REVOKE ALL ON FUNCTION backbeat.lose_calls(p_owners uuid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.may_be_lost(p_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.may_be_lost(p_key text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.need_tenant(p_id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.next_reminder(p_tenant text, p_policy jsonb, p_deadline timestamp with time zone, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.next_step(p_agent uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.note_effect(p_key text, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.note_presence() FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.budgets TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.budgets TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.objection(p_row backbeat.budgets, p_usd numeric, p_tokens bigint) FROM PUBLIC;
@@ -3713,6 +3753,8 @@ REVOKE ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_
 GRANT ALL ON FUNCTION backbeat.project_state(p_workflow uuid, p_seq integer, p_status text, p_run_id text, p_waiting_for text, p_result jsonb, p_error text) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.promote(p_flows backbeat.flows[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.put_spans(p_id uuid, p_spans integer, p_body bytea) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.put_spans(p_id uuid, p_spans integer, p_body bytea) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.reap(p_limit integer, p_leases bigint[]) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.reassign(p_from text, p_to text, p_reason text) FROM PUBLIC;
@@ -3766,6 +3808,8 @@ REVOKE ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numer
 GRANT ALL ON FUNCTION backbeat.set_budget(p_scope text, p_key text, p_usd numeric, p_tokens bigint, p_by text, p_soft boolean) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time without time zone, p_closes time without time zone, p_holidays date[]) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.set_canary(p_name text, p_version integer, p_percent integer, p_by text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.set_canary(p_name text, p_version integer, p_percent integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.set_route(p_scope text, p_key text, p_body jsonb, p_by text) FROM PUBLIC;
@@ -3779,6 +3823,8 @@ REVOKE ALL ON FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_stat
 GRANT ALL ON FUNCTION backbeat.settle_message(p_id uuid, p_lease bigint, p_status text, p_error text, p_seconds double precision) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.settle_outbox(p_stream uuid, p_seq integer, p_lease bigint, p_outcome text, p_error text, p_delay double precision, p_run_id text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.settle_spans(p_id uuid, p_refused text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.settle_spans(p_id uuid, p_refused text) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.llm_rate TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.shrunk(p_rate backbeat.llm_rate) FROM PUBLIC;
@@ -3816,6 +3862,8 @@ REVOKE ALL ON FUNCTION backbeat.step_ended() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.sweep(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.sweep(p_limit integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamp with time zone, p_users text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backbeat.tell_spool(p_host text, p_files integer, p_oldest double precision, p_quarantined integer, p_shed bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.tell_spool(p_host text, p_files integer, p_oldest double precision, p_quarantined integer, p_shed bigint) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.trace_id(VARIADIC p_parts text[]) FROM PUBLIC;
@@ -3833,9 +3881,6 @@ GRANT ALL ON FUNCTION backbeat.utc_day(p_at timestamp with time zone) TO backbea
 REVOKE ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_worker;
 GRANT ALL ON FUNCTION backbeat.uuid7_floor(p_at timestamp with time zone) TO backbeat_operator;
-REVOKE ALL ON FUNCTION backbeat.verify_audit() FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_operator;
-GRANT ALL ON FUNCTION backbeat.verify_audit() TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.wake(p_workflow uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.workflow_moved() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) FROM PUBLIC;
@@ -3889,6 +3934,8 @@ GRANT SELECT ON TABLE backbeat.switches TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.switches TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.tasks TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.tasks TO backbeat_operator;
+GRANT SELECT ON TABLE backbeat.telemetry_hosts TO backbeat_worker;
+GRANT SELECT ON TABLE backbeat.telemetry_hosts TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.temporal_outbox TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.temporal_outbox TO backbeat_operator;
 GRANT SELECT ON TABLE backbeat.ticks TO backbeat_worker;

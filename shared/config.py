@@ -16,7 +16,7 @@ from typing import Any
 
 from shared.errors import ConfigError
 
-TELEMETRY_MODES = ("spool", "off")
+TELEMETRY_MODES = ("spool", "postgres", "otlp", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,11 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
         where = f"{path}: " if key in table and value is table[key] else f"{_ENVIRONMENT[key]}: "
         values[key] = _typed(key, value, where)
     config = replace(Config(source=str(path) if path else "environment"), **values)
-    if config.telemetry not in TELEMETRY_MODES:
-        raise ConfigError(f"telemetry is {config.telemetry!r}", fix=f"Use one of {', '.join(TELEMETRY_MODES)}")
+    modes = [mode.strip() for mode in config.telemetry.split(",")]
+    if len(set(modes)) < len(modes) or not set(modes) <= ({*TELEMETRY_MODES[:-1]} if modes[1:] else {*TELEMETRY_MODES}):
+        fix = f"Use one of {', '.join(TELEMETRY_MODES)}, or several of the first three with commas"
+        raise ConfigError(f"telemetry is {config.telemetry!r}", fix=fix)
+    config = replace(config, telemetry=",".join(modes))
     if config.capture not in ("off", "redacted"):
         raise ConfigError(f"capture is {config.capture!r}", fix="Use off or redacted")
     return replace(config, providers=_providers(raw_providers, env, path), notify=notify)

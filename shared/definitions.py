@@ -5,7 +5,6 @@ objects it holds; there is no registry to mutate, so importing a module twice or
 """
 
 import importlib
-import string
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -132,7 +131,7 @@ class Orchestration:
 
     `workflow` is the class, or its place as "module:Class", which spares ticks the import of Temporal; `input` is what
     its run method takes. `activities` are functions of the author's own, or their places. `max_usd` and `max_tokens`
-    cap what one run may spend, with the tasks it fans out.
+    cap what one run may spend, with the tasks it fans out. `around` is the place of an Interceptor that sees it end.
     """
 
     name: str
@@ -140,6 +139,7 @@ class Orchestration:
     input: "type[BaseModel]"
     workflow: type | str
     activities: "tuple[Callable[..., Any] | str, ...]" = ()
+    around: str = ""
     max_usd: "Decimal | None" = None
     max_tokens: int | None = None
 
@@ -160,11 +160,11 @@ class Orchestration:
             "max_tokens": self.max_tokens,
         }
 
-    def load(self) -> tuple[type, list[Callable[..., Any]]]:
-        """The class and the activities. Raises DefinitionError naming what is not there."""
+    def load(self) -> tuple[type, list[Callable[..., Any]], Any]:
+        """The class, the activities, and what stands around. Raises DefinitionError naming what is not there."""
         places = self.workflow, *self.activities
         found: list[Any] = [_at(place) if isinstance(place, str) else place for place in places]
-        return found[0], found[1:]
+        return found[0], found[1:], _at(self.around) if self.around else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +214,6 @@ def _newest(defined: "Iterable[D]", kind: str, name: str) -> "D":
         loaded = ", ".join(sorted({one.name for one in known})) or "none"
         raise DefinitionError(f"no loaded module defines the {kind} {name!r}", fix=f"Loaded: {loaded}")
     return max(versions, key=lambda one: one.version)
-
-
-def placeholders(template: str) -> set[str]:
-    """The field names a prompt template asks for. Raises ValueError when it is no valid template."""
-    return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
 def _at(place: str) -> Any:

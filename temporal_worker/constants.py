@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 TASK_QUEUE = "backbeat"
-KNOWN_WORKFLOWS = {"approve_effect": 1}  # name -> the highest version this program runs
 
 # Activities on Postgres are milliseconds long; one whose worker died is tried elsewhere after this.
 QUICK = timedelta(seconds=10)
@@ -26,10 +25,12 @@ BATCH = 50  # messages a lease
 LEASE = 15.0  # seconds; longer than one call to Temporal may take
 RPC_TIMEOUT = 5.0  # seconds for one call to Temporal; the SDK's own limit is not kept while it retries
 PATIENCE = 4.0  # seconds an activity waits for Postgres before Temporal retries it
-LONGEST_PAUSE = 10.0  # seconds between attempts while Postgres or Temporal is away
+LONGEST_PAUSE = 2.0  # seconds between attempts while Postgres or Temporal is away
 UNKNOWN_WORKFLOW_DELAY = 30.0  # seconds: a newer worker may know it
 UNKNOWN_WORKFLOW_ATTEMPTS = 10
 PRESENCE_EVERY = 5.0  # seconds between signs of life, ours and Temporal's
+SHIP_EVERY = 5.0  # seconds between looks at the spool
+SHIP_DEADLINE = 3.0  # seconds that one look may take; a stop waits for it
 RECONCILE_EVERY = 15.0  # seconds
 RECONCILE_AFTER = 30.0  # seconds since anybody last heard of a workflow
 RECONCILE_BATCH = 50

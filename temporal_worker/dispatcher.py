@@ -11,9 +11,9 @@ from shared.db.outbox import Message
 from shared.db.pool import Database
 from shared.errors import InputError
 from shared.execution.environment import Environment
-from shared.execution.producer import checked
+from shared.execution.payloads import checked
 from shared.execution.spans import escalate_span
-from temporal_worker.constants import KNOWN_WORKFLOWS
+from shared.orchestration.messages import KNOWN_WORKFLOWS
 from temporal_worker.delivery import RefusedError, UnknownWorkflowError, drain
 from temporal_worker.messages import Start
 from temporal_worker.orchestrations import type_name

@@ -2,17 +2,28 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from temporalio.worker import Interceptor
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from shared.definitions import Effect, Orchestration, Registry
 from shared.errors import DefinitionError
-from shared.orchestration.messages import PROCEED
-from temporal_worker.constants import KNOWN_WORKFLOWS
+from shared.orchestration.messages import KNOWN_WORKFLOWS, PROCEED
 
 # What a workflow may import without a copy of its own: our helpers, which do no I/O, and models.
 PASSED = ("backbeat", "shared", "pydantic", "pydantic_core", "annotated_types")
+
+
+class Loaded(NamedTuple):
+    """What a worker runs of authors': classes, activities, and the interceptors around them, each once."""
+
+    workflows: list[type]
+    activities: list[Callable[..., Any]]
+    interceptors: list[Interceptor]
+
+
+NOTHING = Loaded([], [], [])
 
 
 async def _proceed(_request: dict[str, Any], _mark: str) -> dict[str, Any]:
@@ -41,12 +52,13 @@ def type_name(made: Orchestration) -> str:
     return name
 
 
-def load(declared: Iterable[Orchestration]) -> tuple[list[type], list[Callable[..., Any]]]:
-    """Their classes and their activities, each once. Raises DefinitionError before a worker would."""
+def load(declared: Iterable[Orchestration]) -> Loaded:
+    """All that they name. Raises DefinitionError before a worker would."""
     classes: dict[str, tuple[str, type]] = {}
     activities: dict[str, Callable[..., Any]] = {}
+    around: set[Any] = set()
     for made in declared:
-        workflow, own = made.load()
+        workflow, own, outer = made.load()
         name = type_name(made)
         if name in KNOWN_WORKFLOWS or made.name in KNOWN_WORKFLOWS:
             raise DefinitionError(f"{made.full_name}: its name is a workflow of Backbeat's", fix="Give it another")
@@ -54,4 +66,5 @@ def load(declared: Iterable[Orchestration]) -> tuple[list[type], list[Callable[.
             fix = "Name each version's class in @workflow.defn(name=…)"
             raise DefinitionError(f"{made.full_name} and {classes[name][0]}: both are the type {name!r}", fix=fix)
         activities |= {function.__qualname__: function for function in own}
-    return [workflow for _, workflow in classes.values()], list(activities.values())
+        around |= {outer} - {None}
+    return Loaded([kind for _, kind in classes.values()], list(activities.values()), [kind() for kind in around])

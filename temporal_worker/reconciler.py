@@ -6,7 +6,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError
 
-from shared.db import orchestrations, outbox
+from shared.db import effects, orchestrations, outbox
 from shared.db.outbox import Open, State
 from shared.db.pool import Database
 from temporal_worker.constants import RECONCILE_AFTER, RECONCILE_BATCH, RPC_TIMEOUT
@@ -46,6 +46,10 @@ class Reconciler:
         if found.status in (None, WorkflowExecutionStatus.RUNNING):
             return
         state = await asyncio.wait_for(_end(handle, row.state_seq + 1, found.run_id), RPC_TIMEOUT)
+        # A run completes after its row has said so: only a database that came back as it was before does not know.
+        why = f"Temporal saw {row.temporal_id} complete, Postgres did not"
+        if state.status == "completed" and await effects.note_restore(self._db, row.id, "(reconciler)", why):
+            log.warning("Postgres was restored to an older point: effects since then are unknown")
         if await outbox.project(self._db, row.id, state):
             log.warning("%s: it ended unheard as %s", row.temporal_id, state.status)
 

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +21,14 @@ from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, open_pool
 from shared.definitions import load_definitions
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UnavailableError
 from shared.execution.environment import Environment
+from shared.execution.telemetry import open_telemetry, ship, tell
 from shared.llm.routes import load_routes
+from shared.orchestration.messages import KNOWN_WORKFLOWS
 from shared.security.codec import data_converter
 from shared.security.temporal import connection
-from shared.telemetry import open_telemetry
+from shared.telemetry.shipper import ShipReport
 from temporal_worker import orchestrations
 from temporal_worker.activities.calls import Calls
 from temporal_worker.activities.decisions import Decisions
@@ -35,18 +37,18 @@ from temporal_worker.activities.joins import Joins
 from temporal_worker.activities.project import Projector
 from temporal_worker.constants import (
     GRACE,
-    KNOWN_WORKFLOWS,
     PATIENCE,
     POLL,
     PRESENCE_EVERY,
     RECONCILE_EVERY,
     RPC_TIMEOUT,
+    SHIP_DEADLINE,
+    SHIP_EVERY,
     STICKY,
     TASK_QUEUE,
 )
 from temporal_worker.delivery import away
 from temporal_worker.dispatcher import Dispatcher
-from temporal_worker.interceptor import Ends
 from temporal_worker.loops import describe, forever, log, nap, pause
 from temporal_worker.reconciler import Reconciler
 from temporal_worker.relay import Relay
@@ -80,9 +82,29 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
         raise ConfigError("database_url is not set", fix="Set BACKBEAT_DATABASE_URL, or run `backbeat up` here")
     connection(config)
     async with _environment(config) as env:
+        shipper = asyncio.create_task(forever("telemetry", _shipper(env), SHIP_EVERY, stop))
         client = await connect(config, stop, options.metrics)
         if client is not None:
             await serve(env, client, options, stop)
+        await shipper
+
+
+def _shipper(env: Environment) -> Callable[[], Awaitable[bool]]:
+    """One bounded round of shipping; with no ClickHouse it only tells Postgres what waits here."""
+    db, config, told = Database(env.db.pool, patience=0.0), env.config, 0
+
+    async def beat() -> bool:
+        nonlocal told
+        report = await ship(config, db, SHIP_DEADLINE) if config.clickhouse_url else ShipReport()
+        if config.telemetry != "off":
+            news = env.telemetry.untold - told
+            await tell(config, db, max(news, 0))
+            told += news
+        if report.error:
+            raise UnavailableError(f"spans wait: {report.error}", fix="They are kept; see `backbeat status`")
+        return report.remaining > 0
+
+    return beat
 
 
 @contextlib.asynccontextmanager
@@ -138,6 +160,14 @@ def _runtime(metrics: str) -> Runtime:
         raise ConfigError(f"metrics cannot be served at {metrics}: {error}", fix="Name a free HOST:PORT") from error
 
 
+async def warm(env: Environment) -> None:
+    """Load the vendors that orchestrations may call, seconds that the first one would wait for."""
+    routes = env.routing.routes
+    for tier in routes.tiers if env.registry.orchestrations else ():
+        with contextlib.suppress(ConfigError):  # said by the call that needs it
+            await env.provider(routes.for_tier(tier, env.config.providers)[0].provider)
+
+
 async def serve(env: Environment, client: Client, options: Options, stop: asyncio.Event) -> None:
     """Run activities, workflows and loops until `stop`; then let activities end for some seconds."""
     impatient = Database(env.db.pool, patience=0.0)
@@ -146,7 +176,7 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
     identity = f"{socket.gethostname()}:{os.getpid()}"
 
     declared = env.registry.orchestrations
-    workflows, activities = orchestrations.load(declared.values())
+    own = orchestrations.load(declared.values())
     loaded = [{"name": n, "version": v, "tier": "-", "max_attempts": 1} for n, v in KNOWN_WORKFLOWS.items()]
     loaded += [made.row for made in declared.values()]
 
@@ -158,10 +188,10 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
             raise away(error) from error
         return False
 
-    async with make_worker(client, [*activities_of(env), *activities], options, identity, workflows):
+    async with make_worker(client, [*activities_of(env), *own.activities], options, identity, own):
         if options.region:
             log.info("running activities of region %s", options.region)
-            await stop.wait()
+            await asyncio.gather(stop.wait(), warm(env))
             return
         log.info("running %s on task queue %s", ", ".join([*KNOWN_WORKFLOWS, *declared]), options.task_queue)
         await asyncio.gather(
@@ -169,6 +199,7 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
             forever("relay", relay.beat, POLL, stop),
             forever("reconciler", reconciler.beat, RECONCILE_EVERY, stop),
             forever("presence", present, PRESENCE_EVERY, stop),
+            warm(env),
         )
         log.info("stopping: activities may end for %d s", GRACE.total_seconds())
 
@@ -199,7 +230,7 @@ def make_worker(
     activities: Sequence[Callable[..., Any]],
     options: Options,
     identity: str | None = None,
-    workflows: Sequence[type] = (),
+    own: orchestrations.Loaded = orchestrations.NOTHING,
 ) -> Worker:
     """A Temporal worker with this program's settings; tests hand in activities of their own."""
     deployment = None
@@ -210,9 +241,9 @@ def make_worker(
         client,
         task_queue=f"{options.task_queue}-{options.region}" if options.region else options.task_queue,
         max_cached_workflows=options.cached,
-        workflows=[] if options.region else [ApproveEffect, *workflows],
+        workflows=[] if options.region else [ApproveEffect, *own.workflows],
         activities=activities,
-        interceptors=[Ends()],
+        interceptors=own.interceptors,
         workflow_runner=orchestrations.runner(),
         identity=identity,
         sticky_queue_schedule_to_start_timeout=STICKY,

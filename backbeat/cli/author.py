@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backbeat.cli.output import emit, output_option, run_async, talk
+from backbeat.cli.output import database, emit, output_option, run_async, say_what_is_simulated, talk
 
 if TYPE_CHECKING:
     from backbeat.local import Run
+    from backbeat.operate.waiting import Seen
+    from shared.config import Config
+    from shared.definitions import Definition
 
 
 @click.command()
@@ -30,29 +33,57 @@ def init(name: str) -> None:
 @click.argument("name")
 @click.option("--input", "given", required=True, metavar="JSON|@FILE|-", help="The payload; - is stdin.")
 @click.option("--version", type=click.IntRange(1), help="Of the definition; the newest if not given.")
-@click.option("--local", is_flag=True, help="In this process, without a database. Required.")
+@click.option("--local", is_flag=True, help="One attempt in this process, without a database.")
+@click.option("--within", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds to wait.")
 @output_option
 @click.pass_context
-def run(ctx: click.Context, name: str, given: str, version: int | None, local: bool, output: str) -> None:
-    """Try a definition: one attempt, in this process.
+def run(
+    ctx: click.Context, name: str, given: str, version: int | None, local: bool, within: float, output: str
+) -> None:
+    """Enqueue one task and wait for its result; or try a definition here, with --local.
 
-    The models are asked, and paid, as a worker would; nothing is on record, no budget holds, and no effect is made: the
-    run ends where it would write to the outside. Exits 0 when the attempt succeeded or handed over, 1 when it failed
-    or waits for somebody, 75 when it would be tried again.
+    Enqueued, it is a task like any other: a worker must tick, and it goes on when this command is interrupted. With
+    --local the models are asked, and paid, as a worker would; nothing is on record, no budget holds, and no effect is
+    made: the run ends where it would write to the outside. Exits 0 when it succeeded or handed over, 1 when it failed
+    or waits for somebody, 75 when it would be tried again or had not ended --within its time.
     """
     from backbeat.local import run as attempt_once
     from shared.config import load
     from shared.definitions import load_definitions
     from shared.errors import NotFoundError
 
-    if not local:
-        raise click.UsageError("give --local; to enqueue, take `backbeat task enqueue` and a tick")
     config = load()
     registry = load_definitions(config.definitions)
     definition = registry.newest(name) if version is None else registry.tasks.get(f"{name}@{version}")
     if definition is None:
         raise NotFoundError(f"no loaded module defines {name}@{version}", fix=f"Loaded: {', '.join(registry.tasks)}")
-    ctx.exit(_show(run_async(attempt_once(config, registry, definition, _payload(given))), output))
+    payload = _payload(given)
+    if local:
+        ctx.exit(_show(run_async(attempt_once(config, registry, definition, payload)), output))
+    ctx.exit(_awaited(run_async(_wait(config, definition, payload, within)), output))
+
+
+async def _wait(config: "Config", definition: "Definition", payload: Any, within: float) -> "Seen":
+    from backbeat.operate.waiting import run as enqueue_and_wait
+    from shared.execution.telemetry import open_telemetry
+
+    async with database(config) as db:
+        say_what_is_simulated(config)
+        telemetry = open_telemetry(config, "backbeat")
+        try:
+            return await enqueue_and_wait(db, telemetry, definition, payload, within, talk)
+        finally:
+            telemetry.close()
+
+
+def _awaited(seen: "Seen", output: str) -> int:
+    from shared.errors import EXIT_TEMPORARY
+
+    emit(seen, output=output)
+    if not seen.ended:
+        talk(f"it goes on: `backbeat task show {seen.task_id}`")
+        return 1 if seen.status == "held" else EXIT_TEMPORARY
+    return 0 if seen.status in ("succeeded", "escalated", "done") else 1
 
 
 def _payload(given: str) -> Any:

@@ -27,11 +27,11 @@ def list_(status: str | None, limit: int, output: str) -> None:
     """List effects, the newest first."""
 
     async def main() -> list[dict[str, Any]]:
+        from backbeat.operate import inspect
         from shared.config import load
-        from shared.db.effects import list_effects
 
         async with database(load()) as db:
-            return await list_effects(db, status, limit)
+            return await inspect.effects(db, status, limit)
 
     emit(run_async(main()), columns=_COLUMNS, output=output)
 
@@ -84,3 +84,24 @@ def resolve(key: str, outcome: Any, absent: bool, reason: str | None) -> None:
 
     run_async(main())
     talk(f"effect {key!r}: {'may be fired again' if absent else 'done'}")
+
+
+@effect.command()
+@click.option("--reason", required=True, metavar="TEXT", help="Stands in the audit log.")
+def restored(reason: str) -> None:
+    """Say that Postgres came back as it was some time ago, before ticks and workers start again.
+
+    Effects that were open are unknown from then on, and what tasks and workflows of before would fire, and the ledger
+    does not know, is looked for on the far side first; where a definition cannot look, `effect resolve` decides. Takes
+    an operator's login (BACKBEAT_OPERATOR_URL).
+    """
+
+    async def main() -> None:
+        from backbeat.operate import actions
+        from shared.config import load
+
+        async with database(load(), operator=True) as db:
+            await actions.note_restore(db, os_user(), reason)
+
+    run_async(main())
+    talk("noted: what may have been done since the backup is looked for before it is done; see `backbeat effect list`")

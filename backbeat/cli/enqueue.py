@@ -15,10 +15,10 @@ from backbeat.cli.output import clean, database, emit, output_option, run_async
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from backbeat.producer.rows import Enqueued, Terms
     from shared.config import Config
-    from shared.db.producers import Enqueued, Terms
     from shared.definitions import Definition
-    from shared.execution.producer import Row
+    from shared.execution.payloads import Row
 
 SHOWN = 100  # bad lines that the summary repeats
 IN_MEMORY = 8 * 1_048_576  # bytes of checked payloads before they go to a temporary file
@@ -104,9 +104,9 @@ def _definition(config: "Config", name: str, version: int | None) -> "Definition
 
 
 async def _enqueue(name: str, version: int | None, payloads: Sequence[Any], how: Mapping[str, Any]) -> "list[Enqueued]":
+    from backbeat.producer.submit import submit
     from shared.config import load
-    from shared.execution.producer import submit
-    from shared.telemetry import open_telemetry
+    from shared.execution.telemetry import open_telemetry
 
     config = load()
     definition = _definition(config, name, version)
@@ -132,8 +132,8 @@ def _from(
     from rich.console import Console
     from rich.progress import Progress
 
+    from backbeat.producer.rows import Terms
     from shared.config import load
-    from shared.db.producers import Terms
 
     csv = format_ == "csv" if format_ else source.name.lower().endswith(".csv")
     config = load()
@@ -156,7 +156,7 @@ class _Checked:
     def __iter__(self) -> "Iterator[Row]":
         from backbeat.cli.lines import csv_rows, json_lines
         from shared.errors import InputError
-        from shared.execution.producer import prepared
+        from shared.execution.payloads import prepared
 
         size = _size(self._source)
         bar = self._progress.add_task("reading", total=size)
@@ -200,8 +200,8 @@ def _all_or_none(checked: _Checked, progress: "Progress") -> "Iterator[Row]":
 async def _send(
     config: "Config", definition: "Definition", terms: "Terms", rows: "Iterable[Row]", summary: Summary
 ) -> Summary:
-    from shared.execution.producer import submit_many
-    from shared.telemetry import open_telemetry
+    from backbeat.producer.submit import submit_many
+    from shared.execution.telemetry import open_telemetry
 
     async with database(config) as db:
         telemetry = open_telemetry(config, "backbeat")

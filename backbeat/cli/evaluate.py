@@ -99,8 +99,8 @@ async def _measure(dataset: Path | None, how: dict[str, Any]) -> "tuple[str, lis
     from backbeat.evaluate.dataset import from_feedback, read, sample
     from shared.config import load
     from shared.errors import InputError
-    from shared.execution.producer import checked
-    from shared.telemetry import open_telemetry
+    from shared.execution.payloads import checked
+    from shared.execution.telemetry import open_telemetry
 
     config = load()
     definition = _definition(config, how["name"])
@@ -149,7 +149,7 @@ async def _tiers(
     import json
 
     from backbeat.evaluate.drain import drained, enqueue
-    from backbeat.evaluate.score import infrastructure_fault, matches, tally
+    from backbeat.evaluate.score import infrastructure_fault, judged, tally
     from backbeat.evaluate.variants import grader, variant
     from shared.llm.routes import load_routes
 
@@ -167,9 +167,7 @@ async def _tiers(
     right: dict[Any, bool | None] = {}
     for some in ids.values():
         for task, case in zip(some, cases, strict=True):
-            row = rows.get(task)
-            done = row is not None and row["status"] == "succeeded"
-            right[task] = done and (how["scorer"] == "schema" or matches(row and row["result"], case.expected))
+            right[task] = judged(how["scorer"], rows.get(task), case.expected)
     if graded:
         asked = [(task, case) for some in ids.values() for task, case in zip(some, cases, strict=True)]
         asked = [(task, case) for task, case in asked if infrastructure_fault(rows.get(task)) is None]

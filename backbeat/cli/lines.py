@@ -1,5 +1,6 @@
 """Payloads from a file of any size: one a line of JSON, or one a row of CSV. What cannot be read is named by line."""
 
+import contextlib
 import csv
 import io
 import json
@@ -33,8 +34,16 @@ def csv_rows(file: BinaryIO) -> Iterator[tuple[int, Any]]:
     Raises InputError for a header without names, or with one twice.
     """
     csv.field_size_limit(LONGEST)
-    reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=""), strict=True)
-    names = next(reader, [])
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    try:
+        yield from _csv_rows(csv.reader(text, strict=True))
+    finally:
+        with contextlib.suppress(ValueError):
+            text.detach()  # or its end would close the caller's file
+
+
+def _csv_rows(reader: Any) -> Iterator[tuple[int, Any]]:
+    names: list[str] = next(reader, [])
     if not all(names) or len(set(names)) < len(names) or not names:
         raise InputError("line 1: the header must name every column, each once", fix="Correct the first line")
     while True:

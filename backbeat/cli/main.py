@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "resume": Lazy("backbeat.cli.switch:resume", "Lift a stop."),
         "retention": Lazy("backbeat.cli.retention:retention", "Show and set how long finished work is kept."),
         "erase": Lazy("backbeat.cli.erase:erase", "Take out what was written about a tenant or a task."),
+        "feedback": Lazy("backbeat.cli.feedback:feedback", "Say whether results were right."),
         "report": Lazy("backbeat.cli.report:report", "Ask ClickHouse what work cost and how fast it was."),
         "query": Lazy("backbeat.cli.query:query", "Ask ClickHouse one SELECT, as the analyst."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),
@@ -71,6 +72,7 @@ Exit codes:
   3   there is no such row
   4   not authenticated, or not allowed
   5   conflict: already decided, finished, or held by somebody else
+  6   what `report --fail-if` asks for holds
   75  a system is away; the same command may work later
 
 \b

@@ -12,7 +12,9 @@ def retention() -> None:
     """Show and set how long finished work is kept.
 
     `finished` is the history of tasks, with their model calls and idempotency keys; `outbox` what was delivered to
-    Temporal; `ticks` the records of ticks. Ticks remove what is older. Dead letters stay until a person resolves them.
+    Temporal; `ticks` the records of ticks; `workflows` orchestrations that ended, with their steps, joins and model
+    calls, and what people were told about approvals. Ticks remove what is older. Dead letters stay until a person
+    resolves them; approvals, decisions, effects and the audit log stay.
     """
 
 
@@ -32,7 +34,7 @@ def show(output: str) -> None:
 
 
 @retention.command("set")
-@click.argument("policy", type=click.Choice(["finished", "outbox", "ticks"]))
+@click.argument("policy", type=click.Choice(["finished", "outbox", "ticks", "workflows"]))
 @click.argument("days", type=click.IntRange(1, 36500))
 def set_(policy: str, days: int) -> None:
     """Keep what POLICY names for DAYS days from now on, as the login that owns the schema.

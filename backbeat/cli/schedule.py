@@ -179,13 +179,14 @@ async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any
     import re
 
     from backbeat.operate import schedules
+    from backbeat.operate.cron import check
     from shared.config import load
-    from shared.db import producers
+    from shared.db import queue
     from shared.db.schedules import Schedule
     from shared.definitions import NAME_PATTERN
     from shared.domain import cron
     from shared.errors import InputError
-    from shared.execution.producer import checked
+    from shared.execution.payloads import checked
     from shared.execution.schedules import sift
 
     if not re.fullmatch(NAME_PATTERN, name):
@@ -193,7 +194,7 @@ async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any
         raise InputError(f"{name!r} cannot be the name of a schedule", fix=fix)
     config = load()
     definition = _definition(config.definitions, workflow, version)
-    cron.check(how["cron"], how["zone"])
+    check(how["cron"], how["zone"])
     async with database(config, owner=True) as db:
         now = await schedules.now(db)
         made = Schedule(
@@ -209,7 +210,7 @@ async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any
             now=now,
             **{key: how[key] for key in ("cron", "zone", "tenant", "class_", "catch_up", "once")},
         )
-        await producers.register_definitions(db, "cron", [definition.row])
+        await queue.register_definitions(db, "cron", [definition.row])
         async with schedules.adding(db, made) as rows:
             tried = sift(definition, rows, "")
             if rows and not tried.rows:
@@ -220,11 +221,11 @@ async def _add(name: str, workflow: str, version: int | None, how: dict[str, Any
 
 async def _run_now(name: str) -> tuple[list[dict[str, Any]], str]:
     from backbeat.operate import schedules
+    from backbeat.producer.submit import submit
     from shared.config import load
     from shared.errors import ConflictError
-    from shared.execution.producer import submit
     from shared.execution.schedules import gather
-    from shared.telemetry import open_telemetry
+    from shared.execution.telemetry import open_telemetry
 
     config = load()
     async with database(config) as db:

@@ -70,9 +70,9 @@ def down(directory: Path, output: str) -> None:
 def status(ctx: click.Context, directory: Path, check: bool, output: str) -> None:
     """Show the embedded engines, and how the database is.
 
-    Exits 1 unless all engines are ready. The health is that of the database in the settings, embedded or not: work
-    that waits, partitions, vacuum and what keeps it from its work. Nothing is needed beyond the workers' login; what
-    that may not see is said.
+    Exits 1 unless all engines are ready, and where spans of this host wait for ClickHouse for 15 minutes. The health is
+    that of the database in the settings, embedded or not: work that waits, partitions, vacuum and what keeps it from
+    its work. Nothing is needed beyond the workers' login; what that may not see is said.
     """
     from backbeat.embedded import stack
     from shared.config import load
@@ -100,7 +100,7 @@ def status(ctx: click.Context, directory: Path, check: bool, output: str) -> Non
             click.echo()
         emit(health, columns=_CHECKS, fold=True)
     silent = info is not None and any(engine.state != "ready" for engine in info.engines)
-    ctx.exit(silent or (check and any(one.state == "wrong" for one in health)))
+    ctx.exit(silent or _late(config) or (check and any(one.state == "wrong" for one in health)))
 
 
 async def _health(config: "Config") -> "list[Check]":
@@ -112,6 +112,19 @@ async def _health(config: "Config") -> "list[Check]":
             return await examine(db)
     except BackbeatError as error:
         return [Check("database", "wrong", error.what, error.fix)]
+
+
+def _late(config: "Config") -> bool:
+    """Whether this host's spool is old, which is said."""
+    from backbeat.operate.health import spool_is_old
+    from shared.telemetry.spool import spool_status
+
+    waiting = spool_status(config.spool_dir)
+    if not spool_is_old(waiting.oldest_seconds):
+        return False
+    minutes = (waiting.oldest_seconds or 0.0) / 60
+    talk(f"{waiting.depth} spool files in {config.spool_dir} wait, the oldest for {minutes:.0f} min: telemetry ship")
+    return True
 
 
 def _show(info: "StackInfo", output: str) -> None:

@@ -1,39 +1,53 @@
-"""`backbeat telemetry`: the spool of this host, on its way to ClickHouse."""
+"""`backbeat telemetry`: spans on their way to ClickHouse, and what Postgres knows put in their place."""
 
+import asyncio
+import signal
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from backbeat.cli.arguments import duration
-from backbeat.cli.output import emit, output_option, talk
+from backbeat.cli.output import database, emit, output_option, run_async, talk
+from backbeat.cli.prices import prices
+
+if TYPE_CHECKING:
+    from backbeat.operate.rebuild import Rebuilt
+    from shared.config import Config
+    from shared.telemetry.shipper import ShipReport
+
+WATCH_SECONDS, LONGEST_SECONDS = 5.0, 60.0  # between rounds that found nothing, and that failed
 
 
 @click.group()
 def telemetry() -> None:
-    """Ship spooled spans to ClickHouse.
+    """Ship spans to ClickHouse.
 
-    A tick ships at its end. A host that only enqueues, or runs the Temporal worker, needs `telemetry ship` on a timer.
+    A tick ships at its end, the Temporal worker every 5 s. A host that only enqueues needs `telemetry ship`.
     """
+
+
+telemetry.add_command(prices)
 
 
 @telemetry.command()
 @click.option("--within", type=duration, default="30s", show_default=True, help="Then leave the rest for next time.")
+@click.option("--watch/--once", help="Go on until SIGTERM, or do one round.  [default: once]")
 @output_option
 @click.pass_context
-def ship(ctx: click.Context, within: timedelta, output: str) -> None:
-    """Send what waits, oldest first, each file once.
+def ship(ctx: click.Context, within: timedelta, watch: bool, output: str) -> None:
+    """Send what waits on this host's disk and in Postgres, oldest first, each batch once.
 
-    Exits 75 when ClickHouse did not take all of it.
+    Exits 75 when ClickHouse did not take all of it. With --watch what is away is said once and waited for.
     """
-    from shared.config import load
-    from shared.errors import EXIT_OK, EXIT_TEMPORARY, ConfigError
-    from shared.telemetry.shipper import ship_once
+    from shared.errors import EXIT_OK, EXIT_TEMPORARY
 
-    config = load()
-    if not config.clickhouse_url:
-        raise ConfigError("clickhouse_url is not set", fix="Set BACKBEAT_CLICKHOUSE_URL, or run `backbeat up` here")
-    report = ship_once(config.spool_dir, config.clickhouse_url, within.total_seconds())
+    config, seconds = _config(), within.total_seconds()
+    if watch:
+        run_async(_watch(config, seconds))
+        return
+    report = run_async(_round(config, seconds))
     if report.error:
         talk(f"backbeat: {report.error}")
     emit(report, output=output)
@@ -52,6 +66,22 @@ def status(output: str) -> None:
 
 
 @telemetry.command()
+@click.option("--since", type=duration, default="400d", show_default=True, help="How far back.")
+@click.option("--dry-run", is_flag=True, help="Only count what is missing.")
+@output_option
+def rebuild(since: timedelta, dry_run: bool, output: str) -> None:
+    """Fill the facts from Postgres: model calls and attempts that ClickHouse does not know, and the hours they are in.
+
+    What did arrive is recognised by its span and stays. Ship first: what arrives later counts in the hourly sums once
+    more, until the next rebuild.
+    """
+    done = run_async(_rebuild(_config(), since, dry_run))
+    emit(done, output=output)
+    if done.waiting:
+        talk(f"note: {done.waiting} batches are still on their way; run it again when they have arrived")
+
+
+@telemetry.command()
 @click.option("--parquet", "target", type=click.Path(path_type=Path), required=True, metavar="FILE|DIR")
 @click.option(
     "--table", "tables", multiple=True, metavar="NAME", help="llm_calls, task_runs, spans, …; may be repeated."
@@ -66,10 +96,57 @@ def export(target: Path, tables: tuple[str, ...], since: timedelta | None, outpu
     """
     from backbeat.analyst.export import export as write
     from shared import clock
+
+    began = clock.wall() - since if since else None
+    emit(write(_config().clickhouse_url, target, tables, began), output=output)
+
+
+def _config() -> "Config":
     from shared.config import load
     from shared.errors import ConfigError
 
     config = load()
     if not config.clickhouse_url:
         raise ConfigError("clickhouse_url is not set", fix="Set BACKBEAT_CLICKHOUSE_URL, or run `backbeat up` here")
-    emit(write(config.clickhouse_url, target, tables, clock.wall() - since if since else None), output=output)
+    return config
+
+
+async def _round(config: "Config", seconds: float) -> "ShipReport":
+    """One round; without Postgres, of this host's disk alone."""
+    from shared.errors import BackbeatError
+    from shared.execution.telemetry import ship, tell
+
+    if not config.database_url:
+        return await ship(config, None, seconds)
+    try:
+        async with database(config) as db:
+            report = await ship(config, db, seconds)
+            await tell(config, db, 0)
+            return report
+    except BackbeatError as error:
+        report = await ship(config, None, seconds)
+        return report._replace(error=report.error or error.what)
+
+
+async def _watch(config: "Config", seconds: float) -> None:
+    stop, said, pause = asyncio.Event(), "", WATCH_SECONDS
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    while not stop.is_set():
+        report = await _round(config, seconds)
+        if report.error != said:
+            talk(f"backbeat: {report.error or 'ships again'}")
+        said = report.error
+        pause = min(2 * pause, LONGEST_SECONDS) if report.error else WATCH_SECONDS
+        try:
+            await asyncio.wait_for(stop.wait(), 0.0 if report.files and not report.error else pause)
+        except TimeoutError:
+            continue
+
+
+async def _rebuild(config: "Config", since: timedelta, dry_run: bool) -> "Rebuilt":
+    from backbeat.operate import rebuild as facts
+    from shared import clock
+
+    async with database(config) as db:
+        return await facts.rebuild(db, config, clock.wall() - since, dry_run=dry_run)

@@ -3,9 +3,9 @@
 import click
 
 from backbeat.cli import pausing, runs
-from backbeat.cli.output import emit, output_option, talk
+from backbeat.cli.output import emit, os_user, output_option, talk
 
-_COLUMNS = ("workflow", "version", "runtime", "tier", "live", "seen_at", "paused", "reason")
+_COLUMNS = ("workflow", "version", "runtime", "tier", "live", "seen_at", "canary", "paused", "reason")
 
 
 @click.group()
@@ -23,7 +23,35 @@ def definitions(output: str) -> None:
     """List every definition and version that was registered; `seen_at` is when a worker last had it loaded."""
     from backbeat.operate import tenants
 
-    emit(pausing.with_database(tenants.workflows, operator=False), columns=_COLUMNS, output=output)
+    rows = pausing.with_database(tenants.workflows, operator=False)
+    if output == "text":
+        for row in rows:
+            row["canary"] = None if row["canary"] is None else f"{row['canary']} %, else @{row['stable']}"
+    emit(rows, columns=_COLUMNS, output=output)
+
+
+@workflow.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1), required=False)
+@click.option("--percent", type=click.IntRange(0, 100), help="How many of a hundred new tasks take it; 0 rolls back.")
+@click.option("--off", is_flag=True, help="New tasks take the version that their producers name again.")
+def canary(name: str, version: int | None, percent: int | None, off: bool) -> None:
+    """Let some of the new tasks of a definition take a version, and the others the one before it.
+
+    It holds whichever of the two producers name, by a hash of the task's key. Tasks that are there keep their version.
+    Both versions must be loaded by workers. Takes an operator's login (BACKBEAT_OPERATOR_URL).
+    """
+    from backbeat.operate import tenants
+    from shared.errors import ConflictError
+
+    if off == (version is not None) or (version is None) != (percent is None):
+        raise click.UsageError("a canary takes a version and --percent, or --off")
+    if not pausing.with_database(lambda db: tenants.set_canary(db, name, version, percent, os_user())):
+        fix = "`backbeat workflow definitions` shows them"
+        if off:
+            raise ConflictError(f"workflow {name!r} has no canary", fix=fix)
+        raise ConflictError(f"{name}@{version} follows no version that runs in the same tier and way", fix=fix)
+    talk(f"workflow {name!r}: {'no canary' if off else f'{percent} % of new tasks take version {version}'}")
 
 
 @workflow.command()

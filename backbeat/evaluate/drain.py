@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
+from backbeat.producer.submit import submit
 from shared import clock
 from shared.db.pool import Database
 from shared.db.queries import load
 from shared.definitions import Definition
 from shared.errors import UnavailableError
-from shared.execution.producer import submit
 from shared.telemetry.spans import Telemetry
 
 _SQL = load("evaluate", "backbeat.operate")

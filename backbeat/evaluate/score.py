@@ -8,8 +8,17 @@ from decimal import Decimal
 from statistics import median, quantiles
 from typing import Any
 
+from shared.domain.usage import Usage
+from shared.llm.classify import classify
+from shared.llm.protocol import Reply, Stop
+
 Z = 1.959964  # two-sided 95 %
-MODEL_FAULTS = frozenset({"invalid_output", "refusal", "length", "truncated", "max_tokens", "policy"})
+# What dead letters call an answer that came and is worth nothing: it did not fit, was cut off or declined, the model
+# stopped for no known reason, or no window of its tier holds the question. All else says nothing about the model.
+_STOPS: tuple[Stop, ...] = ("length", "refusal", "unknown")
+MODEL_FAULTS = frozenset(
+    {"invalid_output", "context_overflow", *(classify(Reply("", Usage(), stop, "", "")).reason for stop in _STOPS)}
+)
 _NANO = Decimal("0.000000001")
 
 
@@ -59,6 +68,12 @@ def matches(result: Any, expected: Mapping[str, Any]) -> bool:
     return isinstance(result, dict) and all(
         name in result and result[name] == value for name, value in expected.items()
     )
+
+
+def judged(scorer: str, row: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> bool:
+    """Whether a task is right by the scorer `exact`, or by `schema`, to which every valid answer is."""
+    done = row is not None and row["status"] == "succeeded"
+    return done and (scorer == "schema" or matches(row and row["result"], expected))
 
 
 def infrastructure_fault(row: Mapping[str, Any] | None) -> str | None:

@@ -52,7 +52,7 @@ def sign(secrets: Sequence[bytes], message_id: str, timestamp: int, body: bytes)
 
 
 async def webhook(channel: Webhook, message: Message) -> None:
-    """POST it, signed; any 2xx is an acknowledgement."""
+    """POST it, signed, in the trace of what it is first about; any 2xx is an acknowledgement."""
     now = clock.wall().astimezone(UTC)
     items = [{**item, "link": wording.address(item, message.link) or None} for item in message.items]
     body = json.dumps(
@@ -66,6 +66,8 @@ async def webhook(channel: Webhook, message: Message) -> None:
         "webhook-timestamp": str(stamp),
         "webhook-signature": sign(channel.secrets, message.id, stamp, body),
     }
+    if traces := [item["traceparent"] for item in message.items if "traceparent" in item]:
+        headers["traceparent"] = traces[0]
     await _post(channel.url, body, headers, channel.limit_seconds)
 
 

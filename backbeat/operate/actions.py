@@ -59,6 +59,11 @@ async def resolve_effect(db: Database, key: str, outcome: Any, reason: str, by: 
     return bool(await do(db, _SQL["resolve_effect"], {"key": key, "outcome": said, "reason": clean(reason), "by": by}))
 
 
+async def note_restore(db: Database, by: str, reason: str) -> None:
+    """Say that Postgres came back as it was some time ago: effects since then are unknown."""
+    await do(db, _SQL["note_restore"], {"by": by, "reason": clean(reason)})
+
+
 async def do(db: Database, query: LiteralString, params: Mapping[str, Any]) -> Any:
     """The one value that a door answers with."""
     try:

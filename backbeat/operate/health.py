@@ -14,6 +14,7 @@ BLOAT = 4, 32 << 20  # times what its rows need, and bytes, from which an index 
 WAIT_SECONDS = 3600
 OVERRUN = "A hard cap does not hold there: `bounded = false`, or correct its prices; then `backbeat route release`"
 DAYS_AHEAD = 3
+SPOOL_SECONDS = 900.0  # that spans may wait: three rounds of ticks that found ClickHouse away
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ async def examine(db: Database) -> list[Check]:
         _check("overruns", f"{queue['overrun']} USD above what calls reserved, today", queue["overrun"] > 0, OVERRUN),
         _check("routes", queue["held"] or "none is held", queue["held"] is not None, "`backbeat route list` says why"),
         _notifications(queue),
+        _spools(await db.rows(_SQL["spools"])),
         Check("dead letters", "ok", f"{queue['dead']} open", "backbeat dead list" if queue["dead"] else ""),
     ]
 
@@ -67,6 +69,21 @@ def _notifications(queue: Mapping[str, Any]) -> Check:
         return Check("notifications", "ok", f"{queue['unsent']} wait; nobody sends any", "docs/how-to/notify.md")
     fix = "`backbeat notify list` says why; `backbeat notify send --watch` must run"
     return _check("notifications", found, bool(queue["unsendable"] or late), fix)
+
+
+def spool_is_old(oldest: float | None) -> bool:
+    """Whether spans wait so long that somebody should look."""
+    return oldest is not None and oldest > SPOOL_SECONDS
+
+
+def _spools(spools: list[dict[str, Any]]) -> Check:
+    """Of all hosts that told of theirs, and the outbox."""
+    files, shed, aside = (sum(one[name] or 0 for one in spools) for name in ("files", "shed", "quarantined"))
+    found = f"{files} batches wait, {shed} spans were shed, {aside} batches set aside"
+    if files:
+        found += f"; the oldest, on {spools[0]['host']}, for {_span(spools[0]['oldest'] or 0.0)}"
+    wrong = bool(aside) or any(spool_is_old(one["oldest"]) for one in spools)
+    return _check("telemetry", found, wrong, "`backbeat telemetry ship` on that host says why")
 
 
 def _partitions(days: int | None) -> Check:

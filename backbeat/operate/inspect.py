@@ -103,3 +103,8 @@ async def known(db: Database, scope: str, key: str) -> bool:
 def _params(which: Filter) -> Row:
     statuses = list(which.statuses) if which.statuses else None
     return {"since": which.since, "statuses": statuses, "workflow": which.workflow, "tenant": which.tenant}
+
+
+async def effects(db: Database, status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+    """The newest effects, of one status or of all."""
+    return await db.rows(_SQL["newest_effects"], {"status": status, "limit": limit})

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from backbeat.operate.actions import do
-from shared.db import calls, rates
+from shared.db import rates
 from shared.db.pool import Database
 from shared.db.queries import load
 from shared.db.text import storable
@@ -42,9 +42,14 @@ async def unblock(db: Database, route: str) -> None:
     await do(db, _SQL["unblock"], {"route": route})
 
 
+async def held_routes(db: Database) -> dict[str, str]:
+    """The routes that no call may take, with the reasons."""
+    return {row["key"]: row["reason"] for row in await db.rows(_SQL["held"])}
+
+
 async def listing(db: Database, base: Routes) -> list[dict[str, Any]]:
     """A row for each route of each tier, best first: what it is, what it may, and what is left of that this minute."""
-    routes, held = await current(db, base), await calls.held_routes(db)
+    routes, held = await current(db, base), await held_routes(db)
     standing = {row["route"]: row for row in await db.rows(_SQL["standing"])}
     used = {row["route"]: row for row in await db.rows(_SQL["last_minute"])}
     rows = []

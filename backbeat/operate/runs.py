@@ -12,12 +12,12 @@ from backbeat.operate import inspect
 from backbeat.operate.actions import do
 from shared.config import Config
 from shared.db.pool import Database
-from shared.db.producers import register_definitions
 from shared.db.queries import load
+from shared.db.queue import register_definitions
 from shared.db.text import storable
 from shared.definitions import Orchestration
 from shared.errors import ConfigError, ConflictError, InputError, NotFoundError, UnavailableError
-from shared.execution.producer import PAYLOAD_CAP, checked
+from shared.execution.payloads import PAYLOAD_CAP, checked
 
 _SQL = load("runs", "backbeat.operate")
 Row = dict[str, Any]

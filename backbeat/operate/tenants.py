@@ -28,6 +28,15 @@ async def workflows(db: Database) -> list[dict[str, Any]]:
     return await db.rows(_SQL["workflows"])
 
 
+async def set_canary(db: Database, workflow: str, version: int | None, percent: int | None, by: str) -> bool:
+    """Let so many percent of new tasks take a version, and the others the one before it; None: whatever they name.
+
+    False when there is none before it that runs in the same way, or nothing to undo.
+    """
+    params = {"workflow": workflow, "version": version, "percent": percent, "by": by}
+    return bool((await db.row(_SQL["set_canary"], params))["done"])
+
+
 async def pause(db: Database, scope: str, key: str, reason: str, by: str) -> int:
     """Let no task of a `tenant` or `workflow` start any more; how many left the windows. Raises NotFoundError."""
     return int((await db.row(_SQL["pause"], {"scope": scope, "key": key, "reason": reason, "by": by}))["waiting"])

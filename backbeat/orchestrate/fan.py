@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 from temporalio.exceptions import ApplicationError
 
+from backbeat.orchestrate.run import current, quick
 from shared.orchestration.messages import Child, Chunk, Join, Page
-from shared.orchestration.run import current, quick
 
 CHUNK, CHUNK_BYTES = 200, 400_000  # of children made by one activity
 PAGE = 100  # results read by one

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from backbeat.orchestrate.run import REGION, current
 from backbeat.orchestrate.steps import effect, in_region, to_the_end, write
 from shared.orchestration.messages import Write
-from shared.orchestration.run import REGION, current
 
 
 class Saga:
@@ -19,6 +19,7 @@ class Saga:
 
     def __init__(self) -> None:
         self._undo: list[tuple[str, str, dict[str, Any], str]] = []
+        self._wrote: set[str] = set()
 
     async def step(
         self, key: str, kind: str, request: Mapping[str, Any], *, undo: tuple[str, Mapping[str, Any]] | None = None
@@ -29,7 +30,9 @@ class Saga:
         """
         if undo is not None:
             self._undo.append((key, undo[0], dict(undo[1]), REGION.get()))
-        return await effect(key, kind, request)
+        outcome = await effect(key, kind, request)
+        self._wrote.add(key)
+        return outcome
 
     async def __aenter__(self) -> "Saga":
         return self
@@ -45,7 +48,7 @@ class Saga:
         while self._undo:
             step, kind, request, region = self._undo[-1]
             with in_region(region), run.step(f"undo:{step}", "undo", effect=kind) as note:
-                written = await write(note, Write(run.id, f"undo:{step}", kind, request, undoes=step))
+                written = await write(note, Write(run.id, f"undo:{step}", kind, request, step, step in self._wrote))
                 note.add(undone=written.status == "done")
             self._undo.pop()
 

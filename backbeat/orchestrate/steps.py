@@ -5,23 +5,31 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 
+from backbeat.orchestrate.run import REGION, RETRY, Note, call, current, quick
 from shared.orchestration.messages import PROCEED, Question, Standing, Subworkflow, Write, Written
-from shared.orchestration.run import REGION, RETRY, Note, call, current, quick
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+Schema = Mapping[str, Any] | None
 
 CALL_LIMIT = timedelta(minutes=15)  # one attempt at a model call, its re-ask included
 WRITE_LIMIT = timedelta(minutes=10)
 HEARTBEAT = timedelta(seconds=5)  # a worker that is silent for so long has died
 RECHECK_FIRST, RECHECK_LONGEST = timedelta(minutes=1), timedelta(hours=1)
+
+
+class Options(TypedDict, total=False):
+    """What a call may say beside its question; `system` is the stable prefix that vendors cache."""
+
+    system: str
+    max_output_tokens: int
 
 
 @dataclass(frozen=True)
@@ -37,21 +45,27 @@ class Approval:
         return self.decision == "approved"
 
 
-async def llm(
-    key: str, *, output: type[M], prompt: str, system: str = "", tier: str, max_output_tokens: int = 1024
-) -> M:
-    """One model call whose answer is an `output`, under the same budgets and prices as a task's.
+@overload
+async def llm(key: str, *, output: type[M], prompt: str, tier: str, **options: Unpack[Options]) -> M: ...
+@overload
+async def llm(key: str, *, output: Schema, prompt: str, tier: str, **options: Unpack[Options]) -> Any: ...
+async def llm(key: str, *, output: Any, prompt: str, tier: str, **options: Unpack[Options]) -> Any:
+    """One model call whose answer is an `output`: a Pydantic model, a JSON Schema, or None for text.
+
+    It is under the same budgets and prices as a task's.
 
     Answered from the record where key and request are the same: no retry, restart or reset pays twice. Raises
     ActivityError when no answer can be had: over the run's cap, invalid after five attempts, refused. A budget that is
     used up for the day is waited for.
     """
     run = current()
-    place = f"{output.__module__}:{output.__qualname__}"
+    model = output if isinstance(output, type) else None
+    place = f"{model.__module__}:{model.__qualname__}" if model else ""
+    schema = None if model or output is None else dict(output)
     with run.step(key, "llm", tier=tier):
-        asked = Question(run.id, key, prompt, place, tier, system, max_output_tokens)
+        asked = Question(run.id, key, prompt, place, tier, schema=schema, **options)
         answer = await call("model_call", asked, object, limit=CALL_LIMIT, heartbeat=HEARTBEAT)
-        return output.model_validate(answer)
+        return output.model_validate(answer) if model else answer
 
 
 async def effect(key: str, kind: str, request: Mapping[str, Any]) -> Any:

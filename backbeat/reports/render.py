@@ -1,97 +1,115 @@
-"""Reports: one SQL file each beside this module, answered by ClickHouse, shown as text or JSON."""
+"""A report's answer as text for people, as JSON and as CSV."""
 
+import csv
 import io
 import json
-import re
-from collections.abc import Sequence
-from contextlib import nullcontext
-from datetime import datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
+from zoneinfo import ZoneInfo
 
-from backbeat.clickhouse import session
 from backbeat.money import dollars
-from shared import clock
-from shared.errors import NotFoundError
+from backbeat.reports.ask import Answer
 
-if TYPE_CHECKING:
-    from clickhouse_connect.driver.client import Client
-
-_FILES = Path(__file__).parent
-_DECIMAL = re.compile(r"Decimal\(\d+, (\d+)\)")
-_EXACT = {"output_format_json_quote_decimals": 1, "output_format_json_quote_64bit_integers": 0}
+UNKNOWN = "unknown"
 
 
-class Table(NamedTuple):
-    """A report's answer. Money is Decimal; what is unknown is None."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-
-
-def report_names() -> list[str]:
-    """The reports there are."""
-    return sorted(path.stem for path in _FILES.glob("*.sql"))
+def provenance(answer: Answer) -> str:
+    """Period, n, source and watermark: the line under every table and chart."""
+    n = f"n = {answer.n:,} {answer.report.units[answer.report.n]}"
+    reach = "no records" if answer.watermark is None else f"records up to {_moment(answer, answer.watermark)}"
+    return f"{period(answer)}; {n}; {', '.join(answer.report.sources)}: {reach}"
 
 
-def run_report(client_or_url: "Client | str", name: str, since: timedelta | datetime) -> Table:
-    """Ask one report about what began after `since`. Raises NotFoundError, and what `session` raises."""
-    if name not in report_names():
-        raise NotFoundError(f"there is no report {name!r}", fix=f"Reports: {', '.join(report_names())}")
-    sql = (_FILES / f"{name}.sql").read_text(encoding="utf-8")
-    start = since if isinstance(since, datetime) else clock.wall() - since
-    opened = session(client_or_url) if isinstance(client_or_url, str) else nullcontext(client_or_url)
-    with opened as client:
-        # JSON names the columns even when there are no rows, and keeps decimals exact.
-        answer = json.loads(client.raw_query(sql, {"since": start}, settings=_EXACT, fmt="JSONCompact"))
-    types = [column["type"] for column in answer["meta"]]
-    rows = [tuple(map(_typed, types, row)) for row in answer["data"]]
-    return Table(tuple(column["name"] for column in answer["meta"]), rows)
+def period(answer: Answer) -> str:
+    """The period, in its zone."""
+    since, until = (_moment(answer, at) for at in (answer.period.since, answer.period.until))
+    return f"{since} to {until} {answer.period.zone}"
 
 
-def _typed(type_name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    decimal = _DECIMAL.search(type_name)
-    if decimal:
-        return Decimal(value).quantize(Decimal(1).scaleb(-int(decimal[1])))
-    return float(value) if "Float" in type_name else value
+def units(answer: Answer) -> str:
+    """The unit of each column."""
+    return ", ".join(f"{name} in {unit}" for name, unit in answer.report.units.items() if name in answer.columns)
 
 
-def render_text(table: Table) -> str:
-    """Aligned columns, numbers to the right, `–` for the unknown."""
+def render_text(answer: Answer) -> str:
+    """Title, aligned columns with numbers to the right, then units and provenance."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as Grid
 
+    if not answer.rows:
+        return f"{answer.report.title}\nnothing in this period\n{provenance(answer)}\n"
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, name in enumerate(table.columns):
-        numeric = any(isinstance(row[index], int | float | Decimal) for row in table.rows)
+    for index, name in enumerate(answer.columns):
+        numeric = any(isinstance(row[index], int | float | Decimal) for row in answer.rows)
         grid.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-    for row in table.rows:
-        grid.add_row(*map(_shown, row))
+    for row in answer.rows:
+        grid.add_row(*map(shown, row))
     screen = io.StringIO()
-    Console(file=screen, width=_width(table), color_system=None, highlight=False, markup=False).print(grid)
-    return "\n".join(line.rstrip() for line in screen.getvalue().splitlines() if line.strip()) + "\n"
+    Console(file=screen, width=_width(answer), color_system=None, highlight=False, markup=False).print(grid)
+    table = "\n".join(line.rstrip() for line in screen.getvalue().splitlines() if line.strip())
+    return f"{answer.report.title}\n{table}\n{units(answer)}\n{provenance(answer)}\n"
 
 
-def _width(table: Table) -> int:
-    cells: Sequence[tuple[Any, ...]] = [table.columns, *table.rows]
-    return sum(max(len(_shown(row[index])) for row in cells) + 3 for index in range(len(table.columns))) + 10
+def render_json(answer: Answer) -> str:
+    """One object: what was asked, and `rows`, a list of objects. Money is exact decimal strings, the unknown null."""
+    said = {
+        "report": answer.report.name,
+        "title": answer.report.title,
+        "since": answer.period.since.isoformat(),
+        "until": answer.period.until.isoformat(),
+        "zone": answer.period.zone,
+        "by": answer.by,
+        "units": {name: unit for name, unit in answer.report.units.items() if name in answer.columns},
+        "n": answer.n,
+        "source": answer.report.sources,
+        "watermark": answer.watermark and answer.watermark.isoformat(),
+        "rows": answer.records(),
+    }
+    return json.dumps(said, default=_plain, ensure_ascii=False, indent=2)
 
 
-def _shown(value: Any) -> str:
-    return dollars(value) if isinstance(value, Decimal) else _cell(value)
+def render_csv(answer: Answer) -> str:
+    """A line of names, then one a row. Money is exact, the unknown an empty field."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(answer.columns)
+    writer.writerows([["" if value is None else _field(value) for value in row] for row in answer.rows])
+    return out.getvalue()
 
 
-def _cell(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A cell, for people."""
     if value is None:
-        return "–"
-    return format(value, "f") if isinstance(value, Decimal) else str(value)
+        return UNKNOWN
+    if isinstance(value, Decimal):
+        return dollars(value) if value >= 0 else f"-{dollars(-value)}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1000 else _grouped(value)
 
 
-def render_json(table: Table) -> str:
-    """A list of objects; money as exact decimal strings."""
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    return json.dumps(rows, default=_cell, ensure_ascii=False)
+def _grouped(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"  # a spreadsheet would run it
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _moment(answer: Answer, at: datetime) -> str:
+    return f"{at.astimezone(ZoneInfo(answer.period.zone)):%Y-%m-%d %H:%M}"
+
+
+def _width(answer: Answer) -> int:
+    cells = [answer.columns, *answer.rows]
+    return sum(max(len(shown(row[index])) for row in cells) + 3 for index in range(len(answer.columns))) + 10

@@ -20,15 +20,16 @@ def _payloads(count: int) -> list[list[bytes]]:
 def _ours(workflow: str, *, keyed: bool) -> dict[str, Step]:
     import psycopg
 
+    from backbeat.producer import rows as producers
     from benchmarks.contestants import work
     from cron_worker.tick import Limits, tick
     from shared.config import Config
-    from shared.db import pool, producers
+    from shared.db import pool, queue
     from shared.ids import idempotency_key
 
     async def enqueue(url: str, count: int) -> None:
         async with pool.connect(url) as db:
-            await producers.register_definitions(db, "cron", [getattr(work, workflow).row])
+            await queue.register_definitions(db, "cron", [getattr(work, workflow).row])
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             terms = producers.Terms(workflow=workflow, version=1)
             for chunk in _payloads(count):

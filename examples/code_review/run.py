@@ -12,7 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from backbeat.cli.output import clean
 from backbeat.embedded.stack import StackInfo
-from backbeat.reports.render import render_text, run_report
+from backbeat.producer.rows import Enqueued
+from backbeat.producer.submit import submit
+from backbeat.reports.ask import Period, ask
+from backbeat.reports.catalog import find
+from backbeat.reports.render import render_text
 from backbeat.reports.trace import trace_tree
 from examples.code_review.approvers import Approvers
 from examples.code_review.beat import Beat, Service
@@ -24,11 +28,9 @@ from shared import clock
 from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, connect
-from shared.db.producers import Enqueued
 from shared.definitions import load_definitions
 from shared.errors import UnavailableError
-from shared.execution.producer import submit
-from shared.telemetry import open_telemetry
+from shared.execution.telemetry import open_telemetry
 from shared.telemetry.shipper import ship_once
 
 DEFINITIONS = "examples.code_review.definitions"
@@ -182,7 +184,7 @@ class DemoRun:
         shipped = ship_once(self._config.spool_dir, self._config.clickhouse_url, 30.0)
         if shipped.error:
             talk.print(f"telemetry: {shipped.error}", style="red", markup=False, soft_wrap=True)
-        summary = render_text(run_report(self._config.clickhouse_url, "summary", timedelta(days=7)))
+        summary = render_text(ask(self._config.clickhouse_url, find("summary"), Period.last(timedelta(days=7))))
         trace = (await db.row(_ONE_TRACE, {"tasks": list(tasks)}))["trace_id"]
         tree = trace_tree(self._config.clickhouse_url, trace)
         heading = f"Model calls of the last 7 days ({vendor} models), as ClickHouse has them"

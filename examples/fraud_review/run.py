@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from backbeat.embedded import ports
 from backbeat.embedded.stack import StackInfo
+from backbeat.producer.rows import Terms
+from backbeat.producer.submit import submit_many
 from examples.code_review.beat import Beat, Service
 from examples.fraud_review import meter
 from examples.fraud_review.analysts import Analysts
@@ -20,10 +22,10 @@ from examples.fraud_review.tally import Evidence, gather
 from shared import clock
 from shared.config import Config
 from shared.db.pool import Database, connect
-from shared.db.producers import Terms, register_definitions
+from shared.db.queue import register_definitions
 from shared.errors import UnavailableError
-from shared.execution.producer import prepared, submit_many
-from shared.telemetry import open_telemetry
+from shared.execution.payloads import prepared
+from shared.execution.telemetry import open_telemetry
 
 PATIENCE = 1800.0  # seconds beyond the arrivals until a run that does not end is given up
 LOOK = 0.2  # seconds between looks

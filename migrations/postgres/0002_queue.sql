@@ -256,8 +256,7 @@ CREATE FUNCTION backbeat.register_definitions(p_runtime text, p_definitions json
     SET tier = excluded.tier, max_attempts = excluded.max_attempts, bulk = excluded.bulk, history = excluded.history, trace = excluded.trace,
         idempotency = excluded.idempotency, max_usd = excluded.max_usd, max_tokens = excluded.max_tokens
     WHERE (w.tier, w.max_attempts, w.bulk, w.history, w.trace, w.idempotency, w.max_usd, w.max_tokens) IS DISTINCT FROM
-        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens)
-$$;
+        (excluded.tier, excluded.max_attempts, excluded.bulk, excluded.history, excluded.trace, excluded.idempotency, excluded.max_usd, excluded.max_tokens) $$;
 
 -- Says that a worker is there and what it has loaded; rows that waited for one of its versions go on.
 CREATE FUNCTION backbeat.register_worker(p_worker text, p_kind text, p_definitions jsonb) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -299,8 +298,7 @@ CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL
     ), capped AS MATERIALIZED (
         SELECT n.id FROM tenants n WHERE n.max_running IS NOT NULL AND n.id IN (SELECT o.tenant FROM own o) ORDER BY n.id FOR UPDATE
     )
-    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f
-$$;
+    SELECT f.* FROM flows f JOIN wanted USING (tenant, tier, class) WHERE (SELECT count(*) FROM capped) >= 0 ORDER BY f.tenant, f.tier, f.class FOR UPDATE OF f $$;
 
 -- Puts rows of these flows into their windows, in order. Locks tasks before flows, so it may find less room than it saw.
 CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
@@ -592,10 +590,8 @@ END $$;
 
 -- Prolongs leases; answers the ids whose lease is no longer the caller's.
 CREATE FUNCTION backbeat.heartbeat(p_worker text, p_ids uuid[], p_leases bigint[], p_lease_seconds double precision) RETURNS SETOF uuid
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
+LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE workers SET seen_at = backbeat.now() WHERE id = p_worker;
-    RETURN QUERY
     WITH mine AS (
         SELECT t.id FROM simple_tasks t JOIN unnest(p_ids, p_leases) AS m(id, lease) ON t.id = m.id AND t.lease = m.lease
         WHERE t.status = 'running' ORDER BY t.id FOR NO KEY UPDATE OF t
@@ -603,8 +599,7 @@ BEGIN
         UPDATE simple_tasks t SET lease_until = clock() + make_interval(secs => p_lease_seconds)
         FROM mine WHERE t.id = mine.id RETURNING t.id
     )
-    SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k);
-END $$;
+    SELECT m.id FROM unnest(p_ids) AS m(id) WHERE m.id NOT IN (SELECT k.id FROM kept k) $$;
 
 -- Takes rows that are ready or running out of their flows, before anything else is done to them, and tells the
 -- flow and the estimate what a run really cost. The rows and their flows are locked by the caller.
@@ -636,9 +631,7 @@ CREATE FUNCTION backbeat.end_tasks(p_departures backbeat.departure[]) RETURNS vo
 DECLARE v_ids uuid[] := ARRAY(SELECT d.id FROM unnest(p_departures) d);
     v_now timestamptz := clock();
 BEGIN
-    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN
-        PERFORM settle_joins(p_departures);
-    END IF;
+    IF EXISTS (SELECT FROM joins j WHERE j.children_left > 0) THEN PERFORM settle_joins(p_departures); END IF;
     WITH bills AS (
         SELECT c.owner, count(*) AS calls, sum(c.uncached + c.cache_read + c.cache_write) AS input_tokens, sum(c.output) AS output_tokens,
                CASE WHEN count(c.cost_usd) = count(*) THEN sum(c.cost_usd) END AS cost_usd
@@ -744,9 +737,7 @@ BEGIN
     WHERE r.outcome IN ('succeed', 'fan_out', 'dead', 'escalate') OR (r.outcome = 'retry' AND t.attempts >= t.max_attempts)
        OR (uses_patience(r.outcome, r.reason) AND t.releases >= c_free_releases);
     PERFORM fan_out(r) FROM unnest(v_ends) r WHERE r.outcome = 'fan_out';
-    IF v_departures IS NOT NULL THEN
-        PERFORM end_tasks(v_departures);
-    END IF;
+    IF v_departures IS NOT NULL THEN PERFORM end_tasks(v_departures); END IF;
 
     UPDATE simple_tasks t
     SET status = CASE WHEN r.outcome = 'hold' THEN 'held' WHEN coalesce(r.after, 0) > 0 OR r.until > backbeat.now()
@@ -810,9 +801,7 @@ BEGIN
     SELECT array_agg(ROW(t.id, 'dead', NULL, 'worker_lost', format('worker %s stopped renewing its lease; %s of %s attempts', t.worker, t.attempts, t.max_attempts),
         NULL, history_entry(t, 'lost', 'worker_lost', NULL))::departure) INTO v_dead
     FROM simple_tasks t WHERE t.id = ANY (v_ids) AND t.attempts >= t.max_attempts;
-    IF v_dead IS NOT NULL THEN
-        PERFORM end_tasks(v_dead);
-    END IF;
+    IF v_dead IS NOT NULL THEN PERFORM end_tasks(v_dead); END IF;
     UPDATE simple_tasks t
     SET status = 'pending', rank = 0, vstart = NULL, estimate = NULL, lease_until = NULL, worker = NULL, started_at = NULL,
         alone = t.attempts + 1 >= t.max_attempts, history = t.history || history_entry(t, 'lost', 'worker_lost', NULL)
@@ -821,63 +810,14 @@ BEGIN
     SELECT l.id, l.lease, coalesce(t.status, 'dead') FROM unnest(v_ids, v_leases) AS l(id, lease) LEFT JOIN simple_tasks t ON t.id = l.id;
 END $$;
 
--- Lets nothing of a tenant or a workflow start any more, or no call take a route; what runs goes on. Rows in the windows make
--- room for others.
-CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE v_ids uuid[];
-BEGIN
-    IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
-        RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
-    END IF;
-    INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES (p_scope, p_key, p_reason, p_by, clock())
-    ON CONFLICT (scope, key) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at;
-    v_ids := ARRAY(
-        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant WHEN 'workflow' THEN t.workflow END = p_key
-        ORDER BY t.id FOR UPDATE SKIP LOCKED);
-    PERFORM lock_flows(v_ids);
-    PERFORM leave_flows(v_ids);
-    UPDATE simple_tasks t
-    SET status = CASE p_scope WHEN 'tenant' THEN 'pending' ELSE 'held' END, rank = 0, run_after = NULL, vstart = NULL, estimate = NULL,
-        hold_reason = CASE p_scope WHEN 'workflow' THEN 'paused' END, hold_key = CASE p_scope WHEN 'workflow' THEN p_key END
-    WHERE t.id = ANY (v_ids);
-    PERFORM audit(session_user, 'queue.paused', p_scope || '/' || p_key, jsonb_build_object('reason', p_reason, 'by', p_by));
-    RETURN cardinality(v_ids);
-END $$;
-
--- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
-CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key);
-    PERFORM release_held(CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END, p_key),
-            audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by)) WHERE FOUND;
-    RETURN FOUND;
-END $$;
-
 CREATE FUNCTION backbeat.start_tick(p_worker text) RETURNS uuid
 LANGUAGE sql SECURITY DEFINER AS $$ INSERT INTO ticks (id, worker, started_at) VALUES (uuid7(), p_worker, clock()) RETURNING id $$;
 
 CREATE FUNCTION backbeat.end_tick(p_id uuid, p_claimed integer, p_settled integer) RETURNS void
 LANGUAGE sql SECURITY DEFINER AS $$ UPDATE ticks SET ended_at = clock(), claimed = p_claimed, settled = p_settled WHERE id = p_id $$;
 
--- The kill switch: 'all' lets no model call start, 'effects' no effect, anywhere.
-CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
-    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
-    PERFORM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by));
-END $$;
-
-CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    DELETE FROM switches WHERE name = p_name;
-    RETURN CASE WHEN FOUND THEN audit(session_user, 'switch.released', p_name, jsonb_build_object('by', p_by)) > 0 ELSE false END;
-END $$;
-
 -- Only the doors; what they call inside stays closed.
-GRANT EXECUTE ON FUNCTION
-    backbeat.register_definitions, backbeat.register_worker, backbeat.claim, backbeat.claim_bulk, backbeat.heartbeat, backbeat.settle, backbeat.turn, backbeat.reap, backbeat.sweep,
-    backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions
-TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.register_definitions, backbeat.register_worker, backbeat.claim, backbeat.claim_bulk, backbeat.heartbeat, backbeat.settle, backbeat.turn,
+    backbeat.reap, backbeat.sweep, backbeat.release_held, backbeat.start_tick, backbeat.end_tick, backbeat.maintain_partitions TO backbeat_worker;
 
 CALL backbeat.pin_functions();

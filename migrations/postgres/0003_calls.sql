@@ -92,9 +92,7 @@ DECLARE v_next uuid := p_owner; v_task record; v_workflow text; v_above text; v_
 BEGIN
     WHILE v_next IS NOT NULL LOOP
         SELECT t.id, t.parent_id, t.agent_id, t.workflow, t.version, t.tenant INTO v_task FROM simple_tasks t WHERE t.id = v_next;
-        IF NOT FOUND THEN
-            SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next;
-        END IF;
+        IF NOT FOUND THEN SELECT f.id, f.parent_id, f.agent_id, f.workflow, f.version, f.tenant INTO v_task FROM finished_tasks f WHERE f.id = v_next; END IF;
         IF NOT FOUND THEN
             SELECT w.id, NULL::uuid AS parent_id, NULL::uuid AS agent_id, w.workflow, w.version, w.tenant INTO v_task FROM orchestrated_workflows w
             WHERE w.id = coalesce((SELECT j.workflow_id FROM joins j WHERE j.id = v_next), v_next);
@@ -273,9 +271,7 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        IF cardinality(v_rows) > 2 THEN
-            v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p);
-        END IF;
+        IF cardinality(v_rows) > 2 THEN v_call.charged := ARRAY(SELECT p.budget FROM payers(v_call.owner) p); END IF;
         SELECT o.* INTO v_no FROM (
             SELECT b.*, CASE WHEN b.soft THEN objection(b, v_call.likely_usd, v_call.likely_tokens) ELSE objection(b, v_call.reserved_usd, v_call.reserved_tokens) END AS verdict
             FROM budgets b WHERE b.id = ANY (v_call.charged) AND (v_call.block IS NULL OR b.level < 3)) o

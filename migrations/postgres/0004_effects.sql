@@ -9,15 +9,18 @@ SET LOCAL search_path = backbeat, pg_temp;
 --
 -- token fences writers. fire_until is when the far write has ended or was abandoned, so a read-back before
 -- then proves nothing and has to wait; NULL when the effect was given back, since it certainly did not happen.
--- mark is what the far write leaves for a read-back to find: random, so that nobody outside can forge it, and the same at every firing.
+-- mark is what the far write leaves for a read-back to find: of the key and a secret, so that nobody outside can forge it, and so the
+-- same at every firing, even when the row was lost: a database that came back as it was some time ago knows less than the far sides.
+-- restored_at is when that was noticed. What an older owner does, and the ledger does not know, may have been done: it is looked for.
 -- Lock order: tasks -> approval -> side_effects.
 
+CREATE TABLE backbeat.ledger (one bool PRIMARY KEY DEFAULT true CHECK (one), secret uuid NOT NULL DEFAULT gen_random_uuid(), restored_at timestamptz DEFAULT 'epoch');
+INSERT INTO backbeat.ledger DEFAULT VALUES;
+REVOKE SELECT ON backbeat.ledger FROM backbeat_worker, backbeat_operator;
+
 CREATE TABLE backbeat.side_effects (
-    key text PRIMARY KEY CHECK (key <> ''),
-    mark text NOT NULL DEFAULT encode(uuid_send(gen_random_uuid()), 'hex'),
-    kind text NOT NULL,
-    status text NOT NULL CHECK (status IN ('intended', 'done', 'unknown')),
-    owner_kind text NOT NULL CHECK (owner_kind IN ('task', 'workflow')),
+    key text PRIMARY KEY CHECK (key <> ''), mark text NOT NULL, kind text NOT NULL,
+    status text NOT NULL CHECK (status IN ('intended', 'done', 'unknown')), owner_kind text NOT NULL CHECK (owner_kind IN ('task', 'workflow')),
     owner uuid NOT NULL, origin_id uuid NOT NULL, approval_id uuid, request jsonb NOT NULL, request_hash text NOT NULL,
     outcome jsonb, error text, token bigint NOT NULL, fires integer NOT NULL, fire_until timestamptz, traceparent text NOT NULL,
     intended_at timestamptz NOT NULL, done_at timestamptz, resolved_by text,
@@ -28,11 +31,15 @@ CREATE INDEX side_effects_open ON backbeat.side_effects (intended_at) WHERE stat
 CREATE INDEX side_effects_origin ON backbeat.side_effects (origin_id);
 CREATE INDEX side_effects_approval ON backbeat.side_effects (approval_id) WHERE approval_id IS NOT NULL;
 
+-- Whether the ledger may have known this key, and lost it with a restore. A key begins with the id of what it is an effect of.
+CREATE FUNCTION backbeat.may_be_lost(p_key text) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT p_key COLLATE "C" < uuid7_floor(l.restored_at)::text AND NOT EXISTS (SELECT FROM side_effects e WHERE e.key = p_key) FROM ledger l $$;
+
 -- Asks leave to make a far write. The verdict is one of
 --   fire      the intent is on record under token: write, leaving detail as the mark, then finish_effect
 --   done      it happened already; outcome holds what came of it
 --   wait      another writer may still be at it, for so many seconds
---   look      its writer did not come back: look for the mark (detail), then finish_effect or refire_effect with token
+--   look      its writer did not come back, or a restore lost it: look for the mark (detail), then finish_effect or refire_effect with token
 --   noted     p_fire_seconds is NULL, the caller cannot write: the intent is on record, somebody else may begin it
 --   conflict  the key stands for another request
 --   refused   no approval of exactly this request of this owner stands, or its orchestration has ended
@@ -42,8 +49,7 @@ CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uui
     p_traceparent text, p_approval uuid, p_fire_seconds double precision) RETURNS TABLE (verdict text, token bigint, outcome jsonb, wait_seconds double precision,
     detail text) LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE v_token bigint := nextval('leases');
-    v_effect side_effects; v_mark text;
+DECLARE v_token bigint := nextval('leases'); v_effect side_effects; v_mark text; v_lost boolean := may_be_lost(p_key);
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
@@ -57,15 +63,17 @@ BEGIN
             SELECT FROM orchestrated_workflows w WHERE w.id = p_owner AND w.workflow <> 'approve_effect' AND w.finished_at IS NULL) THEN
             verdict := 'refused'; RETURN NEXT; RETURN;
         END IF;
-        INSERT INTO side_effects AS e (key, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
-        VALUES (p_key, p_kind, 'intended', p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token,
-                (p_fire_seconds IS NOT NULL)::integer, clock() + make_interval(secs => p_fire_seconds), p_traceparent, clock())
+        INSERT INTO side_effects AS e (
+            key, mark, kind, status, owner_kind, owner, origin_id, approval_id, request, request_hash, token, fires, fire_until, traceparent, intended_at)
+        SELECT p_key, left(encode(sha256(uuid_send(l.secret) || convert_to(p_key, 'UTF8')), 'hex'), 32), p_kind, CASE WHEN v_lost THEN 'unknown' ELSE 'intended' END,
+               p_owner_kind, p_owner, p_origin, p_approval, p_request, p_request_hash, v_token, (p_fire_seconds IS NOT NULL AND NOT v_lost)::integer,
+               clock() + make_interval(secs => coalesce(p_fire_seconds, CASE WHEN v_lost THEN 0 END)), p_traceparent, clock() FROM ledger l
         ON CONFLICT (key) DO UPDATE SET token = v_token, fire_until = excluded.fire_until, fires = e.fires + excluded.fires, error = NULL
         WHERE e.status = 'intended' AND e.fire_until IS NULL AND e.request_hash = excluded.request_hash
         RETURNING e.mark INTO v_mark;
         IF FOUND THEN
-            RETURN QUERY SELECT CASE WHEN p_fire_seconds IS NULL THEN 'noted' ELSE 'fire' END, v_token, NULL::jsonb, NULL::double precision, v_mark;
-            RETURN;
+            verdict := CASE WHEN p_fire_seconds IS NULL THEN 'noted' WHEN v_lost THEN 'look' ELSE 'fire' END;
+            RETURN QUERY SELECT verdict, v_token, NULL::jsonb, NULL::double precision, v_mark; RETURN;
         END IF;
         SELECT * INTO v_effect FROM side_effects e WHERE e.key = p_key FOR UPDATE;
     END IF;
@@ -122,7 +130,7 @@ BEGIN
     RETURN true;
 END $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.begin_effect, backbeat.finish_effect, backbeat.refire_effect, backbeat.note_effect TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.begin_effect, backbeat.finish_effect, backbeat.refire_effect, backbeat.note_effect, backbeat.may_be_lost TO backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.resolve_effect TO backbeat_operator;
 
 CALL backbeat.pin_functions();

@@ -37,20 +37,24 @@ CREATE TABLE backbeat.orchestrated_workflows (
     CONSTRAINT only_completed_has_a_result CHECK ((status = 'completed') = (result IS NOT NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX orchestrated_workflows_open ON backbeat.orchestrated_workflows (checked_at) WHERE finished_at IS NULL;
+CREATE INDEX orchestrated_workflows_over ON backbeat.orchestrated_workflows (finished_at) WHERE workflow <> 'approve_effect';
 
 -- What people say about results, by the piece of work they came from: what false-positive rates are made of.
 CREATE TABLE backbeat.feedback (
-    id uuid PRIMARY KEY DEFAULT backbeat.uuid7(), origin_id uuid NOT NULL,
+    id uuid PRIMARY KEY DEFAULT backbeat.uuid7(), origin_id uuid NOT NULL, task_id uuid NOT NULL,
     finding text NOT NULL DEFAULT '', label text NOT NULL CHECK (label <> ''),
     said_by text NOT NULL CHECK (said_by <> ''), said_at timestamptz NOT NULL DEFAULT backbeat.now()
 );
 CREATE INDEX feedback_origin ON backbeat.feedback (origin_id);
 
+-- Whole rows, one that is there already once; answers what it added.
+CREATE FUNCTION backbeat.add_feedback(p_rows jsonb) RETURNS SETOF uuid LANGUAGE sql SECURITY DEFINER AS $$
+    INSERT INTO feedback SELECT (jsonb_populate_recordset(NULL::feedback, p_rows)).* ON CONFLICT DO NOTHING RETURNING id $$;
+
 -- What Temporal must be told, in order within a stream. lease_until: nobody takes the row before then, because somebody
 -- has it or because its last delivery failed. attempts counts deliveries begun.
 CREATE TABLE backbeat.temporal_outbox (
-    stream uuid NOT NULL REFERENCES backbeat.orchestrated_workflows,
-    seq integer NOT NULL CHECK (seq > 0),
+    stream uuid NOT NULL REFERENCES backbeat.orchestrated_workflows ON DELETE CASCADE, seq integer NOT NULL CHECK (seq > 0),
     kind text NOT NULL CHECK (kind IN ('start', 'poke', 'wake', 'cancel')),
     lease bigint, lease_until timestamptz NOT NULL, attempts integer NOT NULL DEFAULT 0, created_at timestamptz NOT NULL,
     delivered_at timestamptz, dead_at timestamptz, last_error text,
@@ -92,10 +96,11 @@ RETURN CASE WHEN jsonb_typeof(p_policy) IS DISTINCT FROM 'object' THEN 'policy i
             ('on_expiry', '(@ == "reject" || @ == "approve")', 'reject or approve'), ('calendar', '(@.type() == "string")', 'the name of a calendar'),
             ('max_rounds', '(@ >= 0 && @ <= 99 && @ == @.floor())', 'a number from 0 to 99'),
             ('remind_every', '(@ >= 1 && @ <= 31622400)', 'a number of seconds from 1 to 31622400'),
+            ('remind_before', '(@ >= 1 && @ <= 31622400)', 'a number of seconds from 1 to 31622400'),
             ('effect_delay', '(@ >= 1 && @ <= 31622400)', 'a number of seconds from 1 to 31622400')) AS t(field, test, what)
         WHERE p_policy ? t.field AND NOT jsonb_path_exists(p_policy -> t.field, ('strict $ ? ' || t.test)::jsonpath)
         UNION ALL SELECT 1, backbeat.rule_problem(
-            p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,effect_delay}'::text[],
+            p_policy - '{rules,escalate,allow_unsigned_signal,four_eyes,on_expiry,calendar,max_rounds,remind_every,remind_before,effect_delay}'::text[],
             'policy', '{approvers,groups,needed}'::text[], p_policy ? 'rules' OR p_policy @> '{"allow_unsigned_signal": true}')
         UNION ALL SELECT 1 + r.n, backbeat.rule_problem(r.rule, format('policy.rules[%s]', r.n - 1), '{approvers,groups,needed}'::text[], false)
         FROM jsonb_path_query(p_policy, '$.rules[*]') WITH ORDINALITY AS r(rule, n)
@@ -206,27 +211,11 @@ BEGIN
     RETURN v_prev.id + 1;
 END $$;
 
--- The first row of the audit log that is not as it was written, and what is wrong; no row when all is well.
--- Whoever owns the database can rewrite the whole chain: only a head that was kept elsewhere shows that.
-CREATE FUNCTION backbeat.verify_audit() RETURNS TABLE (id bigint, problem text) LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT * FROM (SELECT a.id, CASE
-            WHEN a.id <> row_number() OVER chain THEN 'a row before it is missing'
-            WHEN a.prev_hash <> lag(a.hash, 1, sha256('backbeat audit log')) OVER chain THEN 'it does not follow the row before it'
-            WHEN a.hash <> audit_hash(a.prev_hash, a.id, a.at, a.actor, a.action, a.subject, a.detail) THEN 'it was changed'
-        END AS problem
-        FROM audit_log a WINDOW chain AS (ORDER BY a.id)
-        UNION ALL
-        SELECT h.id, 'the newest rows are missing' FROM audit_head h
-        WHERE h.id > 0 AND NOT EXISTS (SELECT FROM audit_log a WHERE (a.id, a.hash) = (h.id, h.hash))
-    ) c WHERE c.problem IS NOT NULL ORDER BY c.id LIMIT 1
-$$;
-
 -- The caller holds the workflow's row, or has just made it.
 CREATE FUNCTION backbeat.push_outbox(p_stream uuid, p_kind text) RETURNS integer LANGUAGE sql AS $$
     INSERT INTO temporal_outbox (stream, seq, kind, lease_until, created_at)
     SELECT p_stream, coalesce(max(seq), 0) + 1, p_kind, clock(), clock() FROM temporal_outbox WHERE stream = p_stream
-    RETURNING seq
-$$;
+    RETURNING seq $$;
 
 -- Makes a workflow's row and the message that starts it, in the caller's transaction; of the newest version that a worker has
 -- registered, p_version at least. p_traceparent names the span that
@@ -247,25 +236,20 @@ END $$;
 -- Leases messages of some kinds: of each stream the first open one only, so that deliveries keep their order.
 CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE (
     stream uuid, seq integer, kind text, lease bigint, attempts integer,
-    workflow text, version integer, temporal_id text, status text, state_seq integer) LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
-#variable_conflict use_column
-DECLARE v_now timestamptz := clock();
-BEGIN
-    RETURN QUERY
+    workflow text, version integer, temporal_id text, status text, state_seq integer) LANGUAGE sql SECURITY DEFINER AS $$
     WITH picked AS (
         SELECT o.stream, o.seq FROM temporal_outbox o
-        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= v_now
+        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= (SELECT clock())
           AND NOT EXISTS (SELECT FROM temporal_outbox e
                           WHERE e.stream = o.stream AND e.seq < o.seq AND e.delivered_at IS NULL AND e.dead_at IS NULL)
         ORDER BY o.lease_until LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE temporal_outbox o
-        SET lease = nextval('leases'), lease_until = v_now + make_interval(secs => p_seconds), attempts = o.attempts + 1
+        SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
         FROM picked p WHERE (o.stream, o.seq) = (p.stream, p.seq) RETURNING o.*
     )
     SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
-    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream;
-END $$;
+    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
 
 -- Records how a delivery went: delivered, retry (not before p_delay seconds) or dead. False when the lease is no longer the
 -- caller's. A start that is delivered makes the workflow run; one that is dead fails it.
@@ -315,34 +299,25 @@ END $$;
 
 -- Open workflows that nobody has looked at for so many seconds; they count as looked at from now on.
 CREATE FUNCTION backbeat.workflows_to_check(p_limit integer, p_seconds double precision) RETURNS TABLE (
-    id uuid, temporal_id text, status text, state_seq integer) LANGUAGE plpgsql SECURITY DEFINER AS $$
-#variable_conflict use_column
-DECLARE v_now timestamptz := clock();
-BEGIN
-    RETURN QUERY
+    id uuid, temporal_id text, status text, state_seq integer) LANGUAGE sql SECURITY DEFINER AS $$
     WITH picked AS (
         SELECT w.id FROM orchestrated_workflows w
-        WHERE w.finished_at IS NULL AND w.checked_at <= v_now - make_interval(secs => p_seconds)
+        WHERE w.finished_at IS NULL AND w.checked_at <= (SELECT clock()) - make_interval(secs => p_seconds)
         ORDER BY w.checked_at LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE orchestrated_workflows w SET checked_at = v_now FROM picked p WHERE w.id = p.id
-    RETURNING w.id, w.temporal_id, w.status, w.state_seq;
-END $$;
+    UPDATE orchestrated_workflows w SET checked_at = clock() FROM picked p WHERE w.id = p.id
+    RETURNING w.id, w.temporal_id, w.status, w.state_seq $$;
 
 -- Temporal does not know this workflow: start it again, under a new id if it once ran. What was decided stands in Postgres.
 CREATE FUNCTION backbeat.restart_workflow(p_workflow uuid, p_temporal_id text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM FROM orchestrated_workflows WHERE id = p_workflow AND temporal_id = p_temporal_id AND finished_at IS NULL FOR NO KEY UPDATE;
-    IF NOT FOUND OR EXISTS (
-        SELECT FROM temporal_outbox WHERE stream = p_workflow AND kind = 'start' AND delivered_at IS NULL AND dead_at IS NULL) THEN
-        RETURN false;
-    END IF;
     UPDATE orchestrated_workflows
-    SET generation = generation + CASE WHEN status = 'starting' THEN 0 ELSE 1 END,
-        status = 'starting', run_id = NULL, waiting_for = NULL, updated_at = clock()
-    WHERE id = p_workflow;
-    PERFORM push_outbox(p_workflow, 'start');
-    RETURN true;
+    SET generation = generation + CASE WHEN status = 'starting' THEN 0 ELSE 1 END, status = 'starting', run_id = NULL, waiting_for = NULL, updated_at = clock()
+    WHERE FOUND AND id = p_workflow AND NOT EXISTS (
+        SELECT FROM temporal_outbox WHERE stream = p_workflow AND kind = 'start' AND delivered_at IS NULL AND dead_at IS NULL);
+    PERFORM push_outbox(p_workflow, 'start') WHERE FOUND;
+    RETURN FOUND;
 END $$;
 
 -- A moment plus so many seconds; where the policy names a calendar only its hours count. NULL when it never comes.
@@ -355,16 +330,19 @@ CREATE FUNCTION backbeat.after_time(p_tenant text, p_policy jsonb, p_from timest
             LATERAL (SELECT (d.day + c.opens) AT TIME ZONE c.time_zone, (d.day + c.closes) AT TIME ZONE c.time_zone) AS h(opens, closes)
         WHERE (c.tenant, c.name) = (p_tenant, p_policy ->> 'calendar')
           AND extract(isodow FROM d.day)::integer = ANY (c.days) AND d.day <> ALL (c.holidays) AND h.closes > p_from) AS s
-    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1)
-$$;
+    WHERE s.worked >= p_seconds ORDER BY s.closes LIMIT 1) $$;
+
+-- When people are reminded next: every so often, and so long before the deadline. NULL when never.
+CREATE FUNCTION backbeat.next_reminder(p_tenant text, p_policy jsonb, p_deadline timestamptz, p_at timestamptz) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT least(after_time(p_tenant, p_policy, p_at, (p_policy ->> 'remind_every')::double precision), CASE WHEN l.at > p_at THEN l.at END)
+    FROM (SELECT p_deadline - make_interval(secs => (p_policy ->> 'remind_before')::double precision)) AS l(at) $$;
 
 CREATE FUNCTION backbeat.set_calendar(p_tenant text, p_name text, p_time_zone text, p_days integer[], p_opens time, p_closes time, p_holidays date[]) RETURNS void
 LANGUAGE sql SECURITY DEFINER AS $$
     SELECT backbeat.now() AT TIME ZONE p_time_zone;
     DELETE FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
     INSERT INTO calendars (tenant, name, time_zone, days, opens, closes, holidays) VALUES (p_tenant, p_name, p_time_zone, p_days, p_opens, p_closes, p_holidays);
-    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name);
-$$;
+    SELECT audit(session_user, 'calendar.set', p_tenant || '/' || p_name, to_jsonb(c)) FROM calendars c WHERE (c.tenant, c.name) = (p_tenant, p_name); $$;
 
 CREATE FUNCTION backbeat.note_presence() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -374,7 +352,7 @@ BEGIN
 END $$;
 CREATE TRIGGER presence AFTER INSERT OR UPDATE OF seen_at ON backbeat.workers FOR EACH ROW WHEN (NEW.kind = 'temporal') EXECUTE FUNCTION backbeat.note_presence();
 
--- A deadline that passed while no Temporal worker was there comes later, by as long as nobody was.
+-- A deadline that passed while no Temporal worker was there comes later, by as long as nobody was. The caller holds the workflow's row.
 CREATE FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamptz) RETURNS backbeat.approval_requests LANGUAGE plpgsql AS $$
 DECLARE v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since <= p_request.deadline);
     v_back timestamptz := least(p_at, (SELECT min(p.since) FROM presence p WHERE p.since > v_gone));
@@ -382,6 +360,7 @@ DECLARE v_gone timestamptz := (SELECT max(p.until) FROM presence p WHERE p.since
 BEGIN
     IF p_request.closed_at IS NULL AND p_at >= p_request.deadline AND v_gone < p_request.deadline - interval '1 minute' AND v_lost > '0' THEN
         UPDATE approval_requests r SET deadline = r.deadline + v_lost, outages_until = v_back WHERE r.id = p_request.id RETURNING * INTO p_request;
+        UPDATE orchestrated_workflows w SET deadline = p_request.deadline WHERE w.id = p_request.workflow_id;
         PERFORM audit('(outage)', 'approval.extended', p_request.id::text, jsonb_build_object('from', v_gone, 'until', v_back, 'deadline', p_request.deadline));
     END IF;
     RETURN p_request;
@@ -397,8 +376,7 @@ CREATE FUNCTION backbeat.rules_at(p_request backbeat.approval_requests, p_at tim
     FROM jsonb_array_elements(coalesce(p_request.policy -> 'rules', jsonb_build_array(p_request.policy))) AS r(rule), (
         SELECT coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].approvers[*]'), '[]') AS approvers,
                coalesce(jsonb_path_query_array(jsonb_agg(e.step), '$[*].groups[*]'), '[]') AS groups
-        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u
-$$;
+        FROM jsonb_array_elements(p_request.policy -> 'escalate') WITH ORDINALITY AS e(step, n) WHERE p_request.escalate_at[e.n] <= p_at) AS u $$;
 
 -- Rights that are handed on at a moment, for one request or for all: the last word of each, while it lasts, and what was said of the
 -- one request goes first. An earlier word that would last longer does not come back: it was taken back.
@@ -408,8 +386,7 @@ CREATE FUNCTION backbeat.handed_on(p_request uuid, p_at timestamptz) RETURNS TAB
             WHERE d.decision = 'delegate' AND (d.request_id IS NULL OR d.request_id = p_request)
             ORDER BY d.user_name, d.request_id, d.decided_at DESC, d.id DESC) AS w
         WHERE w.until > p_at ORDER BY w.user_name, w.request_id IS NULL) AS h
-    WHERE h.user_name <> h.to_user
-$$;
+    WHERE h.user_name <> h.to_user $$;
 
 -- Whose rights a person may use on a request: her own unless handed on, and those handed to her, but not handed twice.
 -- barred: four eyes forbid her, or whose right it is, to approve, having asked for it or edited it.
@@ -420,15 +397,13 @@ RETURNS TABLE (name text, groups text[], barred boolean) LANGUAGE sql STABLE AS 
         WHERE a.name IN (p_user, m.name))
     FROM (SELECT p_user, p_groups WHERE NOT EXISTS (SELECT FROM handed_on(p_request.id, p_at) AS h WHERE h.user_name = p_user)
           UNION ALL SELECT h.user_name, h.groups FROM handed_on(p_request.id, p_at) AS h WHERE h.to_user = p_user) AS m(name, groups)
-    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups))
-$$;
+    WHERE EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE fits(r.rule, m.name, m.groups)) $$;
 
 -- Whether every rule has the approvals it needs, with one more by this right.
 CREATE FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_right text, p_groups text[], p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (SELECT FROM rules_at(p_request, p_at) AS r(rule) WHERE (r.rule ->> 'needed')::integer > fits(r.rule, p_right, p_groups)::integer + (
         SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve')
-          AND fits(r.rule, d.for_user, d.groups)))
-$$;
+          AND fits(r.rule, d.for_user, d.groups))) $$;
 
 -- Whether too few people who may approve hold a token, or have approved, for some rule ever to be met.
 CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
@@ -437,8 +412,7 @@ CREATE FUNCTION backbeat.nobody_can(p_request backbeat.approval_requests, p_at t
             SELECT t.user_name FROM api_tokens t, LATERAL rights(p_request, t.user_name, t.groups, p_at) AS g
             WHERE t.revoked_at IS NULL AND (t.expires_at > p_at) IS NOT FALSE AND NOT g.barred AND fits(r.rule, g.name, g.groups)
             UNION SELECT d.user_name FROM approval_decisions d
-            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people))
-$$;
+            WHERE (d.request_id, d.revision, d.decision) = (p_request.id, p_request.revision, 'approve') AND fits(r.rule, d.for_user, d.groups)) AS people)) $$;
 
 -- For whom: p_users, or everybody who is asked now and whoever their rights are handed to; reminders spare who approved.
 CREATE FUNCTION backbeat.tell(p_request backbeat.approval_requests, p_event text, p_facts jsonb, p_at timestamptz, p_users text[] DEFAULT NULL) RETURNS void
@@ -452,8 +426,7 @@ LANGUAGE sql AS $$
         CASE WHEN p_users IS NULL THEN ARRAY(
             SELECT DISTINCT g.name FROM rules_at(p_request, p_at) AS r(rule), LATERAL jsonb_array_elements_text(r.rule -> 'groups') AS g(name) ORDER BY 1) ELSE '{}' END,
         p_facts || jsonb_build_object('title', p_request.title, 'state', p_request.state, 'revision', p_request.revision,
-            'hash', p_request.hash, 'deadline', p_request.deadline), p_at
-$$;
+            'hash', p_request.hash, 'deadline', p_request.deadline), p_at $$;
 
 -- Asks for a decision on exactly what the workflow's input says, by the rule that stands there: no caller can name another.
 -- p_hash is of title and payload; a wrong one makes the request undecidable, since approvers sign what they are shown.
@@ -474,7 +447,7 @@ BEGIN
                v_now, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), i.requested_by, p_editable,
                ARRAY(SELECT after_time(v_workflow.tenant, v_policy, v_now, (e.step ->> 'after')::double precision)
                      FROM jsonb_array_elements(v_policy -> 'escalate') WITH ORDINALITY AS e(step, n) ORDER BY e.n),
-               after_time(v_workflow.tenant, v_policy, v_now, (v_policy ->> 'remind_every')::double precision)
+               next_reminder(v_workflow.tenant, v_policy, after_time(v_workflow.tenant, v_policy, v_now, i.deadline_seconds), v_now)
         FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
@@ -502,8 +475,7 @@ END $$;
 CREATE FUNCTION backbeat.revise_approval(p_request uuid, p_revision integer, p_body jsonb) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
     SELECT count(audit('(workflow)', 'approval.revised', p_request::text, jsonb_build_object('revision', n.revision, 'hash', n.hash))) > 0
     FROM (SELECT FROM approval_requests WHERE id = p_request AND state = 'changes' FOR UPDATE) AS r,
-        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL
-$$;
+        LATERAL revise(p_request, p_revision, p_body, '(workflow)', clock()) AS n WHERE n.id IS NOT NULL $$;
 
 -- Whose token signed p_message: a decision token is bbd_<token id>_<mac>, mac = sha256(key || sha256(message)). Both inputs
 -- have a fixed length, so nothing can be appended to either.
@@ -512,8 +484,7 @@ CREATE FUNCTION backbeat.signer(p_proof text, p_message text, p_at timestamptz) 
     SELECT t.* FROM api_tokens t
     WHERE t.id = split_part(p_proof, '_', 2) AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > p_at)
       AND sha256(convert_to(p_proof, 'UTF8')) = sha256(convert_to(format(
-          'bbd_%s_%s', t.id, encode(sha256(t.key || sha256(convert_to(p_message, 'UTF8'))), 'hex')), 'UTF8'))
-$$;
+          'bbd_%s_%s', t.id, encode(sha256(t.key || sha256(convert_to(p_message, 'UTF8'))), 'hex')), 'UTF8')) $$;
 
 -- The one rule of every decision. Commits it with its audit row, its notifications and, when the workflow must know, a poke; or
 -- refuses and audits that. The proof signs request, decision, hash of what was shown, sha256 of the body and comment. The body
@@ -641,6 +612,7 @@ CREATE FUNCTION backbeat.close_if_pending(p_request uuid) RETURNS TABLE (
 #variable_conflict use_column
 DECLARE v_request approval_requests; v_was approval_requests; v_stuck boolean; v_now timestamptz;
 BEGIN
+    PERFORM FROM orchestrated_workflows w WHERE w.id = (SELECT r.workflow_id FROM approval_requests r WHERE r.id = p_request) FOR NO KEY UPDATE;
     SELECT * INTO v_request FROM approval_requests r WHERE r.id = p_request FOR UPDATE;
     v_now := clock();
     IF v_request.state IN ('pending', 'changes') THEN
@@ -648,7 +620,7 @@ BEGIN
         v_stuck := nobody_can(v_was, v_now);
         UPDATE approval_requests r
         SET stuck = v_stuck, escalated = (SELECT count(*) FROM unnest(r.escalate_at) AS a WHERE a <= v_now),
-            remind_at = CASE WHEN r.remind_at <= v_now THEN after_time(r.tenant, r.policy, v_now, (r.policy ->> 'remind_every')::double precision) ELSE r.remind_at END
+            remind_at = CASE WHEN r.remind_at <= v_now THEN next_reminder(r.tenant, r.policy, r.deadline, v_now) ELSE r.remind_at END
         WHERE r.id = p_request RETURNING * INTO v_request;
         IF v_now >= v_request.deadline THEN
             UPDATE approval_requests r
@@ -659,7 +631,7 @@ BEGIN
             PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));
         ELSE
             PERFORM tell(v_request, e.event, '{}', v_now), audit('(clock)', 'approval.' || e.event, p_request::text, jsonb_build_object('deadline', v_request.deadline))
-            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_request.remind_at > v_was.remind_at),
+            FROM (VALUES ('escalated', v_request.escalated > v_was.escalated), ('reminded', v_was.remind_at <= v_now),
                          ('stuck', v_request.stuck AND NOT v_was.stuck)) AS e(event, due) WHERE e.due;
         END IF;
     END IF;
@@ -672,8 +644,7 @@ END $$;
 -- For begin_effect: true while this approval of exactly this hash stands for this workflow; nothing changes that before it commits.
 CREATE FUNCTION backbeat.require_approved(p_approval uuid, p_hash text, p_workflow uuid) RETURNS boolean LANGUAGE sql AS $$
     SELECT count(*) > 0 FROM (SELECT FROM approval_requests
-        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r
-$$;
+        WHERE id = p_approval AND state = 'approved' AND hash = p_hash AND workflow_id = p_workflow AND effect_after <= clock() FOR SHARE) AS r $$;
 
 -- Somebody left: her tokens end, and her rights are another's on every request, until she has a token again and takes them back.
 -- Says on how many open ones. Done by who owns the schema, who alone may say who somebody is; NULL when p_to holds no token.
@@ -695,33 +666,22 @@ BEGIN
 END $$;
 
 -- Tokens are made and revoked by who runs the migrations: no worker may say who somebody is.
-CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE v_id text := left(encode(sha256(p_key), 'hex'), 16);
-BEGIN
-    INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at)
-    VALUES (v_id, p_key, p_user, p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds));
-    PERFORM audit(session_user, 'token.created', v_id, jsonb_build_object('user', p_user, 'groups', p_groups));
-    RETURN v_id;
-END $$;
+CREATE FUNCTION backbeat.create_token(p_key bytea, p_user text, p_groups text[], p_seconds double precision) RETURNS text LANGUAGE sql AS $$
+    WITH made AS (INSERT INTO api_tokens (id, key, user_name, groups, created_at, created_by, expires_at) VALUES (left(encode(sha256(p_key), 'hex'), 16), p_key, p_user,
+        p_groups, backbeat.now(), session_user, backbeat.now() + make_interval(secs => p_seconds)) RETURNING id)
+    SELECT m.id FROM made m WHERE audit(session_user, 'token.created', m.id, jsonb_build_object('user', p_user, 'groups', p_groups)) > 0 $$;
 
-CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL;
-    IF FOUND THEN
-        PERFORM audit(session_user, 'token.revoked', p_id, '{}');
-    END IF;
-    RETURN FOUND;
-END $$;
+CREATE FUNCTION backbeat.revoke_token(p_id text) RETURNS boolean LANGUAGE sql AS $$
+    WITH gone AS (UPDATE api_tokens SET revoked_at = clock() WHERE id = p_id AND revoked_at IS NULL RETURNING id)
+    SELECT count(audit(session_user, 'token.revoked', g.id, '{}')) > 0 FROM gone g $$;
 
 -- Ends a task from outside, as an operator may.
-CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    PERFORM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason);
-    RETURN CASE WHEN FOUND THEN audit(session_user, 'task.cancelled', p_task::text, jsonb_build_object('reason', p_reason)) > 0 ELSE false END;
-END $$;
+CREATE FUNCTION backbeat.cancel_task(p_task uuid, p_reason text) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
+    SELECT count(audit(session_user, 'task.cancelled', f.id::text, jsonb_build_object('reason', p_reason))) > 0
+    FROM finish(ARRAY[p_task], 'cancelled', 'cancelled', p_reason) AS f(id) $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.verify_audit, backbeat.set_calendar TO backbeat_operator;
-GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.verify_audit, backbeat.start_workflow, backbeat.lease_outbox,
+GRANT EXECUTE ON FUNCTION backbeat.cancel_task, backbeat.audit_hash, backbeat.set_calendar, backbeat.add_feedback TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.policy_problem, backbeat.rule_problem, backbeat.audit_hash, backbeat.start_workflow, backbeat.lease_outbox,
     backbeat.settle_outbox, backbeat.project_state, backbeat.workflows_to_check, backbeat.restart_workflow, backbeat.create_approval,
     backbeat.revise_approval, backbeat.decide, backbeat.close_if_pending, backbeat.fits, backbeat.rules_at, backbeat.handed_on, backbeat.rights TO backbeat_worker;
 

@@ -7,9 +7,7 @@ SET LOCAL search_path = backbeat, pg_temp;
 
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'backbeat_producer') THEN
-        CREATE ROLE backbeat_producer NOLOGIN;
-    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'backbeat_producer') THEN CREATE ROLE backbeat_producer NOLOGIN; END IF;
 EXCEPTION
     WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;
@@ -64,13 +62,14 @@ RETURN sha256(convert_to(format('[%s,%s,"%s",%s]', to_jsonb(p_workflow), p_versi
 -- payload, in order: the task's id, whether it is new, its status. Equal payloads with equal salts are one task where the
 -- definition says so; p_keys are keys of the caller's own (an element that is NULL: none). A key answers with its task while
 -- that lives and after it succeeded or escalated; after it died, was cancelled or expired, a new task takes the key over.
+-- While p_version is in a canary, each task takes the one or the other version by its key.
 CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[] DEFAULT NULL, p_tenant text DEFAULT 'default', p_class text
     DEFAULT 'normal', p_run_after timestamptz DEFAULT NULL, p_expires_at timestamptz DEFAULT NULL, p_source_at timestamptz[] DEFAULT NULL, p_traceparent text DEFAULT
     NULL, p_origin uuid DEFAULT NULL, p_parent uuid DEFAULT NULL, p_salt text DEFAULT '') RETURNS TABLE (ord bigint, task_id uuid, created boolean, status text)
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 DECLARE c_payload_cap CONSTANT integer := 1048576;
-    v_workflow workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
+    v_workflow workflows; v_canary workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
     v_at timestamptz := clock();
     v_start bigint := floor(extract(epoch FROM v_at) * 1000);
     v_seed text := gen_random_uuid();
@@ -78,9 +77,8 @@ DECLARE c_payload_cap CONSTANT integer := 1048576;
     v_due timestamptz := CASE WHEN p_run_after > backbeat.now() THEN p_run_after END;
 BEGIN
     SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001';
-    END IF;
+    IF NOT FOUND THEN RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001'; END IF;
+    SELECT * INTO v_canary FROM workflows c WHERE c.name = p_workflow AND c.canary IS NOT NULL AND p_version IN (c.version, c.stable);
     PERFORM need_tenant(p_tenant);
     IF cardinality(p_keys) <> cardinality(p_payloads) OR cardinality(p_source_at) <> cardinality(p_payloads) THEN
         RAISE EXCEPTION 'there are % payloads, but not as many keys or moments', cardinality(p_payloads) USING ERRCODE = 'BB003';
@@ -116,7 +114,9 @@ BEGIN
     ), added AS (
         INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, run_after, expires_at, source_at,
                                   max_attempts, parent_id, origin_id, idempotency_key, traceparent, created_at)
-        SELECT f.id, p_tenant, p_workflow, p_version, v_workflow.lane, p_class, f.payload, CASE WHEN v_due IS NULL THEN 'pending' ELSE 'delayed' END,
+        SELECT f.id, p_tenant, p_workflow, CASE WHEN v_canary.canary IS NULL THEN p_version
+                   WHEN abs(hashtextextended(coalesce(f.key::text, f.id::text), 0) % 100) < v_canary.canary THEN v_canary.version ELSE v_canary.stable END,
+               v_workflow.lane, p_class, f.payload, CASE WHEN v_due IS NULL THEN 'pending' ELSE 'delayed' END,
                v_due, p_expires_at, f.source_at, v_workflow.max_attempts, p_parent, coalesce(p_origin, f.id), f.key,
                -- backbeat.trace_id and span_id, written out: this runs once a row.
                '00-' || coalesce(v_trace, left(encode(sha256(convert_to('task:' || f.id, 'UTF8')), 'hex'), 32)) || '-'
@@ -127,9 +127,7 @@ BEGIN
 
     INSERT INTO flows (tenant, tier, class) VALUES (p_tenant, v_workflow.lane, p_class) ON CONFLICT DO NOTHING;
     INSERT INTO virtual_time (tier) VALUES (v_workflow.lane) ON CONFLICT DO NOTHING;
-    IF v_due IS NULL THEN
-        PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class)));
-    END IF;
+    IF v_due IS NULL THEN PERFORM promote(ARRAY(SELECT f FROM flows f WHERE (f.tenant, f.tier, f.class) = (p_tenant, v_workflow.lane, p_class))); END IF;
 
     v_ids := ARRAY(
         SELECT coalesce(u.new, (SELECT i.task_id FROM idempotency i WHERE i.tenant = p_tenant AND i.key = u.key))
@@ -169,8 +167,7 @@ END $$;
 -- From now on a tenant that nobody made is refused again.
 CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     DELETE FROM tenants WHERE id = '*';
-    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by));
-$$;
+    SELECT FROM audit(session_user, 'tenant.refuse_unknown', '*', jsonb_build_object('by', p_by)); $$;
 
 GRANT EXECUTE ON FUNCTION backbeat.canonical, backbeat.idempotency_key, backbeat.enqueue TO backbeat_producer, backbeat_worker;
 GRANT EXECUTE ON FUNCTION backbeat.set_tenant, backbeat.refuse_unknown_tenants TO backbeat_operator;

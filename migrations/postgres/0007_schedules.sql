@@ -9,9 +9,7 @@ SET LOCAL search_path = backbeat, pg_temp;
 
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'backbeat_selector') THEN
-        CREATE ROLE backbeat_selector NOLOGIN;
-    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'backbeat_selector') THEN CREATE ROLE backbeat_selector NOLOGIN; END IF;
     IF NOT pg_has_role('backbeat_selector', 'USAGE') THEN
         -- Its function below is made, and tried by operators, by whoever runs this.
         EXECUTE format('GRANT backbeat_selector TO %I', current_user);
@@ -78,19 +76,16 @@ GRANT EXECUTE ON FUNCTION backbeat.now TO backbeat_selector;
 CREATE FUNCTION backbeat.add_schedule(p_schedule jsonb) RETURNS bigint LANGUAGE sql AS $$
     SELECT need_tenant(p_schedule ->> 'tenant');
     WITH added AS (INSERT INTO schedules SELECT (jsonb_populate_record(NULL::schedules, p_schedule)).* RETURNING *)
-    SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a
-$$;
+    SELECT audit(session_user, 'schedule.added', a.name, to_jsonb(a)) FROM added a $$;
 
 CREATE FUNCTION backbeat.remove_schedule(p_name text) RETURNS bigint LANGUAGE sql AS $$
     WITH gone AS (DELETE FROM schedules s WHERE s.name = p_name RETURNING *)
-    SELECT audit(session_user, 'schedule.removed', g.name, to_jsonb(g)) FROM gone g
-$$;
+    SELECT audit(session_user, 'schedule.removed', g.name, to_jsonb(g)) FROM gone g $$;
 
 -- Pauses a schedule, or with p_from lets a paused one go on: slots up to there are dealt with.
 CREATE FUNCTION backbeat.turn_schedule(p_name text, p_from timestamptz DEFAULT NULL, p_next_at timestamptz DEFAULT NULL) RETURNS bigint LANGUAGE sql AS $$
     WITH turned AS (UPDATE schedules s SET paused = p_from IS NULL, watermark = coalesce(p_from, watermark), next_at = coalesce(p_next_at, next_at)
                     WHERE s.name = p_name AND s.paused = (p_from IS NOT NULL) RETURNING *)
-    SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t
-$$;
+    SELECT audit(session_user, CASE WHEN t.paused THEN 'schedule.paused' ELSE 'schedule.resumed' END, t.name, to_jsonb(t)) FROM turned t $$;
 
 CALL backbeat.pin_functions();

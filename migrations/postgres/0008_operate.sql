@@ -1,7 +1,7 @@
 -- migrate:up
 SET LOCAL search_path = backbeat, pg_temp;
 
--- Operators: dead letters go back or are given up, effects are resolved, and what is old is removed.
+-- Operators: dead letters go back or are given up, work is paused and stopped, and what is old is removed.
 --
 -- A task ends once, so a requeued one is a new task: it takes over the key, the origin and the recorded answers, and its
 -- effects are those of the task it was at first. The letter says which task it became, who did it and why.
@@ -10,8 +10,7 @@ SET LOCAL search_path = backbeat, pg_temp;
 -- Nobody needs the answers of these any more; where the history is gone, nor the calls.
 CREATE FUNCTION backbeat.drop_answers(p_owners uuid[]) RETURNS void LANGUAGE sql AS $$
     DELETE FROM model_calls c WHERE c.owner = ANY (p_owners) AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.id = c.owner);
-    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL;
-$$;
+    UPDATE model_calls c SET response = NULL WHERE c.owner = ANY (p_owners) AND c.response IS NOT NULL; $$;
 
 -- Makes tasks of open letters, of the newest version if p_newest; the n-th is due p_seconds after the one before it.
 -- Answers those it made. A letter whose key another task took over meanwhile is left as it is.
@@ -79,22 +78,65 @@ CREATE FUNCTION backbeat.discard_dead(p_ids uuid[], p_by text, p_reason text) RE
             'letters', cardinality(g.ids), 'last', g.ids[cardinality(g.ids)], 'reason', p_reason))
         FROM (SELECT array_agg(id ORDER BY id) AS ids FROM gone HAVING count(*) > 0) g
     )
-    SELECT unnest(t.ids) FROM told t
-$$;
+    SELECT unnest(t.ids) FROM told t $$;
+
+-- Lets nothing of a tenant or a workflow start any more, or no call take a route; what runs goes on. Rows in the windows make
+-- room for others.
+CREATE FUNCTION backbeat.pause(p_scope text, p_key text, p_reason text, p_by text) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE v_ids uuid[];
+BEGIN
+    IF p_scope = 'tenant' AND NOT EXISTS (SELECT FROM tenants n WHERE n.id = p_key) OR p_scope = 'workflow' AND NOT EXISTS (SELECT FROM workflows w WHERE w.name = p_key) THEN
+        RAISE EXCEPTION '% % does not exist', p_scope, p_key USING ERRCODE = 'BB001';
+    END IF;
+    INSERT INTO pauses (scope, key, reason, paused_by, paused_at) VALUES (p_scope, p_key, p_reason, p_by, clock())
+    ON CONFLICT (scope, key) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at;
+    v_ids := ARRAY(
+        SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND CASE p_scope WHEN 'tenant' THEN t.tenant WHEN 'workflow' THEN t.workflow END = p_key
+        ORDER BY t.id FOR UPDATE SKIP LOCKED);
+    PERFORM lock_flows(v_ids);
+    PERFORM leave_flows(v_ids);
+    UPDATE simple_tasks t
+    SET status = CASE p_scope WHEN 'tenant' THEN 'pending' ELSE 'held' END, rank = 0, run_after = NULL, vstart = NULL, estimate = NULL,
+        hold_reason = CASE p_scope WHEN 'workflow' THEN 'paused' END, hold_key = CASE p_scope WHEN 'workflow' THEN p_key END
+    WHERE t.id = ANY (v_ids);
+    PERFORM audit(session_user, 'queue.paused', p_scope || '/' || p_key, jsonb_build_object('reason', p_reason, 'by', p_by));
+    RETURN cardinality(v_ids);
+END $$;
+
+-- Lets them start again; a workflow's rows come back in bounded chunks, a tenant's with the next sweep. False when it was not paused.
+CREATE FUNCTION backbeat.unpause(p_scope text, p_key text, p_by text) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
+    WITH gone AS (DELETE FROM pauses p WHERE (p.scope, p.key) = (p_scope, p_key) RETURNING CASE p_scope WHEN 'route' THEN 'route' ELSE 'paused' END AS reason)
+    SELECT count(release_held(g.reason, p_key) + audit(session_user, 'queue.resumed', p_scope || '/' || p_key, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
+
+-- The kill switch: 'all' lets no model call start, 'effects' no effect, anywhere.
+CREATE FUNCTION backbeat.throw_switch(p_name text, p_reason text, p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
+    INSERT INTO switches (name, reason, thrown_by) VALUES (p_name, p_reason, p_by)
+    ON CONFLICT (name) DO UPDATE SET reason = excluded.reason, thrown_by = excluded.thrown_by, thrown_at = backbeat.now();
+    SELECT FROM audit(session_user, 'switch.thrown', p_name, jsonb_build_object('reason', p_reason, 'by', p_by)) $$;
+
+CREATE FUNCTION backbeat.release_switch(p_name text, p_by text DEFAULT NULL) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$
+    WITH gone AS (DELETE FROM switches WHERE name = p_name RETURNING name)
+    SELECT count(audit(session_user, 'switch.released', g.name, jsonb_build_object('by', p_by))) > 0 FROM gone g $$;
+
+-- This database came back as it was some time ago: what is open is unknown, and what the ledger lost is looked for. p_proof is a
+-- workflow that Temporal has seen end and the database has not; one older than the restore we know of tells nothing new.
+CREATE FUNCTION backbeat.note_restore(p_proof uuid, p_by text, p_reason text) RETURNS SETOF bigint LANGUAGE sql SECURITY DEFINER AS $$
+    WITH news AS (UPDATE ledger SET restored_at = clock() WHERE p_proof IS NULL OR p_proof > uuid7_floor(restored_at) RETURNING one), doubted AS (
+        UPDATE side_effects SET status = 'unknown', fire_until = greatest(fire_until, clock()) WHERE status = 'intended' AND EXISTS (SELECT FROM news) RETURNING 1)
+    SELECT audit(session_user, 'postgres.restored', 'ledger', jsonb_build_object('by', p_by, 'reason', p_reason, 'open', (SELECT count(*) FROM doubted))) FROM news $$;
 
 CREATE TABLE backbeat.retention (
-    policy text PRIMARY KEY CHECK (policy IN ('finished', 'outbox', 'ticks')),
+    policy text PRIMARY KEY CHECK (policy IN ('finished', 'outbox', 'ticks', 'workflows')),
     days integer NOT NULL CHECK (days BETWEEN 1 AND 36500),
     set_by text NOT NULL DEFAULT '(default)',
     -- How far the day that goes next is cleared.
     cleared_to uuid
 );
-INSERT INTO backbeat.retention (policy, days) VALUES ('finished', 90), ('outbox', 30), ('ticks', 14);
+INSERT INTO backbeat.retention (policy, days) VALUES ('finished', 90), ('outbox', 30), ('ticks', 14), ('workflows', 365);
 
 CREATE FUNCTION backbeat.set_retention(p_policy text, p_days integer, p_by text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE retention SET days = p_days, set_by = p_by WHERE policy = p_policy;
-    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days));
-$$;
+    SELECT FROM audit(session_user, 'retention.set', p_policy, jsonb_build_object('by', p_by, 'days', p_days)); $$;
 
 -- Removes what is older than its policy says, at most p_limit rows of a kind; a day of the history is dropped when its keys and
 -- calls are gone, and when no task of that day lives. Open letters keep their calls. One session at a time; nobody waits for it
@@ -105,13 +147,21 @@ DECLARE v_before record; v_name text; v_from uuid; v_to uuid; v_ids uuid[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('backbeat.retain', 0)) THEN RETURN NULL; END IF;
     SELECT max(b.at) FILTER (WHERE b.policy = 'ticks') AS ticks, max(b.at) FILTER (WHERE b.policy = 'outbox') AS outbox,
-           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished INTO v_before
+           max(b.at) FILTER (WHERE b.policy = 'finished') AS finished, max(b.at) FILTER (WHERE b.policy = 'workflows') AS workflows INTO v_before
     FROM (SELECT r.policy, backbeat.now() - make_interval(days => r.days) AS at FROM retention r) b;
     DELETE FROM ticks k WHERE k.id IN (SELECT t.id FROM ticks t WHERE t.id < uuid7_floor(v_before.ticks) ORDER BY t.id LIMIT p_limit);
     -- Streams that are over: in one that goes on, the next number follows from the last.
     DELETE FROM temporal_outbox o WHERE (o.stream, o.seq) IN (
         SELECT b.stream, b.seq FROM temporal_outbox b JOIN orchestrated_workflows w ON w.id = b.stream
         WHERE b.stream < uuid7_floor(v_before.outbox) AND b.delivered_at < v_before.outbox AND w.finished_at < v_before.outbox LIMIT p_limit);
+    -- What was asked of people and what they decided stays, as the audit log does: of that only what was told goes.
+    DELETE FROM messages m WHERE m.id IN (SELECT o.id FROM messages o WHERE o.id < uuid7_floor(v_before.workflows) AND o.status <> 'open' ORDER BY o.id LIMIT p_limit);
+    DELETE FROM notifications n WHERE n.id IN (SELECT o.id FROM notifications o WHERE o.id < uuid7_floor(v_before.workflows) ORDER BY o.id LIMIT p_limit);
+    v_ids := ARRAY(SELECT w.id FROM orchestrated_workflows w WHERE w.workflow <> 'approve_effect' AND w.finished_at < v_before.workflows
+        AND NOT EXISTS (SELECT FROM approval_requests r WHERE r.workflow_id = w.id) ORDER BY w.finished_at LIMIT p_limit);
+    DELETE FROM model_calls c WHERE c.owner = ANY (v_ids);
+    DELETE FROM budgets b WHERE b.scope = 'task' AND b.day = '-infinity' AND b.key = ANY (v_ids::text[]);
+    DELETE FROM orchestrated_workflows w WHERE w.id = ANY (v_ids) AND w.finished_at IS NOT NULL;
 
     SELECT d.name, d.floor, d.ceiling INTO v_name, v_from, v_to FROM (
         SELECT c.relname AS name, uuid7_floor(right(c.relname, 8)::timestamp AT TIME ZONE 'UTC') AS floor,
@@ -149,7 +199,8 @@ END $$;
 ALTER TABLE backbeat.budgets SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 ALTER TABLE backbeat.model_calls SET (autovacuum_vacuum_scale_factor = 0.02);
 
-GRANT EXECUTE ON FUNCTION backbeat.retain TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.requeue_dead, backbeat.discard_dead, backbeat.set_retention TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.retain, backbeat.note_restore TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.note_restore, backbeat.requeue_dead, backbeat.discard_dead, backbeat.set_retention,
+    backbeat.throw_switch, backbeat.release_switch, backbeat.pause, backbeat.unpause TO backbeat_operator;
 
 CALL backbeat.pin_functions();

@@ -16,9 +16,8 @@ CREATE UNIQUE INDEX orchestrated_workflows_step ON backbeat.orchestrated_workflo
 CREATE UNIQUE INDEX orchestrated_workflows_start ON backbeat.orchestrated_workflows (tenant, workflow, start_key) WHERE start_key IS NOT NULL;
 
 CREATE TABLE backbeat.orchestrated_workflows_steps (
-    workflow_id uuid NOT NULL REFERENCES backbeat.orchestrated_workflows,
-    seq integer NOT NULL CHECK (seq > 0),
-    name text NOT NULL, kind text NOT NULL,
+    workflow_id uuid NOT NULL REFERENCES backbeat.orchestrated_workflows ON DELETE CASCADE,
+    seq integer NOT NULL CHECK (seq > 0), name text NOT NULL, kind text NOT NULL,
     status text NOT NULL CHECK (status IN ('running', 'waiting', 'done', 'failed', 'cancelled')),
     waits_for text, started_at timestamptz NOT NULL, ended_at timestamptz, detail jsonb,
     PRIMARY KEY (workflow_id, seq),
@@ -28,7 +27,7 @@ CREATE TABLE backbeat.orchestrated_workflows_steps (
 -- A join fails with one failure more than it tolerates; NULL tolerates any number. Until it is sealed, children are still coming.
 CREATE TABLE backbeat.joins (
     id uuid PRIMARY KEY DEFAULT backbeat.uuid7(),
-    workflow_id uuid NOT NULL REFERENCES backbeat.orchestrated_workflows,
+    workflow_id uuid NOT NULL REFERENCES backbeat.orchestrated_workflows ON DELETE CASCADE,
     step text NOT NULL, children uuid[] NOT NULL DEFAULT '{}',
     children_left integer NOT NULL DEFAULT 0 CHECK (children_left >= 0),
     failed integer NOT NULL DEFAULT 0, tolerated integer, sealed boolean NOT NULL DEFAULT false,
@@ -71,9 +70,7 @@ DECLARE v_workflow orchestrated_workflows; v_join joins;
     v_ids uuid[];
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001';
-    END IF;
+    IF NOT FOUND THEN RAISE EXCEPTION 'no workflow % is running', p_workflow USING ERRCODE = 'BB001'; END IF;
     PERFORM expect_wake(p_workflow);
     INSERT INTO joins (workflow_id, step, tolerated) VALUES (p_workflow, p_step, p_tolerated) ON CONFLICT DO NOTHING;
     SELECT * INTO v_join FROM joins j WHERE (j.workflow_id, j.step) = (p_workflow, p_step);

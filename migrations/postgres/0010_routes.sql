@@ -95,9 +95,7 @@ BEGIN
         shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
         shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
     WHERE r.route = p_route;
-    IF p_seconds IS NULL THEN
-        PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}');
-    END IF;
+    IF p_seconds IS NULL THEN PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}'); END IF;
 END $$;
 
 -- What a person says about a tier or a route; NULL takes it back.
@@ -110,7 +108,17 @@ BEGIN
     RETURN v_before IS NOT NULL;
 END $$;
 
+-- Of the tasks that come in for a version of a definition, or for the one before it, so many percent take the newer one and the
+-- others the older, whichever of the two producers name: 0 is rolling back. NULL: as they say again.
+ALTER TABLE backbeat.workflows ADD canary integer CHECK (canary BETWEEN 0 AND 100), ADD stable integer;
+CREATE FUNCTION backbeat.set_canary(p_name text, p_version integer, p_percent integer, p_by text) RETURNS SETOF bigint LANGUAGE sql SECURITY DEFINER AS $$
+    WITH older AS (SELECT max(o.version) AS version FROM workflows w JOIN workflows o USING (name, runtime, lane)
+        WHERE (name, w.version, runtime) = (p_name, p_version, 'cron') AND o.version < w.version
+    ), said AS (UPDATE workflows w SET canary = CASE WHEN w.version = p_version THEN p_percent END, stable = o.version FROM older o
+        WHERE w.name = p_name AND (w.canary IS NOT NULL OR w.version = p_version) AND (p_version IS NULL OR o.version IS NOT NULL) RETURNING 1)
+    SELECT audit(session_user, 'workflow.canary', p_name, jsonb_build_object('by', p_by, 'version', p_version, 'percent', p_percent)) FROM said LIMIT 1 $$;
+
 GRANT EXECUTE ON FUNCTION backbeat.admit, backbeat.block_route, backbeat.shrunk TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.set_route, backbeat.block_route, backbeat.shrunk TO backbeat_operator;
+GRANT EXECUTE ON FUNCTION backbeat.set_route, backbeat.block_route, backbeat.shrunk, backbeat.set_canary TO backbeat_operator;
 
 CALL backbeat.pin_functions();

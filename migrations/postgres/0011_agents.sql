@@ -34,7 +34,8 @@ CREATE FUNCTION backbeat.next_step(p_agent uuid) RETURNS void LANGUAGE sql AS $$
     INSERT INTO simple_tasks (id, tenant, workflow, version, tier, class, payload, status, rank, max_attempts, agent_id, parent_id, origin_id, traceparent, source_at,
         created_at)
     SELECT uuid7(), f.tenant, f.workflow, f.version, f.tier, f.class, f.payload, 'pending', 0, w.max_attempts, a.id, a.parent_id, f.origin_id, f.traceparent, f.source_at,
-        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent $$;
+        clock() FROM agents a JOIN finished_tasks f ON f.id = a.task_id JOIN workflows w ON (w.name, w.version) = (f.workflow, f.version) WHERE a.id = p_agent
+    ON CONFLICT (agent_id) WHERE agent_id IS NOT NULL DO NOTHING $$;
 
 CREATE FUNCTION backbeat.step_ended() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE v_status text := CASE NEW.status WHEN 'succeeded' THEN NEW.result ->> 'agent' ELSE NEW.status END; v_number integer;
@@ -62,18 +63,20 @@ END $$;
 CREATE TRIGGER children_ended AFTER UPDATE ON backbeat.joins FOR EACH ROW
 WHEN (NEW.agent_id IS NOT NULL AND (NEW.children_left = 0 OR NEW.failed > NEW.tolerated)) EXECUTE FUNCTION backbeat.children_ended();
 
--- Ends these tasks and agents and all below them. An agent that waits wakes when its last child is gone, and is ended then.
+-- Ends these tasks and agents and all below them. Their tasks are locked first, until no further one has come in sight: a step that
+-- ended meanwhile has made others. An agent that waits is given the task that it would wake to, and ends with that.
 CREATE FUNCTION backbeat.cancel_below(p_ids uuid[], p_error text) RETURNS integer LANGUAGE plpgsql AS $$
-DECLARE v_live uuid[]; v_ended integer := 0;
+DECLARE v_below uuid[]; v_live uuid[]; v_before uuid[];
 BEGIN
     LOOP
-        WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
-            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0)
-        SELECT array_agg(t.id) INTO v_live FROM below b JOIN simple_tasks t ON t.id = b.id OR t.agent_id = b.id;
-        EXIT WHEN v_live IS NULL;
-        v_ended := v_ended + (SELECT count(*) FROM finish(v_live, 'cancelled', 'cancelled', p_error));
+        v_below := ARRAY(WITH RECURSIVE below AS (SELECT unnest(p_ids) AS id UNION
+            SELECT unnest(j.children) FROM below b JOIN agents a ON a.id = b.id JOIN joins j ON j.id = a.task_id WHERE j.children_left > 0) SELECT id FROM below);
+        v_live := ARRAY(SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_below) OR t.agent_id = ANY (v_below) ORDER BY t.id FOR UPDATE);
+        EXIT WHEN v_live <@ v_before;
+        v_before := v_live;
     END LOOP;
-    RETURN v_ended;
+    PERFORM next_step(a.id) FROM agents a WHERE a.id = ANY (v_below) AND a.status = 'waiting';
+    RETURN (SELECT count(*) FROM finish(ARRAY(SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_below) OR t.agent_id = ANY (v_below)), 'cancelled', 'cancelled', p_error));
 END $$;
 
 -- A worker begins a step: the agent as it stands, made by its first one; nothing when the task is no longer the caller's. What
@@ -85,8 +88,7 @@ CREATE FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) RETURNS SETOF b
     INSERT INTO agents (id, tenant, workflow, version, status, input, task_id, parent_id, created_at)
     SELECT t.agent_id, t.tenant, t.workflow, t.version, 'thinking', t.payload, t.id, t.parent_id, clock() FROM simple_tasks t
     WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running')
-    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*;
-$$;
+    ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*; $$;
 
 CREATE FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) RETURNS SETOF integer LANGUAGE sql SECURITY DEFINER AS $$
     SELECT c.ended FROM (SELECT cancel_below(ARRAY[p_agent], format('%s (by %s)', p_reason, p_by)) AS ended OFFSET 0) c

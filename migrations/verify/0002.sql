@@ -14,8 +14,7 @@ SELECT
     'backbeat.class_weight'::regproc, 'backbeat.maintain_partitions'::regproc, 'backbeat.register_worker'::regproc,
     'backbeat.promote'::regproc, 'backbeat.sweep'::regproc,
     'backbeat.release_held'::regproc, 'backbeat.claim'::regproc, 'backbeat.turn'::regproc, 'backbeat.fan_out'::regproc,
-    'backbeat.pause'::regproc, 'backbeat.unpause'::regproc, 'backbeat.lock_flows'::regproc, 'backbeat.startable'::regproc, 'backbeat.claim_bulk'::regproc,
+    'backbeat.lock_flows'::regproc, 'backbeat.startable'::regproc, 'backbeat.claim_bulk'::regproc,
     'backbeat.heartbeat'::regproc, 'backbeat.leave_flows'::regproc, 'backbeat.end_tasks'::regproc,
     'backbeat.history_entry'::regproc, 'backbeat.cause_stands'::regproc, 'backbeat.finish'::regproc, 'backbeat.settle'::regproc,
-    'backbeat.reap'::regproc, 'backbeat.start_tick'::regproc, 'backbeat.end_tick'::regproc,
-    'backbeat.throw_switch'::regproc, 'backbeat.release_switch'::regproc;
+    'backbeat.reap'::regproc, 'backbeat.start_tick'::regproc, 'backbeat.end_tick'::regproc;

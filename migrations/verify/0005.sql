@@ -3,7 +3,7 @@
 SELECT
     'backbeat.orchestrated_workflows'::regclass, 'backbeat.temporal_outbox'::regclass, 'backbeat.approval_requests'::regclass,
     'backbeat.approval_decisions'::regclass, 'backbeat.audit_log'::regclass, 'backbeat.audit_head'::regclass,
-    'backbeat.api_tokens'::regclass, 'backbeat.orchestrated_workflows_open'::regclass, 'backbeat.temporal_outbox_open'::regclass,
+    'backbeat.api_tokens'::regclass, 'backbeat.orchestrated_workflows_open'::regclass, 'backbeat.orchestrated_workflows_over'::regclass, 'backbeat.temporal_outbox_open'::regclass,
     'backbeat.temporal_outbox_order'::regclass, 'backbeat.approval_requests_pending'::regclass, 'backbeat.audit_log_refusals'::regclass,
     'backbeat.audit_log_subject'::regclass, 'backbeat.calendars'::regclass, 'backbeat.presence'::regclass, 'backbeat.notifications'::regclass,
     'backbeat.approval_votes_of_people'::regclass, 'backbeat.approval_votes_of_rights'::regclass, 'backbeat.approval_decisions_of'::regclass,
@@ -11,7 +11,7 @@ SELECT
 
 SELECT
     'backbeat.policy_problem'::regproc, 'backbeat.append_only'::regproc, 'backbeat.audit_hash'::regproc,
-    'backbeat.audit'::regproc, 'backbeat.verify_audit'::regproc, 'backbeat.push_outbox'::regproc,
+    'backbeat.audit'::regproc, 'backbeat.push_outbox'::regproc,
     'backbeat.start_workflow'::regproc, 'backbeat.lease_outbox'::regproc, 'backbeat.settle_outbox'::regproc,
     'backbeat.project_state'::regproc, 'backbeat.workflows_to_check'::regproc, 'backbeat.restart_workflow'::regproc,
     'backbeat.create_approval'::regproc, 'backbeat.signer'::regproc, 'backbeat.decide'::regproc,
@@ -20,7 +20,7 @@ SELECT
     'backbeat.set_calendar'::regproc, 'backbeat.note_presence'::regproc, 'backbeat.extended'::regproc, 'backbeat.fits'::regproc,
     'backbeat.rules_at'::regproc, 'backbeat.handed_on'::regproc, 'backbeat.rights'::regproc, 'backbeat.enough'::regproc,
     'backbeat.nobody_can'::regproc, 'backbeat.tell'::regproc, 'backbeat.revise'::regproc, 'backbeat.revise_approval'::regproc,
-    'backbeat.reassign'::regproc;
+    'backbeat.reassign'::regproc, 'backbeat.next_reminder'::regproc;
 
 DO $$
 BEGIN

@@ -2,4 +2,5 @@
 
 SELECT 'backbeat.llm_routes'::regclass, 'backbeat.llm_rate'::regclass;
 
-SELECT 'backbeat.shrunk'::regproc, 'backbeat.admit'::regproc, 'backbeat.block_route'::regproc, 'backbeat.set_route'::regproc;
+SELECT 'backbeat.shrunk'::regproc, 'backbeat.admit'::regproc, 'backbeat.block_route'::regproc, 'backbeat.set_route'::regproc,
+    'backbeat.set_canary'::regproc;

@@ -157,6 +157,11 @@ async def history(db: Database, request: UUID) -> list[dict[str, Any]]:
     return await db.rows(_SQL["history"], {"id": str(request)})
 
 
+async def votes(db: Database, request: UUID) -> list[dict[str, Any]]:
+    """What people decided on a request: id, user_name, decision, via, decided_at; oldest first."""
+    return await db.rows(_SQL["votes"], {"id": request})
+
+
 async def decide(db: Database, ballot: Ballot) -> Verdict:
     """Submit a ballot; telling Postgres twice is safe."""
     params = {name: getattr(ballot, name) for name in Ballot.__dataclass_fields__}

@@ -58,7 +58,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How a call ended: `done` with its bill, `refused` without one, or `lost`."""
+    """How a call ended: `done` with its bill, `refused` without one, or `lost`. `tools_called` is for its span."""
 
     status: str
     usage: Usage | None = None
@@ -71,6 +71,7 @@ class Closing:
     price_version: str | None = None
     error_class: str | None = None
     error: str | None = None
+    tools_called: int = 0
 
 
 class _Desk:
@@ -174,8 +175,3 @@ async def last_prefixes(db: Database) -> list[Row]:
 
 def _exact(amount: Decimal | None) -> str | None:
     return None if amount is None else str(amount)
-
-
-async def held_routes(db: Database) -> dict[str, str]:
-    """The routes that no call may take, with the reasons."""
-    return {row["key"]: row["reason"] for row in await db.rows(_SQL["held_routes"])}

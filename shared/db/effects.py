@@ -84,6 +84,6 @@ async def note_effect(db: Database, key: str, error: str) -> None:
     await db.rows(_SQL["note_effect"], {"key": key, "error": clean(error)})
 
 
-async def list_effects(db: Database, status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
-    """The newest effects, of one status or of all."""
-    return await db.rows(_SQL["list_effects"], {"status": status, "limit": limit})
+async def note_restore(db: Database, proof: UUID | None, by: str, reason: str) -> bool:
+    """Say that Postgres came back as it was some time ago; False when `proof`, a workflow, tells nothing new."""
+    return bool(await db.rows(_SQL["note_restore"], {"proof": proof, "by": by, "reason": clean(reason)}))

@@ -78,6 +78,4 @@ async def results(db: Database, run: UUID, step: str, start: int, limit: int) ->
 
 async def wrote_nothing(db: Database, key: str) -> bool:
     """Whether an effect certainly did not happen: nobody began it, or its far side refused."""
-    return not any(
-        row["status"] == "done" or not row["given_back"] for row in await db.rows(_SQL["wrote"], {"key": key})
-    )
+    return not any(row["maybe"] for row in await db.rows(_SQL["wrote"], {"key": key}))

@@ -49,6 +49,7 @@ class Workflow:
     created_at: datetime
     parent_task: UUID | None
     parent_lease: int | None
+    parent_workflow: UUID | None = None
     lease: None = None
     attempts: int = 1
     tier: str = "-"

@@ -1,4 +1,4 @@
-"""Tasks: claim, heartbeat, settle, reap. Postgres decides; this only asks. How they come in: `shared.db.producers`."""
+"""Tasks: claim, heartbeat, settle, reap. Postgres decides; this only asks. How they come in: `backbeat.producer`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,6 +46,7 @@ class Task(NamedTuple):
     traceparent: str
     created_at: datetime
     source_at: datetime | None
+    parent_id: UUID | None = None
 
     @property
     def name(self) -> str:
@@ -230,3 +231,8 @@ def _row(outcome: Outcome) -> dict[str, Any]:
             return {"outcome": "fan_out", "result": result, "children": made}
         case Escalate(workflow, body, result):
             return {"outcome": "escalate", "workflow": workflow, "input": body, "result": result}
+
+
+async def register_definitions(db: Database, runtime: str, definitions: Sequence[Mapping[str, Any]]) -> None:
+    """Make definitions known, so that tasks of them can be enqueued before any worker came."""
+    await db.rows(_SQL["register_definitions"], {"runtime": runtime, "definitions": storable(list(definitions))})

@@ -14,7 +14,7 @@ from shared.errors import ConfigError, UnavailableError
 from shared.execution.context import Context
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
-from shared.execution.spans import process_span, retold_enqueue_span
+from shared.execution.spans import fan_out_span, process_span, retold_enqueue_span
 from shared.llm.classify import backoff
 from shared.llm.structured import OutputInvalidError, parse
 
@@ -36,6 +36,8 @@ async def attempt(env: Environment, task: Task) -> Outcome | None:
         env.telemetry.record(process_span(env, task, started, Release("cut_off")))
         raise
     env.telemetry.record(process_span(env, task, started, outcome))
+    if isinstance(outcome, FanOut):
+        env.telemetry.record(fan_out_span(env, task, task.id, started))
     return outcome
 
 

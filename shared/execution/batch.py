@@ -9,11 +9,11 @@ from pydantic import BaseModel, ValidationError
 from shared import clock
 from shared.db.queue import Task
 from shared.definitions import Definition
-from shared.domain.outcome import Outcome
+from shared.domain.outcome import Escalate, FanOut, Outcome
 from shared.execution.attempt import ended_by, invalid, outcome_of
 from shared.execution.context import Context, Options
 from shared.execution.environment import Environment
-from shared.execution.spans import batch_span, process_span
+from shared.execution.spans import batch_span, fan_out_span, process_span, retold_enqueue_span
 from shared.llm.classify import backoff
 
 T = TypeVar("T", bound=BaseModel)
@@ -66,8 +66,13 @@ async def run_batch(env: Environment, tasks: Sequence[Task]) -> Ends:
         told: list[tuple[Task, Outcome | None]] = [*ends] or [(tasks[0], None)]
         env.telemetry.record(batch_span(definition, told, started))
     for task, outcome in ends:
-        if definition.trace == "task" or task in asked:
+        alone = task in asked or isinstance(outcome, FanOut | Escalate)
+        if alone:  # what hangs under it must find it
+            env.telemetry.record(retold_enqueue_span(task))
+        if definition.trace == "task" or alone:
             env.telemetry.record(process_span(env, task, started, outcome))
+        if isinstance(outcome, FanOut):
+            env.telemetry.record(fan_out_span(env, task, task.id, started))
     return ends
 
 

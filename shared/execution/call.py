@@ -41,6 +41,7 @@ TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queu
 LONGEST_KEY = 500  # bytes
 LADDER = ("small", "medium", "large")  # what is answered wrongly twice climbs it; tiers of one's own do not
 AGAIN = "#again"  # behind the key of a call whose answer was sent back
+ROOM = 4  # times the output that was asked for, where that was too little
 CALL_TIMEOUT = 600.0  # seconds; the tick's own end is nearly always sooner
 RESERVATION_WAIT = 0.25  # seconds between looks while only other calls' reservations are in the way
 RESERVATION_PATIENCE = 5.0  # seconds of such looks before the task is snoozed
@@ -49,12 +50,21 @@ RESERVATION_PATIENCE = 5.0  # seconds of such looks before the task is snoozed
 _under_way: WeakValueDictionary[tuple[UUID, str], asyncio.Lock] = WeakValueDictionary()
 
 
+class CutError(Exception):
+    """The answer was cut off at its limit of output tokens; `most` is the route's."""
+
+    def __init__(self, model: str, limit: int, most: int) -> None:
+        super().__init__(f"{model} was cut off at {limit} output tokens")
+        self.final = limit >= most
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """What an author asks of a model; `key` names the call within its task and must not depend on time or chance.
 
     `output` is a Pydantic model, a raw JSON Schema, or None for plain text. `escalate`: what is invalid twice goes to
-    the next tier up. The rest is set on the way: a `final` answer is not kept when invalid, `window` is what it needs.
+    the next tier up. The rest is set on the way: a `final` answer is not kept when invalid, nor a `longer` one when
+    cut off again; `window` is what it needs.
     """
 
     key: str
@@ -66,6 +76,7 @@ class Ask:
     grows: bool = False  # its prompt begins with the whole one of a call before
     escalate: bool = True
     final: bool = False
+    longer: bool = False
     window: int = 0
 
     @property
@@ -101,7 +112,7 @@ async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
             again = wrong and rung.tier == ask.tier
             asked = replace(rung, prompt=reask_prompt(ask.prompt, wrong)) if again and wrong else rung
             try:
-                return await answer_fitting(env, asked, partial(_answer, env, task))
+                return await answer_fitting(env, asked, partial(_uncut, env, task))
             except OutputInvalidError as error:
                 wrong = error
     raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {wrong}", backoff(task.attempts, env.rng)))
@@ -117,6 +128,19 @@ def _check_key(key: str) -> None:
     else:
         return
     raise Interrupt(Dead("invalid_key", error))
+
+
+async def _uncut(env: Environment, task: Payer, ask: Ask) -> Any:
+    """One valid answer; one that was cut off is asked for once more, with more room."""
+    longer = replace(ask, max_output_tokens=ask.max_output_tokens * ROOM, longer=True)
+    for asked in (ask, longer):
+        try:
+            return await _answer(env, task, asked)
+        except CutError as cut:
+            if asked is longer or cut.final:
+                line = f"call {ask.key!r}: {cut}: ask for less at once, or raise max_output_tokens"
+                raise Interrupt(Dead("output_truncated", line)) from cut
+    raise AssertionError
 
 
 async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
@@ -136,6 +160,8 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
             raise
         if verdict.verdict == "memo":
             slot.give_back()
+            if verdict.response.get("cut"):
+                raise _cut(ask, route)
             return parse(ask.output, verdict.response["text"])
         sent += 1
         if verdict.seq > sent:
@@ -213,7 +239,8 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
             case "route":
                 raise Interrupt(Hold("route", verdict.detail, verdict.until))
             case "over":
-                raise Interrupt(Dead("over_task_budget", verdict.detail))
+                scope = "agent" if verdict.detail.startswith("agent/") else "task"
+                raise Interrupt(Dead(f"over_{scope}_budget", verdict.detail))
             case "unpriced":
                 until = clock.wall() + timedelta(hours=1)
                 raise Interrupt(Hold("price", f"{route.model} under {verdict.detail}", until))
@@ -250,8 +277,9 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
             value = parse(ask.output, reply.text)
         except OutputInvalidError as error:
             invalid = error
+    cut = _cut(ask, route) if verdict.reason == "output_truncated" else None
     # The last answer that may be asked for is not kept when invalid, or every later attempt would end with it too.
-    kept = verdict.kind == "ok" and not (invalid and ask.final)
+    kept = not (ask.longer or cut.final) if cut else verdict.kind == "ok" and not (invalid and ask.final)
     bill = prices.cost(
         route.provider, route.model, reply.usage, clock.wall(), cache=env.prefixes.ttl, price=route.price
     )
@@ -260,18 +288,23 @@ async def _bill(env: Environment, task: Payer, ask: Ask, route: Route, seq: int,
         usage=reply.usage,
         cost=bill.usd,
         price_version=bill.version,
-        response={"text": reply.text} if kept else None,
+        response={"text": reply.text} | ({"cut": True} if cut else {}) if kept else None,
         valid=verdict.kind == "ok" and invalid is None,
         stop=reply.stop,
         model_answered=reply.model,
         response_id=reply.response_id,
         error_class="invalid_output" if invalid else None if verdict.kind == "ok" else verdict.reason,
         error=str(invalid) if invalid else None if verdict.kind == "ok" else reply.detail or None,
+        tools_called=int(getattr(value, "action", None) == "tool_call"),  # an agent's step says so in its answer
     )
     await _close(env, task, ask, route, seq, started, end)
-    if invalid:
-        raise invalid
+    if problem := invalid or cut:
+        raise problem
     return verdict if verdict.kind != "ok" else value
+
+
+def _cut(ask: Ask, route: Route) -> CutError:
+    return CutError(route.model, min(ask.max_output_tokens, route.max_output), route.max_output)
 
 
 async def _close(
@@ -322,6 +355,6 @@ def _outcome(verdict: Verdict, route: Route, delay: float) -> Any:
         case "immediate" if verdict.free:
             return Release(verdict.reason, after=delay)
         case "immediate":
-            return Retry(verdict.reason, error)
+            return Retry(verdict.reason, error, after=verdict.delay or 0.0)
         case _:
             return Retry(verdict.reason, error, after=max(delay, 0.0))

@@ -10,7 +10,7 @@ from shared.db.pool import Database
 from shared.db.schedules import MOST_ROWS, Schedule
 from shared.definitions import Definition
 from shared.errors import DefinitionError, InputError
-from shared.execution.producer import Row, prepared
+from shared.execution.payloads import Row, prepared
 from shared.ids import canonical, key_of
 
 _MOST_NAMED = 3  # bad rows of a slot

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from shared import clock
+from shared.db.approvals import Request
 from shared.db.calls import Closing
 from shared.db.effects import Intent
 from shared.db.outbox import Workflow
@@ -41,11 +42,21 @@ def enqueue_span(
 def retold_enqueue_span(task: Any) -> SpanRecord:
     """The same span as the row tells it (its columns as attributes): whoever enqueued it may have died since.
 
-    It does not know the caller's span; where both are told, the producer's own is shown.
+    It knows the fan-out that made it, or whom it goes on for, but no caller; of two the producer's own is shown.
     """
-    at, ids = _ns(task.created_at), SpanRef(parse_traceparent(task.traceparent).trace_id, span_id("enqueue", task.id))
+    named = parse_traceparent(task.traceparent)
+    at, ids = _ns(task.created_at), SpanRef(named.trace_id, span_id("enqueue", task.id))
     about = _who(task.workflow, task.version, task.tenant, task.id, task.origin_id) | {"backbeat.tier": task.tier}
-    return _span("producer", f"enqueue {task.workflow}", ids, None, at, about, ended=at)
+    about["backbeat.source_at"] = task.source_at and task.source_at.timestamp()
+    made = span_id("fan_out", task.parent_id) if task.parent_id else None
+    parent = named.span_id if named.span_id != ids.span_id else made
+    return _span("producer", f"enqueue {task.workflow}", ids, parent, at, about, ended=at)
+
+
+def fan_out_span(env: Environment, maker: Payer, parent: UUID, started: int) -> SpanRecord:
+    """What the tasks hang under that a task, or a workflow's step, makes; `parent` is what they call their parent."""
+    above = process_ref(maker.traceparent, maker.id, maker.lease)
+    return _child("producer", "fan_out", above, ("fan_out", parent), started, _task(env, maker))
 
 
 def process_ref(traceparent: str, task_id: UUID, lease: int | None) -> SpanRef:
@@ -60,6 +71,7 @@ def process_span(env: Environment, task: Task, started: int, outcome: Outcome | 
     about = _task(env, task)
     about["backbeat.outcome"] = type(outcome).__name__.lower() if outcome else "fenced"
     about["backbeat.queue_wait_ms"] = round((task.started_at - task.created_at).total_seconds() * 1000)
+    about["backbeat.class"] = task.class_
     error = f"{outcome.error_class}: {outcome.error}" if isinstance(outcome, Retry | Dead) else None
     return _process(task.traceparent, task.workflow, task.id, task.lease, started, about, error)
 
@@ -144,21 +156,44 @@ def tool_span(env: Environment, task: Task, step: str, tool: str, started: int, 
 
 def escalate_span(env: Environment, row: Workflow) -> SpanRecord:
     """The hand-over from a task to a workflow: a child of the attempt that escalated, parent of all that follows."""
-    parent = span_id("process", row.parent_task, row.parent_lease) if row.parent_task else None
+    parent = span_id("escalate", row.parent_workflow) if row.parent_workflow else None
+    parent = span_id("process", row.parent_task, row.parent_lease) if row.parent_task else parent
     about = _who(row.workflow, row.version, row.tenant, row.id, row.origin_id) | {"backbeat.runtime": env.runtime}
     at, ids = _ns(row.created_at), parse_traceparent(row.traceparent)
     return _span("producer", f"escalate {row.workflow}", ids, parent, at, about, ended=at)
 
 
-def tick_span(
-    env: Environment, tick_id: UUID, worker: str, started: int, tasks: Sequence[Task], settled: int
+def approval_span(
+    env: Environment, request: Request, event: str, at: datetime, row: UUID, **told: str | None
 ) -> SpanRecord:
-    """One tick that claimed something, linked to what it claimed. It has a trace of its own."""
+    """What happened to a request, linked to its question. Id and time are a row's: told twice it is still one span."""
+    about = _who(request.workflow, 1, request.tenant, request.workflow_id, request.origin_id)
+    about |= {
+        "backbeat.runtime": env.runtime,
+        "backbeat.approval_id": str(request.id),
+        "backbeat.approval_hash": request.hash,
+        "backbeat.approval_state": "pending",
+        "backbeat.approval_wait_ms": round((at - request.requested_at).total_seconds() * 1000),
+        "backbeat.effect_kind": request.payload["effect"],
+        **{f"backbeat.approval_{name}": value for name, value in told.items()},
+    }
+    parent, name, moment = parse_traceparent(request.traceparent), f"approval.{event}", _ns(at)
+    ids, asked = (SpanRef(parent.trace_id, span_id(*of)) for of in ((name, row), ("approval.requested", request.id)))
+    return _span("internal", name, ids, parent.span_id, moment, about, None, moment, (asked,) if ids != asked else ())
+
+
+def tick_span(
+    env: Environment, tick_id: UUID, worker: str, started: int, tasks: Sequence[Task], told: Mapping[str, Any]
+) -> SpanRecord:
+    """One tick that had something to do, in a trace of its own, linked to what it claimed. Waits are of first runs."""
+    waits = [(task.started_at - task.created_at).total_seconds() for task in tasks if task.attempts == 1]
     about = {
         "backbeat.worker": worker,
         "backbeat.runtime": env.runtime,
-        "messaging.batch.message_count": len(tasks),
-        "backbeat.settled": settled,
+        "backbeat.tick_id": str(tick_id),
+        "messaging.batch.message_count": told["claimed"],
+        "backbeat.oldest_wait_ms": round(max(waits) * 1000) if waits else None,
+        **{f"backbeat.{name}": value for name, value in told.items()},
     }
     links = tuple(process_ref(task.traceparent, task.id, task.lease) for task in tasks)
     return _span("internal", "tick", _own("tick", tick_id), None, started, about, links=links)
@@ -193,7 +228,6 @@ def _model(env: Environment, provider: str, model: str, tier: str, key: str) -> 
         "backbeat.tier": tier,
         "backbeat.call_key": key,
         "backbeat.tools_offered": 0,
-        "backbeat.tools_called": 0,
         "backbeat.provider_simulated": env.simulated(provider),
     }
 
@@ -220,6 +254,7 @@ def _ending(end: Closing) -> dict[str, Any]:
             told["backbeat.cache_ratio"] = round(end.usage.cache_ratio, 4)
     validation = {True: "passed", False: "failed", None: "none"}[end.valid]
     known = {name: value for name, value in told.items() if value is not None}
+    known["backbeat.tools_called"] = end.tools_called
     return known | {"backbeat.call_status": end.status, "backbeat.validation": validation}
 
 

@@ -146,6 +146,8 @@ def _status(status: int, error: BaseException) -> Verdict:
     verdict = _code(codes) or _sentence(status, error)
     if verdict is None and status == 429 and _headers(error).get("x-should-retry") == "false":
         verdict = _UNPAID
+    if status == 422 and "invalid_request_error" in codes:  # the vendors' word; llama.cpp's is about its own answer
+        verdict = verdict or _BAD_REQUEST
     return replace(verdict or _by_status(status), delay=_retry_after(_headers(error)))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+KNOWN_WORKFLOWS = {"approve_effect": 1}  # Backbeat's own: name -> the highest version this program runs
 PROCEED = "proceed"  # the effect of an approval after which a workflow just goes on
 
 
@@ -40,7 +41,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Question:
-    """A model call; `output` is the place of a Pydantic model, module:Class."""
+    """A model call; `output` is the place of a Pydantic model, module:Class; empty: what `schema` says, or text."""
 
     run: str
     key: str
@@ -49,17 +50,22 @@ class Question:
     tier: str
     system: str = ""
     max_output_tokens: int = 1024
+    schema: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Write:
-    """An effect. `undoes`: the step it compensates; where that certainly wrote nothing, nor does this."""
+    """An effect. `undoes`: the step it compensates; where that certainly wrote nothing, nor does this.
+
+    `wrote`: the run itself saw that step done, whatever the ledger remembers of it.
+    """
 
     run: str
     key: str
     kind: str
     request: dict[str, Any]
     undoes: str | None = None
+    wrote: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from decimal import Decimal
@@ -38,16 +38,16 @@ class _Ids(RandomIdGenerator):
         return False
 
 
-class _Rows(SpanProcessor):
-    def __init__(self, keep: Callable[[bytes], None]) -> None:
+class _Ended(SpanProcessor):
+    def __init__(self, keep: Callable[[ReadableSpan], None]) -> None:
         self._keep = keep
 
     def on_end(self, span: ReadableSpan) -> None:
-        self._keep(row(span))
+        self._keep(span)
 
 
-def tracer_provider(service: str, keep: Callable[[bytes], None]) -> TracerProvider:
-    """A provider that gives each ended span to `keep`, as a line of JSON with the columns of `otel_traces`.
+def tracer_provider(service: str, keeps: Sequence[Callable[[ReadableSpan], None]]) -> TracerProvider:
+    """A provider that gives each ended span to all of `keeps`.
 
     It samples everything: a caller who does not sample must not make a model call disappear.
     """
@@ -62,7 +62,8 @@ def tracer_provider(service: str, keep: Callable[[bytes], None]) -> TracerProvid
         "host.name": socket.gethostname(),
     }
     provider = TracerProvider(ALWAYS_ON, Resource.create(about), shutdown_on_exit=False, id_generator=_Ids())
-    provider.add_span_processor(_Rows(keep))
+    for keep in keeps:
+        provider.add_span_processor(_Ended(keep))
     return provider
 
 

@@ -1,7 +1,8 @@
 """Spool files into ClickHouse: oldest first, one file one insert, deleted only when ClickHouse has acknowledged it.
 
 The file's name is the insert's deduplication token, and the tables keep a window of tokens, so a file sent
-again after a lost answer or a crash adds nothing. What cannot be inserted as it is goes to `quarantine/`.
+again after a lost answer or a crash adds nothing. What cannot be inserted as it is goes to `quarantine/`; what a newer
+Backbeat wrote stays for it.
 It speaks HTTP with the standard library: a tick that ships at its end pays no import and no handshake.
 """
 
@@ -18,7 +19,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 from shared import clock
 from shared.errors import ConfigError
-from shared.telemetry.spool import QUARANTINE, SUFFIX, UNFINISHED, Batch, read_batch, stats
+from shared.telemetry.spool import QUARANTINE, SUFFIX, UNFINISHED, Batch, NewerError, read_batch, stats
 
 FORGOTTEN_SECONDS = 600.0  # an unfinished file this old has no writer any more
 _SETTINGS = {
@@ -79,6 +80,9 @@ def _ship(spool_dir: Path, target: "_Target") -> ShipReport:
             break
         try:
             batch = read_batch(path)
+        except NewerError as newer:
+            error = str(newer)
+            continue
         except ValueError as broken:
             quarantined += _quarantine(path, str(broken))
             continue
@@ -87,7 +91,7 @@ def _ship(spool_dir: Path, target: "_Target") -> ShipReport:
             continue
         try:
             target.insert(batch)
-            path.unlink()
+            path.unlink(missing_ok=True)
             files, spans = files + 1, spans + batch.rows
         except _RefusedError as refused:
             if refused.unreadable:

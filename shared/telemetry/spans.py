@@ -32,6 +32,10 @@ class Telemetry(Protocol):
     def shed(self) -> int:
         """How many spans were given up so far; no span is lost in any other way."""
 
+    @property
+    def untold(self) -> int:
+        """How many of them are not counted on the disk, either."""
+
     def record(self, span: SpanRecord) -> None:
         """Keep a finished span for the next flush."""
 
@@ -45,7 +49,7 @@ class Telemetry(Protocol):
 class NullTelemetry:
     """`telemetry = "off"`: the same methods, nothing behind them, no OpenTelemetry imported."""
 
-    shed = 0
+    shed = untold = 0
 
     def record(self, span: SpanRecord) -> None:
         """Forget it."""

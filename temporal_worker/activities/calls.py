@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from shared import clock
 from shared.db import orchestrations, outbox
 from shared.db.effects import Intent
+from shared.definitions import Orchestration
 from shared.domain.outcome import Dead, Hold, Outcome, Release, Retry, Snooze
 from shared.errors import DefinitionError
 from shared.execution.call import Ask, model_call
@@ -42,7 +43,9 @@ class Calls:
             row = await outbox.workflow(self._env.db, UUID(asked.run))
             ask = Ask(
                 key=asked.key,
-                output=_model(asked.output),
+                output=_model(asked.output, self._env.registry.orchestrations.values())
+                if asked.output
+                else asked.schema,
                 prompt=asked.prompt,
                 system=asked.system,
                 tier=asked.tier,
@@ -53,14 +56,15 @@ class Calls:
                     answer = await model_call(self._env, replace(row, attempts=activity.info().attempt), ask)
                 except Interrupt as interrupt:
                     raise _error(interrupt.outcome) from interrupt
-        return answer.model_dump(mode="json")
+        return answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer
 
     @activity.defn(name="write")
     async def write(self, asked: Write) -> Written:
         """Make an effect happen once for this run and step, or learn that it did."""
         with temporal_errors():
             row = await outbox.workflow(self._env.db, UUID(asked.run))
-            if asked.undoes and await orchestrations.wrote_nothing(self._env.db, f"{row.id}:{asked.undoes}"):
+            undone = f"{row.id}:{asked.undoes}" if asked.undoes and not asked.wrote else None
+            if undone and await orchestrations.wrote_nothing(self._env.db, undone):
                 return Written("absent")
             intent = Intent(
                 key=f"{row.id}:{asked.key}",
@@ -95,15 +99,20 @@ async def _told(env: Environment) -> AsyncIterator[None]:
             env.telemetry.flush()
 
 
-def _model(place: str) -> type[BaseModel]:
-    """What a loaded definition has brought along: a payload may name it, and lets nothing else be imported."""
+def _model(place: str, declared: Iterable[Orchestration]) -> type[BaseModel]:
+    """A model of an orchestration's package, or that its module imports: a payload names nothing else."""
     module, _, name = place.partition(":")
     found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        fix = "Put it at the top of a module that a loaded definition imports"
-        raise DefinitionError(f"{place} is no Pydantic model that is loaded", fix=fix)
+    path = [found, *(found := getattr(found, part, None) for part in name.split("."))]
+    homes = [sys.modules[made.load()[0].__module__] for made in declared]
+    near = any(
+        home.__name__.partition(".")[0] == module.partition(".")[0]
+        or any(value is one for value in vars(home).values() for one in path[:2])
+        for home in homes
+    )
+    if not (near and isinstance(found, type) and issubclass(found, BaseModel)):
+        fix = "Put it at the top of a module of the orchestration's package, or import it where its class stands"
+        raise DefinitionError(f"{place} is no Pydantic model that an orchestration knows", fix=fix)
     return found
 
 

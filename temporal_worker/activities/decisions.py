@@ -1,6 +1,7 @@
 """Asking for decisions, reading them, and submitting what came in as a signal."""
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,7 @@ from shared.db.approvals import Ballot, Request
 from shared.db.outbox import State
 from shared.errors import DefinitionError, InputError
 from shared.execution.environment import Environment
-from shared.execution.spans import escalate_span
-from shared.ids import parse_traceparent, span_id
-from shared.telemetry.spans import SpanRecord
+from shared.execution.spans import approval_span, escalate_span
 from temporal_worker.activities import temporal_errors
 from temporal_worker.messages import Standing, Start, Submission
 
@@ -40,7 +39,7 @@ class Decisions:
             if problem := effect.problem(row.input["request"]):
                 raise _wrong(problem)
             request = await approvals.create(self._env.db, row.id, STEP, shown, editable=effect.request is not None)
-            self._record(request, "approval.requested")
+            self._record(request, "requested", request.requested_at, request.id)
             return replace(await self._standing(request.id), seq=seq - 1)
 
     @activity.defn(name="close_if_pending")
@@ -85,7 +84,12 @@ class Decisions:
         """As a workflow should see it: what is not settled is pending, where nobody but people can do anything."""
         found = await approvals.close_if_pending(self._env.db, request)
         if found.settled:
-            self._record(await approvals.get(self._env.db, request), "approval.decided")
+            row = await approvals.get(self._env.db, request)
+            for vote in await approvals.votes(self._env.db, request):
+                what = {"by": vote["user_name"], "decision": vote["decision"], "via": vote["via"]}
+                self._record(row, "voted", vote["decided_at"], vote["id"], **what)
+            at = row.closed_at or row.deadline
+            self._record(row, "decided", at, row.id, state=row.state, by=row.closed_by)
         state = found.state if found.settled or found.state == "changes" else "pending"
         return Standing(str(request), state, found.seconds_left, revision=found.revision)
 
@@ -116,33 +120,8 @@ class Decisions:
         loaded = ", ".join(self._env.registry.effects) or "none"
         raise DefinitionError(f"no loaded module defines the effect {kind!r}", fix=f"Loaded: {loaded}")
 
-    def _record(self, request: Request, name: str) -> None:
-        """One span an event, its id and time from the row: told twice, it is still one span."""
-        at = request.requested_at if name == "approval.requested" else request.closed_at or request.deadline
-        moment = int(at.timestamp() * 1_000_000) * 1000
-        parent = parse_traceparent(request.traceparent)
-        self._env.telemetry.record(
-            SpanRecord(
-                name=name,
-                kind="internal",
-                trace_id=parent.trace_id,
-                span_id=span_id(name, request.id),
-                parent_span_id=parent.span_id,
-                start_ns=moment,
-                end_ns=moment,
-                attributes={
-                    "backbeat.workflow": request.workflow,
-                    "backbeat.version": 1,
-                    "backbeat.task_id": str(request.workflow_id),
-                    "backbeat.tenant": request.tenant,
-                    "backbeat.origin_id": str(request.origin_id),
-                    "backbeat.runtime": self._env.runtime,
-                    "backbeat.approval_id": str(request.id),
-                    "backbeat.approval_state": request.state if name == "approval.decided" else "pending",
-                    "backbeat.approval_hash": request.hash,
-                },
-            )
-        )
+    def _record(self, request: Request, event: str, at: datetime, row: UUID, **told: str | None) -> None:
+        self._env.telemetry.record(approval_span(self._env, request, event, at, row, **told))
         self._env.telemetry.flush()
 
 

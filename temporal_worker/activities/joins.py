@@ -4,11 +4,13 @@ from uuid import UUID
 
 from temporalio import activity
 
-from shared.db import orchestrations
-from shared.db.producers import register_definitions
+from shared import clock
+from shared.db import orchestrations, outbox
+from shared.db.queue import register_definitions
 from shared.errors import DefinitionError
 from shared.execution.environment import Environment
-from shared.execution.producer import checked
+from shared.execution.payloads import checked
+from shared.execution.spans import fan_out_span
 from shared.orchestration.messages import Child, Chunk, Join, Page, Report, Standing, Subworkflow
 from temporal_worker.activities import temporal_errors
 
@@ -40,7 +42,7 @@ class Joins:
     @activity.defn(name="fan_out")
     async def fan_out(self, chunk: Chunk) -> Join:
         """Make children, each checked against its definition first; made once, however often this runs."""
-        registry = self._env.registry
+        registry, started = self._env.registry, clock.wall_ns()
         with temporal_errors():
             made = registry.newest(chunk.name)
             if chunk.version and (named := registry.tasks.get(f"{chunk.name}@{chunk.version}")):
@@ -52,7 +54,11 @@ class Joins:
                 await register_definitions(self._env.db, "cron", [made.row])
             payloads = [checked(made, payload) for payload in chunk.payloads]
             given = UUID(chunk.run), chunk.step, chunk.start, (made.name, made.version), payloads, chunk.tolerated
-            return Join(**await orchestrations.add_children(self._env.db, *given, seal=chunk.seal))
+            row = await outbox.workflow(self._env.db, UUID(chunk.run))
+            made_by = await orchestrations.add_children(self._env.db, *given, seal=chunk.seal)
+            self._env.telemetry.record(fan_out_span(self._env, row, made_by.pop("id"), started))
+            self._env.telemetry.flush()
+            return Join(**made_by)
 
     @activity.defn(name="join")
     async def join(self, page: Page) -> Join:

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from shared.db.producers import Submission, enqueue
+from backbeat.producer.rows import Submission, enqueue
 from tests.chaos.conftest import SOAK, OpenRig, soaking
 from tests.chaos.support import books
 from tests.chaos.support.rig import Rig

@@ -31,7 +31,7 @@ FATES = {
     "truncated": Fate((INVALID, ANSWERED)),
     "invalid-json": Fate((INVALID, ANSWERED)),
     "wrong-schema": Fate((INVALID, ANSWERED)),
-    "length": Fate((INVALID, ANSWERED), attempts=2),
+    "length": Fate((INVALID, ANSWERED)),
     "refusal": Fate((INVALID,), ended="dead"),
     "400": Fate((REFUSED,), ended="dead"),
 }

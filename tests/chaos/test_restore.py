@@ -1,5 +1,7 @@
 """Postgres comes back as it was some time ago, while Temporal remembers more."""
 
+import asyncio
+import contextlib
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -7,9 +9,13 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowFailureError
+from temporalio.service import RPCError
 
 from tests.support.approvals import decide, start, token
+from tests.support.command import command
 from tests.support.databases import Database
 from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, row, working
 
@@ -25,7 +31,10 @@ def own_temporal(tmp_path: Path) -> Iterator[Server]:
 async def test_what_temporal_did_since_is_not_done_again(
     private_database: Database, own_temporal: Server, tmp_path: Path
 ) -> None:
-    """Runs of before the backup: ended since, decided since, still waiting. And one that Postgres never heard of."""
+    """Runs of before the backup: ended since, decided since, still waiting. And one that Postgres never heard of.
+
+    And one that was approved before it, whose effect happened since, and that Temporal has forgotten too.
+    """
     database, far = private_database, FarSide()
     client = await Client.connect(own_temporal.address)
     alice = token(database, "alice")
@@ -34,42 +43,67 @@ async def test_what_temporal_did_since_is_not_done_again(
     async with environment(database, far) as env, working(env, client) as options:
         runs: list[UUID] = [start(database) for _ in range(3)]
         questions = [await asked(database, run) for run in runs]
+        slow = start(database, policy={"approvers": ["alice"], "effect_delay": 600})
+        decide(database, alice, *_vote(await asked(database, slow)))
 
-    database.server.stop()
-    shutil.copytree(data, backup)
-    database.server.start()
-
+    _copy(database, data, backup)
     async with environment(database, far) as env, working(env, client, options):
+        database.advance(timedelta(minutes=10))
+        await client.get_workflow_handle(row(database, slow)["temporal_id"]).signal("poke")
+        assert (await finished(database, slow))["result"] == {"decision": "approved", "effect": {"id": 1}}
         decide(database, alice, *_vote(questions[0]))
         assert (await finished(database, runs[0]))["status"] == "completed"
         unheard = start(database)
         await asked(database, unheard)
         stranger = client.get_workflow_handle(row(database, unheard)["temporal_id"])
     decide(database, alice, *_vote(questions[1]))
-    assert far.writes == 1
+    assert far.writes == 2
+    await _forget(client, row(database, slow)["temporal_id"])
 
-    database.server.stop()
-    shutil.rmtree(data)
-    shutil.copytree(backup, data)
-    database.server.start()
+    _copy(database, backup, data)
     assert row(database, runs[0])["status"] == "waiting", "the past"
 
-    database.advance(timedelta(minutes=1))
+    database.advance(timedelta(minutes=11))
+    assert database.sql("SELECT * FROM backbeat.side_effects") == []
+    noted = ("effect", "restored", "--reason", "a disk died")
+    command("backbeat", *noted, home=tmp_path, environ=database.environ).fine()
     async with environment(database, far) as env, working(env, client, options):
         healed = await finished(database, runs[0], within=60)
-        assert healed["result"] == {"decision": "approved", "effect": {"id": 1}}
+        assert healed["result"] == {"decision": "approved", "effect": {"id": 2}}
+        # Approved it still is, and would be done again: it was looked for, and found.
+        again = await finished(database, slow, within=60)
+        assert (again["generation"], again["result"]) == (2, {"decision": "approved", "effect": {"id": 0}})
         # A decision that the backup does not have was never made; people are asked still.
         for run, question in zip(runs[1:], questions[1:], strict=True):
             assert row(database, run)["status"] == "waiting"
             decide(database, alice, *_vote(question))
             assert (await finished(database, run))["status"] == "completed"
         await stranger.signal("poke")
-        await eventually(lambda: far.writes == 3)
+        await eventually(lambda: far.writes == 4)
         with pytest.raises(WorkflowFailureError) as lost:
             await stranger.result()
         assert "restored to an older point" in str(lost.value.cause.__cause__)
-    assert far.writes == 3
+    assert far.writes == 4
+    ledger = "SELECT fires, resolved_by FROM backbeat.side_effects WHERE owner = %s"
+    assert database.sql(ledger, [slow]) == [(0, "read-back")]
     assert {len(requests) for requests in far.posted.values()} == {1}
+
+
+def _copy(database: Database, source: Path, target: Path) -> None:
+    database.server.stop()
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    database.server.start()
+
+
+async def _forget(client: Client, name: str) -> None:
+    """Temporal's retention is over for this one."""
+    execution = WorkflowExecution(workflow_id=name)
+    request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=execution)
+    await client.workflow_service.delete_workflow_execution(request)
+    with contextlib.suppress(RPCError):
+        while await client.get_workflow_handle(name).describe():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 def _vote(question: tuple[UUID, str]) -> tuple[UUID, str, str]:

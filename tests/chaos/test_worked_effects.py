@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.db import effects
+from backbeat.operate import inspect
+from backbeat.producer.submit import submit
 from shared.db.pool import Database as Connection
 from shared.definitions import load_definitions
-from shared.execution.producer import submit
 from shared.telemetry.spans import NullTelemetry
 from tests.chaos.conftest import OpenRig
 from tests.chaos.support.rig import Rig, Tick
@@ -92,7 +92,7 @@ def test_a_kill_at_any_point_of_a_far_write_doubles_nothing(
         _drain(rig)
         # The charges looked for themselves; of the others nobody can know, and nothing was fired.
         assert _arrived(sides) == [2, 3, 2]
-        unknown = rig.ask(lambda db: effects.list_effects(db, "unknown"))
+        unknown = rig.ask(lambda db: inspect.effects(db, "unknown"))
         assert sorted(one["kind"] for one in unknown) == ["chat"] * 3 + ["mail"] * 3
 
         database.advance(LATER)

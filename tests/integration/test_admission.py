@@ -1,17 +1,25 @@
 """The rate of a route that many processes share, by the vendor's own log. Time jumps; the database is real."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
 
 from shared import clock
+from shared.domain.outcome import Release
+from shared.domain.usage import Usage
+from shared.execution.admission import Desk
+from shared.execution.interrupt import Interrupt
+from shared.llm.protocol import Reply, Request
 from shared.llm.routes import Route
+from tests.support import tasks
 from tests.support.databases import Database
-from tests.support.rates import Process, Vendor, fullest
+from tests.support.rates import REQUEST, Process, Vendor, fullest
 from tests.support.warp import Warp, warped
 
 PROCESSES, CALLERS = 16, 6
@@ -100,6 +108,72 @@ async def test_tokens_are_limited_by_what_calls_do_take(
     print(f"mean {mean:.0f}, fullest minute {fullest(log, MINUTE)}")
     assert fullest(log, MINUTE) <= 400_000
     assert mean >= 0.9 * 400_000
+
+
+def _wish(n: int) -> dict[str, Any]:
+    return {"owner": str(UUID(int=n)), "call_key": "k", "request_hash": "h", "input": 10, "output": 10, "patience": 9.0}
+
+
+class Telling:
+    """A vendor that answers at once, with these headers."""
+
+    def __init__(self, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.headers = headers
+
+    async def send(self, request: Request) -> Reply:
+        return Reply("", Usage(uncached=1, output=1), "end", request.model, "sim_1", limits=self.headers)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_what_vendors_say_of_their_limits_holds_for_all_where_it_is_lower(database: Database) -> None:
+    named = "anthropic-ratelimit-requests-{}".format
+    shut: list[Any] = []
+    async with tasks.worker(database) as db:
+
+        def desk(name: str, rpm: int, **told: str) -> Desk:
+            made = Desk(db, "w", lambda *said: shut.append(said))
+            made.route = Route(name, "anthropic", "m", 1, 1, bounded=True, rpm=rpm)
+            made.provider = Telling({named(what): value for what, value in told.items()})
+            return made
+
+        async def call(at: Desk, n: int) -> None:
+            slot = await at.slot(_wish(n) | {"patience": 0.0})
+            assert slot is not None
+            await slot.send(REQUEST)
+
+        # What the first call was told Postgres hears with the second.
+        for low, calls in ((desk("low", 60_000, limit="6"), 2), (desk("own", 6, limit="60000"), 1)):
+            for n in range(calls):
+                await call(low, n)
+            with pytest.raises(Interrupt) as refused:
+                await call(low, calls)
+            match refused.value.outcome:
+                case Release("rate", after):
+                    assert 9 < after <= 60 * 1.07 / 6
+                case other:
+                    raise AssertionError(other)
+        told = "SELECT route, told[1] FROM backbeat.llm_rate ORDER BY 1"
+        assert database.sql(told) == [("low", 6), ("own", 60_000)]
+        assert not shut
+
+        empty = desk("empty", 60_000, remaining="0", reset="40s")
+        await call(empty, 0)
+        assert shut == [("empty", 4.0, "used_up")]
+        assert database.value("SELECT blocked_by FROM backbeat.llm_rate WHERE route = 'empty'") == "used_up"
+        assert await desk("empty", 60_000).slot(_wish(1) | {"patience": 1.0}) is None, "another process heard of it"
+
+
+async def test_a_route_without_limits_asks_postgres_nothing() -> None:
+    """There is no database to ask."""
+    desk = Desk(cast("Any", None), "w", lambda *_: None)
+    desk.route, desk.provider = Route("r", "anthropic", "m", 1, 1, bounded=True), Telling()
+    for n in range(3):
+        slot = await desk.slot(_wish(n))
+        assert slot is not None
+        assert (await slot.send(REQUEST)).response_id == "sim_1"
+    await desk.aclose()
 
 
 async def test_no_more_calls_are_in_flight_than_may_be_and_a_dead_process_holds_its_own_for_seconds(

@@ -10,7 +10,7 @@ import pytest
 
 from backbeat.embedded.simulated import agent as simulated
 from shared.db import queue
-from shared.domain.outcome import Dead
+from shared.domain.outcome import Dead, Snooze
 from shared.execution.attempt import attempt
 from tests.support import tasks
 from tests.support.agents import DONE, NOTES, job, use, written
@@ -47,6 +47,13 @@ async def test_each_step_is_a_task_of_its_own(database: Database, notes: Path) -
             assert after.startswith(before), "what vendors cache is the prefix"
         tools = [span for span in work.notes.spans if span.name.startswith("execute_tool")]
         assert [span.attributes["gen_ai.tool.name"] for span in tools] == ["look_up", "note"]
+        chats = [span.attributes for span in work.notes.spans if span.name.startswith("chat")]
+        assert [(one["backbeat.tools_called"], one["backbeat.tools_offered"] > 0) for one in chats] == [
+            (1, True),
+            (1, True),
+            (0, True),
+            (0, True),
+        ]
 
 
 async def _ended(work: Desk, *script: dict[str, Any], name: str = "scripted") -> tuple[dict[str, Any], list[Any]]:
@@ -126,7 +133,7 @@ async def test_a_token_cap_kills_and_a_raised_one_lets_it_go_on(database: Databa
         script = [use("look_up", word=f"word {n}") for n in range(5)]
         agent, steps = await _ended(work, *script, DONE)
         assert agent["status"] == "dead"
-        assert f"over_task_budget: agent/{agent['id']} may use any USD and 5000 tokens" in agent["error"]
+        assert f"over_agent_budget: agent/{agent['id']} may use any USD and 5000 tokens" in agent["error"]
         asked, done = len(work.vendor.prompts), len(steps)
         assert 0 < done < 6
         resume = "SELECT backbeat.resume_agent(%s, 90000, NULL, NULL, 'me', 'worth it')"
@@ -178,6 +185,31 @@ async def test_a_cancelled_agent_takes_no_further_step(database: Database) -> No
         await work.drain()
         assert (work.agent(one)["status"], work.agent(one)["error"]) == ("cancelled", "cancelled: enough (by me)")
         assert database.sql("SELECT backbeat.cancel_agent(%s, 'enough', 'me')", [one]) == []
+
+
+async def test_the_kill_switch_stops_an_agent_between_its_steps_and_inside_one(database: Database, notes: Path) -> None:
+    async with desk(database) as work:
+        one = await work.add("scripted", job(1, use("look_up", word="abc"), use("note", text="so it is"), DONE))
+        await work.turn()
+        database.sql("SELECT backbeat.throw_switch('all', 'a test', 'me')")
+        asked = len(work.vendor.prompts)
+        assert database.value("SELECT count(*) FROM backbeat.simple_tasks WHERE status <> 'running'") == 1
+        assert await work.turn() == 0, "no step begins"
+        database.sql("SELECT backbeat.release_switch('all')")
+        (step,) = await queue.claim(work.db, "desk", ["scripted@1"], 1, 60.0)
+        database.sql("SELECT backbeat.throw_switch('all', 'a test', 'me')")
+        outcome = await attempt(work.env, step)  # it had begun, and may ask no model
+        assert isinstance(outcome, Snooze)
+        assert (len(work.vendor.prompts), work.agent(one)["status"]) == (asked, "thinking")
+        await tasks.settle(work.db, step, outcome)
+        database.sql("SELECT backbeat.release_switch('all'), backbeat.throw_switch('effects', 'a test', 'me')")
+        database.sql("UPDATE backbeat.simple_tasks SET run_after = '2020-01-01'")
+        assert await work.turn() == 1
+        assert (len(work.vendor.prompts), written(notes)) == (asked + 1, []), "it thought, and wrote nothing"
+        database.sql("SELECT backbeat.release_switch('effects')")
+        await work.drain()
+        assert (work.agent(one)["status"], written(notes)) == ("done", ["so it is"])
+        assert len(work.vendor.prompts) == asked + 2, "what it had thought was on record"
 
 
 async def test_an_agent_hands_over_to_the_orchestration_that_it_names(database: Database) -> None:

@@ -143,7 +143,7 @@ async def test_children_spend_the_parents_budget(database: Database) -> None:
         await work.drain()
         agent = work.agent(one)
     letters = database.sql("SELECT DISTINCT error_class FROM backbeat.dead_letters WHERE workflow = 'part'")
-    assert letters == [("over_task_budget",)]
+    assert letters == [("over_agent_budget",)]
     assert agent["status"] == "dead"
     ((spent, cap),) = database.sql(
         "SELECT spent_tokens + presumed_tokens, cap_tokens FROM backbeat.budgets WHERE key = %s", [str(one)]

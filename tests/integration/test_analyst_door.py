@@ -140,7 +140,7 @@ def test_facts_leave_as_parquet(
     (tmp_path / "file").touch()
     for arguments, code, line in (
         (("one.parquet",), 2, "one.parquet is one file, and holds one table"),
-        (("out", "--table", "nothing"), 2, "there is no table 'nothing' to export. Tables: llm_calls, "),
+        (("out", "--table", "nothing"), 2, "there is no table 'nothing' to export. Tables: approval_events, "),
         (("file",), 2, "file/llm_calls.parquet cannot be written: "),
     ):
         refused = backbeat("telemetry", "export", "--parquet", *arguments)
@@ -179,10 +179,10 @@ def test_facts_attach_to_a_table_that_was_there_and_leave_it_alone(
     before = ask(empty_clickhouse, "SHOW CREATE TABLE otel_traces")
     clickhouse_up(empty_clickhouse)
     spool(tmp_path / "spool", *calls())
-    (file,) = (path for path in (tmp_path / "spool").iterdir() if path.is_file())
-    kept = file.read_bytes()
+    kept = {path: path.read_bytes() for path in (tmp_path / "spool").iterdir() if path.is_file()}
     for _ in range(2):  # a lost acknowledgement: their table has no window, so it takes the file twice
-        file.write_bytes(kept)
+        for path, content in kept.items():
+            path.write_bytes(content)
         assert ship_once(tmp_path / "spool", empty_clickhouse, 20).error == ""
     assert ask(empty_clickhouse, "SHOW CREATE TABLE otel_traces") == before
     assert ask(empty_clickhouse, "SELECT count(), uniqExact(SpanId) FROM otel_traces") == [(10, 4)]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, field_validator
 from backbeat import in_pieces
 from backbeat.operate import actions
 from shared.config import Config, ProviderConfig
+from shared.db import queue
 from shared.db.pool import Database as Connection
 from shared.definitions import Definition, Registry
 from shared.domain.outcome import Dead, Retry, Snooze, Succeed
@@ -154,7 +155,10 @@ async def test_an_invalid_answer_goes_back_once_and_then_a_tier_up(database: Dat
         (["", GOOD], {}, 2),
         (['{"n": 3}', BAD, GOOD], {"output": SCHEMA}, 3),
         (['{"n": NaN}', GOOD], {"output": SCHEMA}, 2),
-        ([("", "length")], {}, 1),
+        ([("", "length")], {}, 2),
+        ([("", "length"), GOOD], {}, 2),
+        ([("", "length"), BAD, GOOD], {}, 3),
+        ([("", "length")], {"max_output_tokens": 8_000}, 1),
         ([("", "refusal")], {}, 1),
         ([("", "unknown")], {}, 1),
         ([(GOOD, "context")], {}, 1),
@@ -175,6 +179,25 @@ async def test_every_answer_is_billed_whatever_it_is_worth(
     assert not reserved
     assert not presumed
     assert paid > 0
+
+
+async def test_an_answer_that_was_cut_gets_four_times_the_room_once(database: Database) -> None:
+    vendor = said(('{"n": ', "length"))
+    async with tasks.worker(database) as db:
+        outcome = await _attempt(db, vendor, max_output_tokens=3_000, settled=False)
+        assert [request.max_output_tokens for request in vendor.sent] == [3_000, 8_000]
+        assert outcome == Dead(
+            "output_truncated",
+            "call 'key': claude-haiku-4-5 was cut off at 8000 output tokens: ask for less at once, or raise "
+            "max_output_tokens",
+        )
+        database.sql("UPDATE backbeat.simple_tasks SET lease_until = now() - interval '1 s' RETURNING 1")
+        await queue.reap(db)
+        await db.rows("SELECT backbeat.sweep()")
+        vendor.answers = lambda _: GOOD
+        assert await _attempt(db, vendor, max_output_tokens=3_000) == Succeed({"n": 7})
+    # That it is cut at 3000 is on record: an attempt after a crash pays for the longer one alone.
+    assert [request.max_output_tokens for request in vendor.sent] == [3_000, 8_000, 8_000]
 
 
 async def test_a_schema_that_nothing_fits_ends_dead_within_its_budget(database: Database) -> None:

@@ -53,7 +53,9 @@ async def test_what_is_approved_is_done_once(database: Database, temporal_server
     assert far.posted == {database.value("SELECT mark FROM backbeat.side_effects"): [REVIEW]}
     parents = {span.name: span.parent_span_id for span in spans.records if span.parent_span_id}
     escalate = database.value("SELECT split_part(traceparent, '-', 3) FROM backbeat.orchestrated_workflows")
-    assert parents == dict.fromkeys(("approval.requested", "approval.decided", "effect note"), escalate)
+    assert parents == dict.fromkeys(
+        ("approval.requested", "approval.voted", "approval.decided", "effect note"), escalate
+    )
     assert escalate in {span.span_id for span in spans.records}
 
 

@@ -242,6 +242,7 @@ def test_what_silence_means(
         ({"approvers": ["a"], "escalate": [{"groups": ["b"]}]}, "policy.escalate[0].after is not a number of seconds"),
         ({"approvers": ["a"], "escalate": {}}, "policy.escalate is not a list"),
         ({"approvers": ["a"], "remind_every": "1h"}, "policy.remind_every is not a number of seconds"),
+        ({"approvers": ["a"], "remind_before": 0}, "policy.remind_before is not a number of seconds"),
         ({"approvers": ["a"], "effect_delay": -1}, "policy.effect_delay is not a number of seconds"),
         ({"approvers": ["a"], "max_rounds": 1.5}, "policy.max_rounds is not a number"),
         ({"approvers": ["a"], "on_expiry": "maybe"}, "policy.on_expiry is not reject or approve"),
@@ -288,7 +289,7 @@ def test_what_python_lets_through_postgres_takes(database: Database) -> None:
         Policy(approvers=["a"]),
         Policy(groups=["g"], needed=3, four_eyes=True, on_expiry="approve", max_rounds=2),
         Policy(rules=[Rule(groups=["g"]), Rule(approvers=["a"])], escalate=[Step(after=hour, groups=["b"])]),
-        Policy(approvers=["a"], remind_every=hour, effect_delay=hour, calendar="office"),
+        Policy(approvers=["a"], remind_every=hour, remind_before=hour, effect_delay=hour, calendar="office"),
         Policy(allow_unsigned_signal=True),
     ):
         said = database.value("SELECT backbeat.policy_problem(%s::jsonb)", [json.dumps(policy.data)])

@@ -93,6 +93,23 @@ def test_who_has_not_decided_is_reminded(database: Database) -> None:
     assert reminders == [["bob"], ["bob"]], "once a time, and once for all that were missed"
 
 
+def test_a_reminder_before_the_deadline(database: Database) -> None:
+    token(database, "alice")
+    policy = {"approvers": ["alice"], "remind_before": 900}
+    last, both = ask(database, policy=policy), ask(database, policy={**policy, "remind_every": 1500})
+    late = ask(database, seconds=600.0, policy=policy)
+    assert 2690 < tick(database, last.id)["seconds_left"] <= 2700
+    assert 590 < tick(database, late.id)["seconds_left"] <= 600, "its moment had passed when it was asked"
+    for minutes in (25, 20, 14):
+        database.advance(timedelta(minutes=minutes))
+        for asked in (last, both):
+            tick(database, asked.id)
+    told = {asked.id: [event for event, *_ in heard(database, asked.id)] for asked in (last, both, late)}
+    assert told == {last.id: ["asked", "reminded"], both.id: ["asked", "reminded", "reminded"], late.id: ["asked"]}
+    # Once it has been said nothing but the deadline is waited for.
+    assert 0 < tick(database, last.id)["seconds_left"] <= 60
+
+
 # -- outages ----------------------------------------------------------------------------------------------------------
 
 

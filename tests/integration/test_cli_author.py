@@ -1,13 +1,14 @@
-"""`backbeat init`, `run --local` and `definitions check`: no database anywhere."""
+"""`backbeat init`, `run` and `definitions check`; without `--local` a run is a task of the queue."""
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import Done, clean_environ, command
+from tests.support.databases import Database
 from tests.support.simulated import Service, service
 
 TICKET = '{"subject": "Invoice", "body": "You charged me twice."}'
@@ -41,8 +42,14 @@ def project(tmp_path: Path, provider: Service) -> Path:
     return tmp_path / "mytasks"
 
 
-def run(home: Path, *arguments: object, definitions: str = "mytasks", stdin: str | None = None) -> Done:
-    environ = {"BACKBEAT_DEFINITIONS": definitions}
+def run(
+    home: Path,
+    *arguments: object,
+    definitions: str = "mytasks",
+    stdin: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Done:
+    environ = {**(environ or {}), "BACKBEAT_DEFINITIONS": definitions}
     environ["PYTHONPATH"] = f"{home}:{clean_environ()['PYTHONPATH']}"
     return command("backbeat", *arguments, home=home, environ=environ, stdin=stdin)
 
@@ -85,11 +92,32 @@ def test_a_local_run_says_what_it_cost_and_that_it_is_simulated(project: Path, w
 
 
 def test_what_a_local_run_refuses(project: Path) -> None:
-    assert "--local" in run(project, "run", "support_triage", "--input", TICKET).refused(2)
+    assert "database_url is not set" in run(project, "run", "support_triage", "--input", TICKET).refused(2)
     assert "not JSON" in run(project, "run", "support_triage", "--local", "--input", "{").refused(2)
     assert "subject" in run(project, "run", "support_triage", "--local", "--input", "{}").refused(2)
     assert "Loaded: prompt, support_triage" in run(project, "run", "other", "--local", "--input", "{}").refused(2)
     assert "@9" in run(project, "run", "support_triage", "--version", 9, "--local", "--input", TICKET).refused(3)
+
+
+def test_without_local_a_run_is_a_task_that_is_waited_for(project: Path, database: Database) -> None:
+    words = ("run", "support_triage", "--input", TICKET, "-o", "json")
+    late = run(project, *words, "--within", 1, environ=database.environ)
+    assert (late.code, late.json["ended"]) == (75, False)
+    assert "it goes on: `backbeat task show" in late.err
+    flags = ["tick", "--every", "200ms", "--budget", "20s"]
+    worker = [sys.executable, "-m", "cron_worker", *flags]
+    environ = clean_environ(**database.environ, BACKBEAT_DEFINITIONS="mytasks")
+    environ["PYTHONPATH"] = f"{project}:{environ['PYTHONPATH']}"
+    with subprocess.Popen(worker, cwd=project, env=environ, stderr=subprocess.DEVNULL) as beat:
+        try:
+            done = run(project, *words, environ=database.environ).fine()
+        finally:
+            beat.terminate()
+    said = done.json
+    assert (said["task_id"], said["status"], said["ended"]) == (late.json["task_id"], "succeeded", True)
+    assert (said["result"]["category"], float(said["cost_usd"]) > 0) == ("billing", True)
+    assert "it was there before" in done.err
+    assert "simulated" in done.err
 
 
 def test_every_problem_is_listed_with_its_line(project: Path) -> None:

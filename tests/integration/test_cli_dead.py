@@ -89,7 +89,7 @@ def test_what_cannot_be_requeued_is_refused(run: Run, database: Database, letter
 def test_retention_is_shown_and_set(run: Run, database: Database) -> None:
     run("retention", "set", "finished", "30").fine()
     found = {row["policy"]: row["days"] for row in run("retention", "show", "-o", "json").fine().json}
-    assert found == {"finished": 30, "outbox": 30, "ticks": 14}
+    assert found == {"finished": 30, "outbox": 30, "ticks": 14, "workflows": 365}
     assert database.sql("SELECT action, subject FROM backbeat.audit_log") == [("retention.set", "finished")]
     for wrong in (("finished", "0"), ("letters", "3")):
         run("retention", "set", *wrong).refused(2)
@@ -101,7 +101,7 @@ def test_status_shows_the_health_of_a_database_without_a_stack(run: Run, databas
     states = {one["check"]: one["state"] for one in well}
     assert set(states) == {
         *("queue", "ticks", "partitions", "vacuum", "oldest transaction"),
-        *("idle in transaction", "index bloat", "overruns", "routes", "dead letters", "notifications"),
+        *("idle in transaction", "index bloat", "overruns", "routes", "dead letters", "notifications", "telemetry"),
     }
     assert "wrong" not in states.values()
     assert run("status").fine().out.startswith("check")

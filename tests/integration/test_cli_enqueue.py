@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from shared.execution import producer
+from backbeat.producer.submit import PART
+from shared.execution.payloads import PAYLOAD_CAP
 from tests.support.command import Done, clean_environ, command
 from tests.support.databases import Database
 from tests.support.signals import until
@@ -83,7 +84,7 @@ def test_bad_lines_are_left_out_where_that_was_said(run: Run, database: Database
 
 def test_a_line_past_the_cap_is_a_bad_line(run: Run, database: Database) -> None:
     frame = len('{"body": "", "account": null, "subject": "s", "priority": null}')
-    texts = ["x" * (producer.PAYLOAD_CAP - frame), "x" * (producer.PAYLOAD_CAP - frame + 1)]
+    texts = ["x" * (PAYLOAD_CAP - frame), "x" * (PAYLOAD_CAP - frame + 1)]
     stdin = "\n".join(json.dumps({"subject": "s", "body": text}) for text in texts)
     done = _from(run, "-", "--on-bad", "skip", stdin=stdin).fine()
     assert (done.json["new"], done.err) == (1, "line 2: the payload is larger than 1048576 bytes\n")
@@ -104,7 +105,7 @@ def test_what_cannot_be_read_or_enqueued_at_all(run: Run, arguments: list[str], 
 
 
 def test_killed_half_way_and_run_again_each_line_is_one_task(run: Run, database: Database, tmp_path: Path) -> None:
-    lines = "".join(f'{{"subject": "{n}"}}\n' for n in range(2 * producer.PART + 10))
+    lines = "".join(f'{{"subject": "{n}"}}\n' for n in range(2 * PART + 10))
     environ = clean_environ(**database.environ, BACKBEAT_DEFINITIONS="tests.support.triage")
     arguments = ["task", "enqueue", "support_triage", "--from", "-", "--on-bad", "skip"]
     with subprocess.Popen(
@@ -115,15 +116,15 @@ def test_killed_half_way_and_run_again_each_line_is_one_task(run: Run, database:
         os.write(process.stdin.fileno(), b"")
         process.stdin.write(lines[: len(lines) // 2 + 100].encode())
         process.stdin.flush()
-        until(lambda: _count(database) == producer.PART, what="the first part")
+        until(lambda: _count(database) == PART, what="the first part")
         process.send_signal(signal.SIGKILL)
     assert _from(run, "-", stdin=lines).fine().json == {
-        "new": producer.PART + 10,
-        "known": producer.PART,
+        "new": PART + 10,
+        "known": PART,
         "bad": 0,
         "bad_lines": [],
     }
-    assert _count(database) == 2 * producer.PART + 10
+    assert _count(database) == 2 * PART + 10
 
 
 def test_tenants_are_made_weighed_capped_and_paused(run: Run, database: Database) -> None:

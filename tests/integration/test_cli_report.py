@@ -35,20 +35,23 @@ def run(database: Database, clickhouse: str, tmp_path: Path) -> Run:
 
 
 def test_from_the_spool_to_a_report(run: Run, tmp_path: Path) -> None:
-    assert run("report").fine().err == "none\n"
+    assert "note: nothing in this period; " in run("report", "summary").fine().err
     spool(tmp_path / "spool", call(1, backbeat__cost_usd="0.000000020"), process())
-    said = run("report").fine().err
+    said = run("report", "summary").fine().err
     assert "note: rows may be missing; 1 spool files of this host are not shipped, the oldest " in said
     assert run("telemetry", "status", "-o", "json").fine().json["depth"] == 1
     assert run("telemetry", "ship", "-o", "json").fine().json["spans"] == 2
     assert run("telemetry", "status", "-o", "json").fine().json["depth"] == 0
-    (row,) = run("report", "summary", "--since", "1h", "-o", "json").fine().json
+    (row,) = run("report", "summary", "--since", "1h", "-o", "json").fine().json["rows"]
     assert (row["calls"], row["cost_usd"]) == (1, "0.000000020")
-    out = run("report").fine().out
+    out = run("report", "summary").fine().out
     assert "$0.00000002 " in out
-    assert max(map(len, out.splitlines())) <= 110
-    said = run("report", "nosuch").refused(3)
-    assert said.startswith("backbeat: there is no report 'nosuch'. Reports: ")
+    failed = run("report", "summary", "--fail-if", "calls >= 1 and unpriced = 0")
+    assert (failed.code, failed.err) == (6, "holds: workflow code_review, tier large, calls 1, unpriced 0\n")
+    done = run("report", "nosuch")
+    assert (done.code, done.out) == (3, "")
+    assert "summary           Model calls\n" in done.err
+    assert done.err.splitlines()[-1] == "backbeat: there is no report 'nosuch'. Take one of those above"
 
 
 def test_a_task_leads_to_its_trace(run: Run) -> None:
@@ -69,7 +72,7 @@ def test_a_task_leads_to_its_trace(run: Run) -> None:
 
 
 def test_without_clickhouse_it_says_why(tmp_path: Path) -> None:
-    for arguments in (["report"], ["trace", "show", "0" * 32]):
+    for arguments in (["report", "summary"], ["trace", "show", "0" * 32]):
         said = command("backbeat", *arguments, home=tmp_path).refused(2)
         assert said.startswith(
             "backbeat: no ClickHouse is configured (telemetry is 'off'). Run `backbeat up` without `--p"
@@ -100,5 +103,5 @@ def test_what_clickhouse_does_not_take_waits(run: Run, tmp_path: Path, clickhous
     done = command("backbeat", "telemetry", "ship", "-o", "json", home=tmp_path, environ=environ)
     assert (done.code, json.loads(done.out)["remaining"]) == (75, 1)
     assert done.err.startswith("backbeat: ")
-    said = command("backbeat", "report", home=tmp_path, environ=environ).refused(75)
+    said = command("backbeat", "report", "summary", home=tmp_path, environ=environ).refused(75)
     assert said.startswith("backbeat: ClickHouse at 127.0.0.1:9 does not answer: ")

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 from xml.etree import ElementTree
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.integration.test_orchestrations import MODULE, begin, connected, loaded
 from tests.support.command import Done, command
@@ -123,3 +124,39 @@ def test_operating_on_runs_takes_an_operators_login(database: Database, tmp_path
     for words in (("cancel", workflow, "--reason", "x"), ("retry", workflow), ("reconcile", workflow)):
         done = command("backbeat", "workflow", *words, home=tmp_path, environ=environ)
         assert "this takes the login of an operator" in done.refused(4)
+
+
+def test_a_new_version_takes_its_share_of_new_tasks_and_is_rolled_back(database: Database, run: Run) -> None:
+    def add(version: int) -> list[int]:
+        call = "SELECT task_id FROM backbeat.enqueue('triage', %s, %s, p_salt => %s)"
+        ids = [one for (one,) in database.sql(call, [version, [Jsonb(n) for n in range(300)], str(len(seen))])]
+        rows = database.sql("SELECT version FROM backbeat.simple_tasks WHERE id = ANY (%s)", [ids])
+        return [found for (found,) in rows]
+
+    def share(versions: list[int]) -> float:
+        seen.append(versions)
+        return versions.count(4) / len(versions)
+
+    seen: list[list[int]] = []
+    known = [{"name": "triage", "version": n, "tier": tier} for n, tier in ((3, "small"), (4, "small"), (5, "large"))]
+    database.sql(
+        "SELECT backbeat.register_definitions('cron', %s)", [Jsonb([one | {"max_attempts": 3} for one in known])]
+    )
+    assert share(add(4)) == 1
+    run("canary", "triage", "4", "--percent", "20").fine()
+    assert 0.1 < share(add(4)) < 0.3
+    assert 0.1 < share(add(3)) < 0.3
+    assert set(add(5)) == {5}
+    (shown,) = [one for one in run("definitions", "-o", "json").fine().json if one["canary"] is not None]
+    assert (shown["version"], shown["canary"], shown["stable"]) == (4, 20, 3)
+    run("canary", "triage", "4", "--percent", "0").fine()
+    assert share(add(4)) == 0
+    assert "runs in the same tier" in run("canary", "triage", "5", "--percent", "9").refused(5)
+    assert "runs in the same tier" in run("canary", "triage", "3", "--percent", "9").refused(5)
+    assert share(add(4)) == 0, "what is refused changes nothing"
+    run("canary", "triage", "--off").fine()
+    assert share(add(4)) == 1
+    assert "has no canary" in run("canary", "triage", "--off").refused(5)
+    run("canary", "triage", "4").refused(2)
+    trail = "SELECT detail ->> 'percent' FROM backbeat.audit_log WHERE action = 'workflow.canary' ORDER BY id"
+    assert database.sql(trail) == [("20",), ("0",), (None,)]

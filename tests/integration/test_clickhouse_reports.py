@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from backbeat.clickhouse import session
-from backbeat.reports.render import Table, render_json, render_text, report_names, run_report
+from backbeat.reports.ask import Period, ask
+from backbeat.reports.catalog import find, names
+from backbeat.reports.render import render_json, render_text
 from backbeat.reports.trace import trace_spans, trace_tree
 from shared.errors import InputError, NotFoundError, SchemaError
 from shared.ids import span_id, trace_id
@@ -34,36 +36,35 @@ def test_summary_by_workflow_and_tier(clickhouse: str, deliver: Deliver) -> None
     small = [call(30, backbeat__tier="small", backbeat__cost_usd=None), call(31, backbeat__tier="small", status="lost")]
     deliver(*large, *small, process())
     deliver(call(1, status="lost", seconds=900), call(2, seconds=0.2))
-    table = run_report(clickhouse, "summary", HOUR)
-    assert table == Table(
-        COLUMNS,
-        [
-            ("code_review", "large", 20, 0, 20_000, 200, Decimal("0.000000020"), 0, 1.1, 2.0),
-            ("code_review", "small", 2, 1, 1_000, 10, None, 2, 1.0, 1.0),
-        ],
-    )
-    assert json.loads(render_json(table))[0]["cost_usd"] == "0.000000020"
-    assert json.loads(render_json(table))[1]["cost_usd"] is None
-    lines = render_text(table).splitlines()
-    assert lines[0].split() == list(COLUMNS)
-    assert lines[-1].split() == ["code_review", "small", "2", "1", "1000", "10", "–", "2", "1.0", "1.0"]
+    answer = ask(clickhouse, find("summary"), Period.last(HOUR))
+    assert answer.columns == COLUMNS
+    assert answer.rows == [
+        ("code_review", "large", 20, 0, 20_000, 200, Decimal("0.000000020"), 0, 1.1, 2.0),
+        ("code_review", "small", 2, 1, 1_000, 10, None, 2, 1.0, 1.0),
+    ]
+    assert json.loads(render_json(answer))["rows"][0]["cost_usd"] == "0.000000020"
+    assert json.loads(render_json(answer))["rows"][1]["cost_usd"] is None
+    lines = render_text(answer).splitlines()
+    assert lines[1].split() == list(COLUMNS)
+    assert lines[4].split() == ["code_review", "small", "2", "1", "1,000", "10", "unknown", "2", "1", "1"]
 
 
 def test_since_leaves_out_what_began_before(clickhouse: str, deliver: Deliver) -> None:
     deliver(call(1))
-    start = datetime.fromtimestamp(START_NS / 1e9, UTC)
+    start, moment = datetime.fromtimestamp(START_NS / 1e9, UTC), timedelta(milliseconds=5)
     with session(clickhouse) as client:
-        assert len(run_report(client, "summary", start - timedelta(milliseconds=5)).rows) == 1
-        assert run_report(client, "summary", start + timedelta(milliseconds=5)) == Table(COLUMNS, [])
-    assert render_json(Table(COLUMNS, [])) == "[]"
+        summary = find("summary")
+        assert len(ask(client, summary, Period(start - moment, start + moment)).rows) == 1
+        assert ask(client, summary, Period(start + moment, start + HOUR)).rows == []
+        assert ask(client, summary, Period(start - HOUR, start - moment)).rows == []
 
 
 def test_an_unknown_report_and_a_missing_schema(clickhouse_server: Server) -> None:
-    assert "summary" in report_names()
+    assert "summary" in names()
     with pytest.raises(NotFoundError, match=r"no report '\.\./x'.*summary"):
-        run_report(clickhouse_server.url(), "../x", HOUR)
+        find("../x")
     with pytest.raises(SchemaError, match="backbeat migrate up"):
-        run_report(clickhouse_server.url(), "summary", HOUR)
+        ask(clickhouse_server.url(), find("summary"), Period.last(HOUR))
 
 
 def test_a_trace_from_enqueue_to_effect(clickhouse: str, deliver: Deliver) -> None:

@@ -12,6 +12,7 @@ import pytest
 from backbeat.clickhouse import session
 from backbeat.migrate_clickhouse import clickhouse_status, clickhouse_up, statements
 from backbeat.migration_files import load
+from docs import dictionary
 from shared.errors import AuthError, ConfigError, SchemaError, UnavailableError
 from shared.ids import span_id
 from shared.telemetry.shipper import ShipReport
@@ -52,14 +53,16 @@ def test_otel_traces_is_upstreams_column_for_column(clickhouse: str) -> None:
 
 def test_every_table_an_insert_reaches_remembers_tokens_syncs_and_expires(clickhouse: str) -> None:
     tables = dict(ask(clickhouse, "SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()"))
-    reached = {name: text for name, text in tables.items() if "MergeTree" in text and name != "schema_migrations"}
-    assert set(reached) == {"otel_traces", "otel_traces_trace_id_ts", "llm_calls", "task_runs", "llm_hourly"}
+    own = {"schema_migrations", "model_prices"}
+    reached = {name: text for name, text in tables.items() if "MergeTree" in text and name not in own}
+    facts = {"llm_calls", "task_runs", "tick_runs", "approvals", "effects", "origins", "feedback"}
+    assert set(reached) == {"otel_traces", "otel_traces_trace_id_ts", "llm_hourly"} | facts
     for name, text in reached.items():
         assert "non_replicated_deduplication_window = 10000" in text, name
         assert "fsync_after_insert = 1, fsync_part_directory = 1" in text, name
         assert ("toIntervalDay(30)" if name.startswith("otel") else "toIntervalDay(400)") in text, name
     views = {name for name in tables if name.endswith("_mv")}
-    assert views == {"otel_traces_trace_id_ts_mv", "llm_calls_mv", "task_runs_mv", "llm_hourly_mv"}
+    assert views == {f"{name}_mv" for name in reached} - {"otel_traces_mv"}
 
 
 def test_a_span_arrives_as_recorded(clickhouse: str, deliver: Deliver) -> None:
@@ -89,7 +92,7 @@ def test_a_call_becomes_a_typed_fact(clickhouse: str, deliver: Deliver) -> None:
         "backbeat__runtime": "cron", "backbeat__call_key": "summary", "backbeat__validation": "passed",
         "backbeat__price_version": "2026-11", "backbeat__tools_offered": 12, "backbeat__tools_called": 3,
         "backbeat__provider_simulated": True, "gen_ai__usage__cache_read__input_tokens": 900,
-        "gen_ai__response__finish_reasons": ["end"],
+        "gen_ai__response__finish_reasons": ["end"], "gen_ai__response__id": "msg_1",
     }  # fmt: skip
     deliver(call(1, seconds=2.5, **detail), span("other", "x"))
     with session(clickhouse) as client:
@@ -103,8 +106,32 @@ def test_a_call_becomes_a_typed_fact(clickhouse: str, deliver: Deliver) -> None:
         "FinishReasons": '["end"]', "DurationNs": 2_500_000_000, "InputTokens": 1000, "OutputTokens": 10,
         "CacheReadTokens": 900, "CacheWriteTokens": None, "ReasoningTokens": None, "CostUsd": Decimal("0.000000001"),
         "PriceVersion": "2026-11", "ToolsOffered": 12, "ToolsCalled": 3, "StatusCode": "Unset", "ErrorType": "",
-        "ReleaseVersion": row["ReleaseVersion"],
+        "ReleaseVersion": row["ReleaseVersion"], "ResponseId": "msg_1",
     }  # fmt: skip
+
+
+def test_facts_say_ratio_and_bucket(clickhouse: str, deliver: Deliver) -> None:
+    read: dict[str, Any] = {"gen_ai__usage__cache_read__input_tokens": 250, "backbeat__tools_offered": 11}
+    deliver(call(1, **read), call(2, backbeat__tools_offered=10), call(3, status="lost"))
+    sql = "SELECT ToolBucket, CacheRatio, SpanKey > 0, TaskKey FROM v_llm_calls ORDER BY ToolBucket"
+    rows = ask(clickhouse, sql)
+    assert [row[:3] for row in rows] == [("0", None, 1), ("11+", 0.25, 1), ("6-10", None, 1)]
+    assert len({row[3] for row in rows}) == 1
+
+
+def test_every_column_has_a_unit(clickhouse: str) -> None:
+    """In the tables as their comments, in the views by the data dictionary that is made of them."""
+    columns = ask(clickhouse, "SELECT table, splitByChar('.', name)[1], comment FROM system.columns WHERE database = "
+        "currentDatabase() AND table NOT LIKE '%_mv' AND table NOT IN ('schema_migrations')")  # fmt: skip
+    tables, views = dictionary.tables(), dictionary.views()
+    described = {
+        (table, column.name): f"{column.unit}: {column.meaning}" for table in tables for column in tables[table]
+    }
+    for view, (table, added) in views.items():
+        described |= {(view, each.name): "" for each in [*tables[table], *added]}
+    assert {(table, name): comment for table, name, comment in columns} == {
+        key: comment for key, comment in described.items() if not key[0].endswith("_in")
+    }
 
 
 def test_what_is_unknown_is_null_and_never_zero(clickhouse: str, deliver: Deliver) -> None:

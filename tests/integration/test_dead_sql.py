@@ -15,7 +15,7 @@ from shared.db.pool import Database as Connection
 from shared.db.queue import Task
 from shared.domain.outcome import Dead, Succeed
 from tests.support import tasks
-from tests.support.databases import Database
+from tests.support.databases import AUDIT_PROBLEMS, Database
 
 WHY = Verdict("alice", "the vendor is back")
 KEY = b"k" * 32
@@ -71,7 +71,7 @@ async def test_a_requeued_task_is_a_new_one_with_the_old_ones_place_in_the_world
     assert (letter["resolved_by"], letter["reason"]) == ("alice", "the vendor is back")
     audit = "SELECT actor, action, subject, detail ->> 'reason' FROM backbeat.audit_log"
     assert database.sql(audit) == [("backbeat_people", "dead.requeued", str(old.id), "the vendor is back")]
-    assert database.sql("SELECT * FROM backbeat.verify_audit()") == []
+    assert database.sql(AUDIT_PROBLEMS) == []
 
 
 async def test_no_answered_call_is_paid_again(db: Connection, database: Database) -> None:

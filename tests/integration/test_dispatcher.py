@@ -253,6 +253,9 @@ async def test_an_end_nobody_heard_of_is_copied(
     assert found["error"] == ("TerminatedError: by hand" if end == "terminate" else None)
     if end == "terminate":
         assert state(database, request) == "cancelled"
+    # Only what completes has told its row before: that it does not know is a restore.
+    noted = "SELECT count(*) FROM backbeat.audit_log WHERE action = 'postgres.restored'"
+    assert database.value(noted) == (end == "complete")
 
 
 async def test_a_start_that_was_lost_with_its_message_is_sent_again(

@@ -9,11 +9,12 @@ import psycopg
 import pytest
 
 from backbeat.operate import actions
-from shared.db import effects, queue
+from shared.db import effects, orchestrations, queue
 from shared.db.effects import Intent, Verdict
 from shared.db.pool import Database as Connection
 from shared.db.queue import Task
 from shared.domain.outcome import Hold, Succeed
+from shared.errors import SchemaError
 from tests.support import every_postgres, tasks
 from tests.support.databases import Database
 
@@ -52,7 +53,7 @@ async def test_the_first_fires_and_the_others_wait_then_look_then_know(database:
     assert database.sql("SELECT status, resolved_by, fires FROM backbeat.side_effects") == [("done", "read-back", 1)]
 
 
-async def test_the_mark_is_random_and_stays_whoever_writes(database: Database) -> None:
+async def test_the_mark_is_a_secrets_and_stays_whoever_writes(database: Database) -> None:
     """What a read-back looks for on the far side: nobody who knows payload and key can put it there first."""
     async with tasks.worker(database) as db:
         intent = await _intent(db)
@@ -63,10 +64,55 @@ async def test_the_mark_is_random_and_stays_whoever_writes(database: Database) -
         assert await effects.refire_effect(db, "k", looking.token, 0.0, "nothing there")
         again = await _begin(db, intent)
         assert [first.mark, looking.mark, again.mark] == [mark] * 3
+        # A ledger that lost the row looks for the same.
         database.sql("DELETE FROM backbeat.side_effects")
-        other = await _begin(db, intent)
-    assert len(mark) == len(other.mark) == 32
-    assert other.mark != mark
+        assert (await _begin(db, intent)).mark == mark
+        other = await _begin(db, replace(intent, key="l"))
+        database.sql("DELETE FROM backbeat.side_effects")
+        database.sql("UPDATE backbeat.ledger SET secret = gen_random_uuid()")
+        elsewhere = await _begin(db, intent)
+        with pytest.raises(SchemaError, match="permission denied for table ledger"):
+            await db.rows("SELECT secret FROM backbeat.ledger")
+    assert len({mark, other.mark, elsewhere.mark}) == 3
+    assert {len(mark), len(other.mark)} == {32}
+
+
+async def test_after_a_restore_what_may_have_been_done_is_looked_for(database: Database) -> None:
+    """Of tasks that are older than the restore; what is open becomes unknown, and who began later just fires."""
+    async with tasks.worker(database) as db:
+        intent = await _intent(db)
+        old, back, open_ = (replace(intent, key=f"{intent.owner}:{step}") for step in ("old", "back", "open"))
+        given = await _begin(db, back)
+        assert await effects.refire_effect(db, back.key, given.token, 0.0, "refused")
+        assert (await _begin(db, open_)).verdict == "fire"
+
+        database.advance(timedelta(seconds=1))
+        assert await effects.note_restore(db, None, "olga", "a disk died")
+        assert not await effects.note_restore(db, intent.owner, "(reconciler)", "older than that: nothing new")
+        states = "SELECT status, fires FROM backbeat.side_effects ORDER BY key"
+        assert database.sql(states) == [("unknown", 1), ("unknown", 1)]
+        assert (await _begin(db, open_)).verdict == "wait", "its writer may still be at it"
+        assert (await _begin(db, back)).verdict == "look"
+        assert not await orchestrations.wrote_nothing(db, old.key)
+
+        # Who cannot write, notes it; who can, looks.
+        assert (await effects.begin_effect(db, old, None)).verdict == "noted"
+        lost = await _begin(db, old)
+        assert (lost.verdict, (await _begin(db, old)).verdict) == ("look", "wait")
+        assert await effects.refire_effect(db, old.key, lost.token, WINDOW, "not there")
+        never = await _begin(db, replace(old, key=f"{intent.owner}:never"))
+        assert (never.verdict, never.mark != lost.mark) == ("look", True)
+        assert await effects.finish_effect(db, f"{intent.owner}:never", {"id": 1}, read_back=True)
+
+        database.advance(timedelta(seconds=WINDOW))
+        await tasks.add(db)
+        young = _wish(await tasks.take_one(db))
+        assert (await _begin(db, replace(young, key=f"{young.owner}:young"))).verdict == "fire"
+        assert await orchestrations.wrote_nothing(db, f"{young.owner}:other")
+        # A second restore, which only this one has seen.
+        assert await effects.note_restore(db, young.owner, "(reconciler)", "it ended unheard")
+    told = "SELECT detail ->> 'by', detail ->> 'open' FROM backbeat.audit_log ORDER BY id"
+    assert database.sql(told) == [("olga", "2"), ("(reconciler)", "2")]
 
 
 async def test_an_intent_without_leave_to_fire(database: Database) -> None:

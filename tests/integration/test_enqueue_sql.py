@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from backbeat.operate import tenants
-from shared.db import pool, producers
-from shared.db.producers import Terms
+from backbeat.producer import rows as producers
+from backbeat.producer.rows import Terms
+from shared.db import pool
 from shared.domain.outcome import Dead, Succeed
 from shared.errors import InputError, NotFoundError
 from shared.ids import idempotency_key

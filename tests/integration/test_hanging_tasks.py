@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 
+from backbeat.producer.submit import submit
 from shared.db import pool, queue
 from shared.definitions import load_definitions
 from shared.errors import EXIT_HUNG
-from shared.execution.producer import submit
 from shared.telemetry.spans import NullTelemetry
 from tests.support.command import Done, command
 from tests.support.databases import Database

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backbeat.operate import routes
 from shared.db import calls
 from shared.db.pool import Database as Connection
 from shared.domain.outcome import Hold
@@ -42,7 +43,7 @@ async def _overrun(db: Connection, route: str) -> None:
 async def test_a_bill_above_its_reservation_holds_the_route(database: Database) -> None:
     async with tasks.worker(database) as db:
         await _overrun(db, "r")
-        assert await calls.held_routes(db) == {"r": "a call cost 0.013 USD, 0.01 were reserved"}
+        assert await routes.held_routes(db) == {"r": "a call cost 0.013 USD, 0.01 were reserved"}
     reserved = "SELECT count(*) FROM backbeat.model_calls WHERE route = 'r'"
     assert database.value(reserved) == 1
 

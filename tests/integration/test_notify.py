@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +26,7 @@ from tests.support.command import clean_environ, command
 from tests.support.databases import Database
 from tests.support.receivers import Receivers, receivers
 from tests.support.signals import until
+from tests.support.tls import Authority
 
 SECRET = b"a secret of twenty-four b"
 MESSAGES = "SELECT channel, recipient, status, attempts, last_error FROM backbeat.messages ORDER BY id"
@@ -86,6 +88,8 @@ async def test_a_webhook_is_signed_as_the_standard_says(
     (item,) = body["data"]["items"]
     assert (body["type"], item["event"], item["hash"]) == ("approvals", "asked", asked.hash)
     assert item["link"] == f"https://inbox.invalid/{asked.id}"
+    assert post.headers["traceparent"] == item["traceparent"]
+    assert (item["traceparent"],) in database.sql("SELECT traceparent FROM backbeat.orchestrated_workflows")
     assert "credential" not in post.body.decode(), "the content itself stays where people look"
 
 
@@ -303,6 +307,47 @@ async def test_no_mail_leaves_in_plain_where_the_settings_want_tls(
     await run.once(db, settings(home, mail=mail(far, tls="starttls")))
     assert database.sql(MESSAGES)[0][-1] == "SMTPNotSupportedError: STARTTLS extension not supported by server."
     assert (far.mails, far.rcpts) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("tls", "host", "trusted", "said"),
+    [
+        ("starttls", "localhost", True, None),
+        ("tls", "localhost", True, None),
+        ("starttls", "localhost", False, "certificate verify failed: unable to get local issuer"),
+        ("tls", "localhost", False, "certificate verify failed: unable to get local issuer"),
+        ("starttls", "mail.invalid", True, "IP address mismatch, certificate is not valid for '127.0.0.1'"),
+        ("tls", "mail.invalid", True, "IP address mismatch, certificate is not valid for '127.0.0.1'"),
+    ],
+)
+async def test_mail_goes_by_tls_to_whom_the_certificate_names(
+    database: Database,
+    db: Connection,
+    far: Receivers,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tls: str,
+    host: str,
+    trusted: bool,
+    said: str | None,
+) -> None:
+    authority = Authority(home, host)
+    far.tls, far.secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), tls
+    far.tls.load_cert_chain(home / "server.pem", home / "server.key")
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.home / "ca.pem"))
+    (home / "smtp.password").write_text("hunter2\n")
+    ask(database, policy={"approvers": ["alice"]})
+    channel = mail(far, tls=tls, login="backbeat", password_file="smtp.password", limit_seconds=10)
+    await run.once(db, settings(home, mail=channel))
+    *_, status, _, error = database.sql(MESSAGES)[0]
+    if said is None:
+        assert (status, error, far.rcpts) == ("sent", None, ["alice@example.invalid"])
+        assert far.logins == [("backbeat hunter2", True)]
+    else:
+        # Neither content nor password leaves before the server is known.
+        assert (status, said in error) == ("open", True), error
+        assert (far.mails, far.rcpts, far.logins) == ([], [], [])
 
 
 async def test_a_receiver_that_hangs_holds_up_no_other(

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -18,9 +19,10 @@ from uuid import UUID
 import pytest
 from temporalio.client import Client, WorkflowHistory
 
+from backbeat import orchestration
 from backbeat.embedded import ports, temporal
 from shared.config import Config, load
-from shared.definitions import Effect, Orchestration
+from shared.definitions import Effect
 from shared.errors import ConfigError
 from shared.execution.environment import Environment
 from shared.security.codec import data_converter
@@ -124,7 +126,7 @@ async def test_told_to_stop_it_finishes_what_it_does(
 
 
 def _declared(env: Environment, cls: type, name: str = "greet") -> Environment:
-    made = Orchestration(name=name, version=1, input=Order, workflow=cls)
+    made = orchestration(name, version=1, input=Order, workflow=cls)
     return replace(env, registry=replace(env.registry, orchestrations={made.full_name: made}))
 
 
@@ -298,13 +300,20 @@ async def test_a_bug_ends_where_people_see_it_and_a_retry_goes_on(
     assert far.writes == 1
 
 
-def test_a_payload_names_no_module_that_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_payload_names_no_model_but_an_orchestrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import backbeat.policy  # noqa: F401  # loaded, and nobody's
+    from examples.fulfilment.definitions import fulfil
+    from examples.fulfilment.models import Letter
     from shared.errors import DefinitionError
     from temporal_worker.activities.calls import _model
 
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for place in ("trap:Model", "os:path", "tests.support.parcels:order", "tests.support.parcels:Order.x"):
+    loaded = "examples.fulfilment.models"
+    for place in ("trap:Model", "os:path", f"{loaded}:DEAR", f"{loaded}:Letter.x", "backbeat.policy:Policy"):
         with contextlib.suppress(DefinitionError):
-            pytest.fail(f"{place}: {_model(place)}")
-    assert _model("tests.support.parcels:Order") is Order
+            pytest.fail(f"{place}: {_model(place, [fulfil])}")
+    assert _model(f"{loaded}:Letter", [fulfil]) is Letter
+    # Of another package, but imported by the module of the class.
+    monkeypatch.setattr(sys.modules["examples.fulfilment.workflow"], "Order", Order)
+    assert _model("tests.support.parcels:Order", [fulfil]) is Order

@@ -9,14 +9,17 @@ import pytest
 
 from backbeat.operate import dead
 from backbeat.operate.dead import Filter, Verdict
-from shared.db import queue
+from shared.db import orchestrations, queue
 from shared.db.pool import Database as Connection
 from shared.domain.outcome import Dead, Succeed
 from shared.ids import idempotency_key
+from shared.orchestration.messages import Report, Step
 from tests.support import tasks
-from tests.support.databases import Database
+from tests.support.approvals import ask, decide, start, token
+from tests.support.databases import AUDIT_PROBLEMS, Database
 
 DAY = timedelta(days=1)
+CHAT = '[{"channel": "chat", "recipient": "", "seconds": 0}]'
 A_DAY = 100  # tasks
 PARTITIONS = """
     SELECT count(*) FROM pg_inherits WHERE inhparent = 'backbeat.finished_tasks'::regclass
@@ -153,3 +156,47 @@ async def test_the_budget_of_a_task_goes_with_its_history(db: Connection, databa
     assert database.value(BUDGETS) == 2
     # What workflows and tenants used on a day is the record of the bill.
     assert database.value("SELECT count(*) FROM backbeat.budgets WHERE scope IN ('workflow', 'tenant')") == 4
+
+
+WORKFLOWS = """
+    SELECT (SELECT count(*) FROM backbeat.orchestrated_workflows WHERE workflow <> 'approve_effect'),
+           (SELECT count(*) FROM backbeat.orchestrated_workflows_steps), (SELECT count(*) FROM backbeat.joins),
+           (SELECT count(*) FROM backbeat.temporal_outbox), (SELECT count(*) FROM backbeat.model_calls),
+           (SELECT count(*) FROM backbeat.budgets WHERE scope = 'task')"""
+TOLD = "SELECT (SELECT count(*) FROM backbeat.notifications), (SELECT count(*) FROM backbeat.messages)"
+KEPT = """
+    SELECT (SELECT count(*) FROM backbeat.approval_requests), (SELECT count(*) FROM backbeat.approval_decisions),
+           (SELECT count(*) FROM backbeat.audit_log), (SELECT count(*) FROM backbeat.side_effects)"""
+
+
+async def test_runs_that_are_over_go_and_what_people_decided_stays(db: Connection, database: Database) -> None:
+    database.sql("UPDATE backbeat.retention SET days = 10 WHERE policy = 'workflows'")
+    over, open_ = (start(database, "journey") for _ in range(2))
+    for run in (over, open_):
+        step = Step(1, "judge", "llm", "running", "2026-01-01T00:00:00Z")
+        await orchestrations.project(db, Report(str(run), 1, "running", steps=[step]), "r")
+        await orchestrations.add_children(db, run, "spread", 0, ("alpha", 1), [{"n": 1}], None, seal=True)
+        database.sql("INSERT INTO backbeat.budgets (scope, key, day) VALUES ('task', %s, '-infinity')", [str(run)])
+    asked = ask(database)
+    decide(database, token(database, "alice"), asked.id, "approve", asked.hash)
+    for (one,) in database.sql("SELECT id FROM backbeat.notifications"):
+        database.sql("SELECT backbeat.route_notification(%s, %s::jsonb)", [one, CHAT])
+    sent = "SELECT backbeat.settle_message(m.id, m.lease, 'sent', NULL, 0) FROM backbeat.lease_message('chat', 60) AS m"
+    database.sql(sent)
+    kept = database.sql(KEPT)
+    for run in (over, asked.workflow):
+        await orchestrations.project(db, Report(str(run), 2, "completed", result={}), "r")
+    database.advance(9 * DAY)
+    await _tick(db)
+    before = database.sql(WORKFLOWS)[0]
+    assert (before[:3], database.sql(TOLD)) == ((2, 2, 2), [(2, 1)])
+
+    database.advance(2 * DAY)
+    await _tick(db)
+    runs, steps, joins, outbox, _, budgets = database.sql(WORKFLOWS)[0]
+    assert (runs, steps, joins, budgets) == (1, 1, 1, before[-1] - 1)
+    assert outbox == before[3] - 2, "its start and its wake"
+    assert database.sql(TOLD) == [(0, 0)]
+    assert database.sql(KEPT) == kept
+    assert database.sql(AUDIT_PROBLEMS) == []
+    assert database.sql("SELECT status FROM backbeat.orchestrated_workflows WHERE id = %s", [open_]) == [("running",)]

@@ -24,6 +24,7 @@ from tests.integration.test_model_call import Answer, Vendor
 from tests.support import tasks
 from tests.support.command import Done, command
 from tests.support.databases import Database
+from tests.support.simulated import service
 
 FILE = """
 [tiers]
@@ -154,6 +155,31 @@ def test_a_vendors_no_is_shown_and_a_person_lifts_it(run: Run, database: Databas
     assert run("release", "one").fine().err == "route 'one': released\n"
     row, _ = run("list", "-o", "json").fine().json
     assert row["blocked_until"] is None
+
+
+def test_one_tiny_call_shows_that_a_route_works(database: Database, tmp_path: Path, file: Path) -> None:
+    environ = database.environ | {"BACKBEAT_ROUTES_FILE": str(file)}
+    with service("provider", tmp_path / "log", "--latency", "0") as provider:
+        vendors = f'[providers.anthropic]\nbase_url = "{provider.url}/anthropic"\nsimulated = true\n'
+        (tmp_path / "backbeat.toml").write_text(vendors)
+        tried = command("backbeat", "route", "test", "one", "-o", "json", home=tmp_path, environ=environ).fine().json
+        assert (tried["route"], tried["simulated"], tried["stop"], provider.ends()[0]["status"]) == (
+            "one",
+            True,
+            "end",
+            200,
+        )
+        assert float(tried["usd"]) > 0
+        assert len(provider.ends()) == 1
+    refused = command("backbeat", "route", "test", "one", home=tmp_path, environ=environ).refused(75)
+    assert refused.startswith("backbeat: route 'one': not_sent: ")
+    assert "has no route 'nine'" in command(
+        "backbeat", "route", "test", "nine", home=tmp_path, environ=environ
+    ).refused(3)
+    (tmp_path / "backbeat.toml").write_text("")
+    unkeyed = command("backbeat", "route", "test", "one", home=tmp_path, environ=environ).refused(2)
+    assert unkeyed == "backbeat: route 'one' needs provider 'anthropic'. Configure it, with its API key"
+    assert database.sql("SELECT 1 FROM backbeat.budgets") == [], "it counts against no budget"
 
 
 def test_a_canary_takes_its_share_by_the_task_and_is_rolled_back(run: Run, database: Database, file: Path) -> None:

@@ -15,7 +15,7 @@ from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from backbeat.operate import schedules as operate
 from cron_worker.schedule import schedule
 from shared.config import Config
-from shared.db import pool, producers, schedules
+from shared.db import pool, queue, schedules
 from shared.db.schedules import Schedule
 from shared.definitions import load_definitions
 from shared.errors import BackbeatError, ConflictError, InputError, NotFoundError
@@ -51,7 +51,7 @@ async def _tick(database: Database) -> int:
 async def _add(database: Database, **changed: Any) -> Schedule:
     """Add `nightly` at the moment of the test clock, hourly if nothing else is said."""
     async with pool.connect(database.owner_url, max_size=1) as db:
-        await producers.register_definitions(db, "cron", REGISTRY.rows())
+        await queue.register_definitions(db, "cron", REGISTRY.rows())
         now = await operate.now(db)
         given = {"name": "nightly", "cron": "0 * * * *", "zone": "UTC", "workflow": "support_triage", "version": 3}
         what = {} if "selector" in changed else {"payload": TICKET}

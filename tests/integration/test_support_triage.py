@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backbeat.evaluate.score import matches
 from backbeat.testing import canned
 from examples.support_triage import generate
 from examples.support_triage.definitions import Triage, triage
@@ -63,6 +64,30 @@ def test_every_tier_answers_the_same_sample(database: Database, provider: Servic
     assert costs == sorted(costs)
     workflows = {row[0] for row in database.sql("SELECT DISTINCT workflow FROM backbeat.finished_tasks")}
     assert workflows == {f"support_triage_eval_{tier}" for tier in scores}
+
+
+def test_a_grader_agrees_where_it_must_and_what_it_could_not_grade_is_apart(database: Database, tmp_path: Path) -> None:
+    """Planted: two tasks that the vendor calls invalid requests, three gradings too."""
+    plan = [({"schema": "^Triage"}, 2), ({"schema": "^Grade"}, 3)]
+    lines = [json.dumps({"fault": "400", "times": times, "where": where}) for where, times in plan]
+    (tmp_path / "faults.jsonl").write_text("\n".join(lines))
+    flags = ("--latency", "0", "--faults", str(tmp_path / "faults.jsonl"))
+    words = ("--dataset", generate.FILE, "--sample", 40, "--tier", "small", "--scorer", "model", "-o", "json")
+    with service("provider", tmp_path / "log", *flags) as provider:
+        done = evaluate(database, provider, tmp_path, *words)
+    (found,) = done.json["tiers"]
+    assert (found["infrastructure"], found["answered"]) == ({"bad_request": 2, "not graded": 3}, 35)
+    expected = {json.dumps(case["input"], sort_keys=True): case["expected"] for case in CASES}
+    ended = "SELECT {} FROM backbeat.finished_tasks WHERE workflow LIKE '%%eval_{}' AND status = 'succeeded'"
+    rows = [
+        (json.dumps(given, sort_keys=True), made)
+        for given, made in database.sql(ended.format("payload, result", "small"), [])
+    ]
+    exact = {given: matches(made, expected[given]) for given, made in rows}
+    graded = database.sql(ended.format("payload ->> 'asked', result -> 'correct'", "grade"), [])
+    assert len(graded) == 35
+    assert {exact[json.dumps(json.loads(asked), sort_keys=True)] == right for asked, right in graded} == {True}
+    assert 0 < found["correct"] < 35, "both kinds of answers were there to agree on"
 
 
 def test_feedback_is_a_dataset_too(database: Database, provider: Service, tmp_path: Path) -> None:

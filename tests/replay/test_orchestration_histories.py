@@ -12,9 +12,9 @@ from temporalio import workflow
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
+from backbeat.orchestrate.ends import Ends
 from examples.fulfilment.models import Order
 from examples.fulfilment.workflow import Fulfil
-from temporal_worker.interceptor import Ends
 from temporal_worker.orchestrations import runner
 from tests.replay.test_approval_histories import crossed, load
 

@@ -10,7 +10,10 @@ from uuid import uuid4
 import psycopg
 
 from backbeat.embedded import roles
+from shared.db.queries import load
 from tests.support.servers import TEMPLATE, Server
+
+AUDIT_PROBLEMS = load("approvals", "backbeat.operate")["audit_problems"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ from typing import Any
 from uuid import UUID
 
 from backbeat.embedded.simulated import rules, schema
+from backbeat.producer.submit import submit
 from shared.config import Config, ProviderConfig
-from shared.db import producers, queue
+from shared.db import queue
 from shared.db.pool import Database as Connection
 from shared.definitions import load_definitions
 from shared.domain.usage import Usage
 from shared.execution.attempt import attempt
 from shared.execution.environment import Environment
-from shared.execution.producer import submit
 from shared.llm.protocol import Reply, Request
 from shared.llm.routes import Route, Routes
 from shared.telemetry.spans import NullTelemetry, SpanRecord
@@ -96,6 +96,6 @@ async def desk(database: Database, *modules: str) -> AsyncIterator[Desk]:
     async with tasks.worker(database) as db:
         env = Environment(config, db, registry, Routes({"small": (ROUTE,), "medium": (ROUTE,)}, "a test"), notes)
         env._providers["anthropic"] = vendor
-        await producers.register_definitions(db, "cron", registry.rows())
+        await queue.register_definitions(db, "cron", registry.rows())
         await queue.register(db, "desk", "cron", registry.rows())
         yield Desk(db, env, vendor, notes, database)

@@ -43,6 +43,9 @@ class AskFirst:
         return {"post": post.decision, "outcome": post.outcome, "gate": gate.decision}
 
 
+SHELF = {"type": "object", "properties": {"shelf": {"type": "string"}}, "required": ["shelf"]}
+
+
 @workflow.defn(name="judge")
 class Judge:
     """A model is asked twice, and the second answer depends on the first."""
@@ -50,8 +53,8 @@ class Judge:
     @workflow.run
     async def run(self, order: Order) -> dict[str, Any]:
         first = await bb.llm("first", output=Sorted, prompt=f"Sort {order.customer}", tier="small")
-        second = await bb.llm("second", output=Sorted, prompt=f"Again {first.shelf}", tier="small")
-        return {"first": first.shelf, "second": second.shelf}
+        second = await bb.llm("second", output=SHELF, prompt=f"Again {first.shelf}", tier="small")
+        return {"first": first.shelf, "second": second["shelf"]}
 
 
 @workflow.defn(name="spread")

@@ -1,6 +1,8 @@
 """Where notifications arrive: a web server and a mail server on loopback that answer as they are told."""
 
+import base64
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,10 @@ class Post:
 
 @dataclass
 class Receivers:
-    """What arrived, and how to answer: `answers` are the next statuses, `replies` SMTP lines; hang, drip: no end."""
+    """What arrived, and how to answer: `answers` are the next statuses, `replies` SMTP lines; hang, drip: no end.
+
+    With `tls` mail is `secured` by starttls, or by tls from the first byte; `logins` says who, and whether under it.
+    """
 
     posts: list[Post] = field(default_factory=list)
     mails: list[EmailMessage] = field(default_factory=list)
@@ -33,6 +38,9 @@ class Receivers:
     replies: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     release: threading.Event = field(default_factory=threading.Event)
+    tls: ssl.SSLContext | None = None
+    secured: str = "starttls"
+    logins: list[tuple[str, bool]] = field(default_factory=list)
     web_port: int = 0
     mail_port: int = 0
 
@@ -98,41 +106,67 @@ def _web(found: Receivers) -> type[BaseHTTPRequestHandler]:
 
 
 def _mail(found: Receivers) -> type[socketserver.BaseRequestHandler]:
-    class Handler(socketserver.StreamRequestHandler):
-        """As much of SMTP as a client needs that sends one message; an answer goes to RCPT."""
+    return type("Handler", (_Mail,), {"found": found})
 
-        def handle(self) -> None:
-            try:
-                self._talk()
-            except OSError:
-                return  # the sender gave up
 
-        def _talk(self) -> None:
+class _Mail(socketserver.StreamRequestHandler):
+    """As much of SMTP as a client needs that sends one message; an answer goes to RCPT."""
+
+    found: Receivers
+
+    def handle(self) -> None:
+        self._safe = False
+        try:
+            if self.found.tls and self.found.secured == "tls":
+                self._secure()
             self._say("220 simulated")
-            while line := self.rfile.readline():
-                verb = line.strip().upper()
-                if verb.startswith(b"RCPT"):
-                    answer = found.replies.pop(0) if found.replies else "250 ok"
-                    if answer in ("hang", "drip"):
-                        self._stall(answer)
-                        return
-                    found.rcpts.append(line.decode().strip().partition(":")[2].strip("<>"))
-                    self._say(answer)
-                elif verb == b"DATA":
-                    self._say("354 go on")
-                    lines = b"".join(iter(self.rfile.readline, b".\r\n"))
-                    found.mails.append(message_from_bytes(lines, policy=policy.default))
-                    self._say("250 ok")
-                else:
-                    self._say("221 bye" if verb == b"QUIT" else "250 ok")
+            while (line := self.rfile.readline()) and self._answer(line, line.strip().upper()):
+                pass
+        except OSError:
+            return  # the sender gave up
+        finally:
+            self.request.close()
 
-        def _stall(self, how: str) -> None:
-            if how == "hang":
-                found.release.wait(PATIENCE)
-            while not found.release.wait(0.05):
-                self.wfile.write(b"2")
+    def _answer(self, line: bytes, verb: bytes) -> bool:
+        """False when nothing more is to be said."""
+        if verb.startswith(b"RCPT"):
+            answer = self.found.replies.pop(0) if self.found.replies else "250 ok"
+            if answer in ("hang", "drip"):
+                self._stall(answer)
+                return False
+            self.found.rcpts.append(line.decode().strip().partition(":")[2].strip("<>"))
+            self._say(answer)
+        elif verb.startswith(b"EHLO"):
+            offers = ["simulated", *(["STARTTLS"] if self.found.tls and not self._safe else []), "AUTH PLAIN"]
+            for place, offer in enumerate(offers, 1):
+                self._say(f"250{' ' if place == len(offers) else '-'}{offer}")
+        elif verb == b"STARTTLS" and self.found.tls:
+            self._say("220 go on")
+            self._secure()
+        elif verb.startswith(b"AUTH PLAIN"):
+            who = base64.b64decode(line.split()[2]).decode().replace("\0", " ").strip()
+            self.found.logins.append((who, self._safe))
+            self._say("235 ok")
+        elif verb == b"DATA":
+            self._say("354 go on")
+            lines = b"".join(iter(self.rfile.readline, b".\r\n"))
+            self.found.mails.append(message_from_bytes(lines, policy=policy.default))
+            self._say("250 ok")
+        else:
+            self._say("221 bye" if verb == b"QUIT" else "250 ok")
+        return True
 
-        def _say(self, line: str) -> None:
-            self.wfile.write(f"{line}\r\n".encode())
+    def _secure(self) -> None:
+        assert self.found.tls
+        self.request = self.found.tls.wrap_socket(self.request, server_side=True)
+        self._safe = True
+        self.setup()
 
-    return Handler
+    def _stall(self, how: str) -> None:
+        if how == "hang":
+            self.found.release.wait(PATIENCE)
+        while not self.found.release.wait(0.05):
+            self.wfile.write(b"2")
+
+    def _say(self, line: str) -> None:
+        self.wfile.write(f"{line}\r\n".encode())

@@ -11,10 +11,11 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import DictRow
 
-from shared.db import calls, pool, producers, queue
+from backbeat.producer import rows as producers
+from backbeat.producer.rows import Enqueued, Submission
+from shared.db import calls, pool, queue
 from shared.db.calls import Closing, Reservation
 from shared.db.pool import Database as Connection
-from shared.db.producers import Enqueued, Submission
 from shared.db.queue import Task
 from shared.domain.outcome import Outcome
 from shared.domain.usage import Usage

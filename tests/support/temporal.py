@@ -102,7 +102,7 @@ class FarSide:
 class Spans:
     """Telemetry that keeps spans for assertions."""
 
-    shed = 0
+    shed = untold = 0
 
     def __init__(self) -> None:
         self.records: list[SpanRecord] = []

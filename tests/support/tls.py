@@ -20,18 +20,19 @@ _DAY = datetime.timedelta(days=1)
 
 @dataclass(frozen=True)
 class Authority:
-    """Certificates for `localhost` and for a client, as files."""
+    """Certificates for `host` and for a client, as files."""
 
     home: Path
+    host: str = "localhost"
 
     def __post_init__(self) -> None:
         key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
         name = _name("test authority")
-        root = _certificate(name, name, key.public_key(), key, now, ca=True)
+        root = _certificate(name, name, key.public_key(), key, now, host=None)
         self._write("ca.pem", root.public_bytes(serialization.Encoding.PEM))
         for who in ("server", "client"):
             own = ec.generate_private_key(ec.SECP256R1())
-            made = _certificate(_name(who), name, own.public_key(), key, now, ca=False)
+            made = _certificate(_name(who), name, own.public_key(), key, now, host=self.host)
             self._write(f"{who}.pem", made.public_bytes(serialization.Encoding.PEM))
             plain = serialization.NoEncryption()
             pkcs8 = serialization.PrivateFormat.PKCS8
@@ -52,12 +53,15 @@ def _certificate(
     key: ec.EllipticCurvePrivateKey,
     now: datetime.datetime,
     *,
-    ca: bool,
+    host: str | None,
 ) -> x509.Certificate:
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+    ours = [x509.IPAddress(ip_address("127.0.0.1"))] if host == "localhost" else []
+    names = x509.SubjectAlternativeName([x509.DNSName(host or "authority"), *ours])
     made = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
     made = made.serial_number(x509.random_serial_number()).not_valid_before(now - _DAY).not_valid_after(now + _DAY)
-    made = made.add_extension(names, critical=False).add_extension(x509.BasicConstraints(ca, None), critical=True)
+    made = made.add_extension(names, critical=False).add_extension(
+        x509.BasicConstraints(host is None, None), critical=True
+    )
     return made.sign(key, hashes.SHA256())
 
 

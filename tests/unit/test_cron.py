@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backbeat.operate.cron import check
 from shared.domain import cron
 from shared.errors import ConfigError, InputError
 
@@ -97,7 +98,7 @@ def test_leap_day() -> None:
 )
 def test_what_is_no_expression(expression: str, said: str) -> None:
     with pytest.raises(InputError) as refused:
-        cron.check(expression, "UTC")
+        check(expression, "UTC")
     assert said in refused.value.what
     assert len(str(refused.value)) < 200
 
@@ -105,14 +106,14 @@ def test_what_is_no_expression(expression: str, said: str) -> None:
 @pytest.mark.parametrize("zone", ["Europe/Berln", "europe/berlin", "../etc/passwd", "Europe", ""])
 def test_what_is_no_time_zone(zone: str) -> None:
     with pytest.raises(InputError, match="there is no time zone"):
-        cron.check("0 0 * * *", zone)
+        check("0 0 * * *", zone)
     with pytest.raises(ConfigError, match="this host has no time zone"):
         cron.next_slot("0 0 * * *", zone or "/", datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def test_a_misspelt_time_zone_is_corrected() -> None:
     with pytest.raises(InputError, match="such as Europe/Berlin"):
-        cron.check("0 0 * * *", "Europe/Berln")
+        check("0 0 * * *", "Europe/Berln")
 
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)

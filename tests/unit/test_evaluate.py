@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backbeat import Dead, Escalate
-from backbeat.evaluate.score import matches, recommend, smallest_sample, tally, wilson
+from backbeat.evaluate.score import MODEL_FAULTS, judged, matches, recommend, smallest_sample, tally, wilson
 from backbeat.evaluate.variants import variant
 from backbeat.testing import canned
 from tests.unit.test_testing import GOOD, TICKET, loop
@@ -65,6 +65,27 @@ def test_no_tier_and_too_small_are_different_answers() -> None:
     assert recommend([_scored("small", 100, 200, "0.1")], 0.9) == (None, "no tier reaches 0.9")
     assert recommend([_scored("small", 20, 20, "0.1")], 0.9)[1].startswith("sample too small: 0.9 takes 35 answers")
     assert recommend([_scored("small", 182, 200, "0.1")], 0.9)[1].startswith("sample too small: small may reach")
+
+
+def test_what_a_dead_letter_says_of_its_model() -> None:
+    """The classes by which a task dies of its answer, as `model_call` and `classify` name them."""
+    assert sorted(MODEL_FAULTS) == [
+        "content_policy",
+        "context_overflow",
+        "invalid_output",
+        "output_truncated",
+        "unfinished",
+    ]
+
+
+def test_to_the_schema_every_valid_answer_is_right() -> None:
+    wrong = row(result={"category": "bug"})
+    assert not judged("exact", wrong, {"category": "billing"})
+    assert judged("schema", wrong, {"category": "billing"})
+    assert judged("exact", wrong, {"category": "bug"})
+    for scorer in ("exact", "schema"):
+        assert not judged(scorer, row("dead", result=None, error_class="invalid_output"), {})
+        assert not judged(scorer, None, {})
 
 
 def test_only_known_fields_are_compared() -> None:

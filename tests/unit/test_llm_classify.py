@@ -49,6 +49,7 @@ STATUSES = [
     (412, {}, "dead", "bad_request", False, False, False),
     (413, {}, "context_overflow", "context_length", False, False, False),
     (422, {}, "backoff", "unprocessable", False, False, False),
+    (422, {"type": "invalid_request_error"}, "dead", "bad_request", False, False, False),
     (429, {"code": "rate_limit_exceeded"}, "immediate", "rate_limited", True, False, False),
     (429, {"error_code": "ramp_limit_exceeded"}, "immediate", "rate_limited", True, False, False),
     (429, {"code": "insufficient_quota"}, "hold_route", "unpaid", True, False, True),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.usage import Usage
-from shared.llm.prices import ceiling, cost, upper_tokens
+from shared.llm.prices import Price, ceiling, cost, upper_tokens
 from shared.llm.protocol import CacheTtl, Request
 from shared.llm.routes import Route, load_routes
 
@@ -75,6 +75,24 @@ def test_a_model_listed_with_half_a_price_is_unknown_where_that_matters(
     assert cost("anthropic", "claude-opus-4-7", priced, AT).usd == Decimal("0.000005")
     assert cost("anthropic", "claude-opus-4-7", unpriced, AT).usd is None
     assert ceiling("anthropic", "claude-opus-4-7", 1, 1, AT).usd is None
+
+
+@pytest.mark.parametrize(
+    ("own", "cache", "usd"),
+    [
+        (Price(Decimal(3), Decimal(15)), "5m", "0.0180"),  # 1,000 + 500 + 500 of input at 3, 800 of output at 15
+        (Price(Decimal(3), Decimal(15)), "1h", "0.0189"),  # what is written for an hour costs 1.6 times that
+        (Price(Decimal(3), Decimal(15), Decimal("0.3"), Decimal("3.75")), "5m", "0.017025"),
+        (Price(Decimal(3), Decimal(15), Decimal("0.3"), Decimal("3.75")), "1h", "0.01815"),
+        (Price(Decimal(3), Decimal(15), Decimal(0)), None, "0.0165"),  # a price of nothing is a price
+        (Price(Decimal(0), Decimal(0)), "5m", "0"),
+    ],
+)
+def test_a_routes_own_price_stands_in_for_the_list_price(own: Price, cache: CacheTtl | None, usd: str) -> None:
+    usage = Usage(uncached=1_000, cache_read=500, cache_write=500, output=800)
+    assert own.of(usage, cache) == Decimal(usd)
+    found = cost("anthropic", "nobody-knows-it", usage, datetime(2026, 11, 23, tzinfo=UTC), cache=cache, price=own)
+    assert (found.usd, found.version) == (Decimal(usd), f"route/{own.input}/{own.output}")
 
 
 def test_below_a_nano_dollar_a_ceiling_goes_up_and_a_cost_to_the_even_digit(list_price: Callable[..., None]) -> None:

@@ -18,6 +18,7 @@ def test_a_policy_is_the_json_that_was_meant() -> None:
         escalate=[Step(after=DAY, groups=["board"])],
         four_eyes=True,
         remind_every=DAY / 2,
+        remind_before=DAY / 24,
         calendar="office",
     )
     assert json.loads(json.dumps(policy.data)) == {
@@ -25,6 +26,7 @@ def test_a_policy_is_the_json_that_was_meant() -> None:
         "escalate": [{"after": 86400, "groups": ["board"]}],
         "four_eyes": True,
         "remind_every": 43200,
+        "remind_before": 3600,
         "calendar": "office",
     }
 

@@ -10,7 +10,7 @@ import pytest
 
 from shared import clock
 from shared.telemetry import spool
-from shared.telemetry.spool import batches, read_batch, spool_status, write_batch
+from shared.telemetry.spool import SpoolStatus, batches, read_batch, spool_status, write_batch
 
 ROWS = [b'{"SpanName":"a"}\n', b'{"SpanName":"b"}\n']
 
@@ -87,7 +87,7 @@ def test_what_is_renamed_but_not_synced_is_taken_back(tmp_path: Path, monkeypatc
 
 
 def test_status_counts_files_and_the_age_of_the_oldest(tmp_path: Path) -> None:
-    assert spool_status(tmp_path / "nowhere") == (0, None, 0)
+    assert spool_status(tmp_path / "nowhere") == SpoolStatus(0, None, 0)
     first, _ = write_batch(tmp_path, ROWS), write_batch(tmp_path, ROWS)
     os.utime(first, (first.stat().st_mtime - 3600,) * 2)
     (tmp_path / "half.tmp").write_bytes(b"")

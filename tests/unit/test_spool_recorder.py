@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from typing import Any
 import pytest
 
 from shared.config import Config
+from shared.execution.telemetry import open_telemetry
 from shared.ids import SpanRef, span_id, trace_id
-from shared.telemetry import open_telemetry, recorder
+from shared.telemetry import recorder, spool
 from shared.telemetry.recorder import SpoolTelemetry, Writer
 from shared.telemetry.spans import NullTelemetry, SpanRecord
-from shared.telemetry.spool import read_batch, write_batch
+from shared.telemetry.spool import COUNTER, read_batch, spool_status, write_batch
 
 START = 1_795_000_000_123_456_789
 
@@ -40,6 +42,24 @@ def record(number: int = 1, **other: Any) -> SpanRecord:
 def rows(directory: Path) -> list[dict[str, Any]]:
     found = [read_batch(path).body.splitlines() for path in sorted(directory.glob("*.spool"))]
     return [json.loads(line) for lines in found for line in lines]
+
+
+def written(directory: Path) -> list[str]:
+    """What is in a spool but the count of what was shed."""
+    return [path.name for path in directory.iterdir() if path.name != COUNTER]
+
+
+def lines_writer(directory: Path, capacity: int = recorder.MAX_SPOOL) -> Writer:
+    """A writer of what are lines already."""
+    return Writer(recorder.spool(directory, capacity), directory, form=lambda line: line)
+
+
+def write(writer: Writer, lines: list[bytes], patience: float = 20) -> bool:
+    """One flush."""
+    for line in lines:
+        writer.keep(line)
+    writer.hand_over()
+    return writer.wait(patience)
 
 
 @pytest.fixture
@@ -159,13 +179,14 @@ def test_memory_is_bounded_while_the_disk_hangs(
     tmp_path: Path, slow_disk: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "MAX_PENDING", 4)
-    writer = Writer(tmp_path)
-    assert not writer.write([b"{}\n"] * 3, 0)
-    assert not writer.write([b"{}\n"] * 2, 0)
-    assert not writer.write([b"{}\n"] * 1, 0)
+    writer = lines_writer(tmp_path)
+    assert not write(writer, [b"{}\n"] * 3, 0)
+    assert not write(writer, [b"{}\n"] * 2, 0)
+    assert not write(writer, [b"{}\n"] * 1, 0)
     assert writer.shed == 2
     slow_disk.set()
-    assert writer.write([], 20)
+    assert write(writer, [])
+    assert spool_status(tmp_path).shed + writer.untold == 2
     assert len(rows(tmp_path)) == 4
 
 
@@ -181,12 +202,11 @@ def test_a_full_disk_is_one_log_line_and_a_count(tmp_path: Path, caplog: pytest.
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert telemetry.shed == 6
-    assert list(tmp_path.iterdir()) == []
+    assert written(tmp_path) == []
+    assert (spool_status(tmp_path).shed, telemetry.untold) == (6, 0)
     (entry,) = caplog.records
     assert entry.levelno == logging.ERROR
-    assert entry.getMessage() == (
-        f"telemetry: 2 spans shed, the work goes on: {tmp_path} cannot be written: [Errno 27] File too large"
-    )
+    assert entry.getMessage() == ("telemetry: 2 spans shed, the work goes on: [Errno 27] File too large")
     telemetry.record(record(7))
     telemetry.close()
     assert (len(rows(tmp_path)), telemetry.shed) == (1, 6)
@@ -198,6 +218,7 @@ def test_a_spool_that_cannot_be_a_directory(tmp_path: Path, caplog: pytest.LogCa
     telemetry.record(record())
     telemetry.close()
     assert telemetry.shed == 1
+    assert telemetry.untold == 1
     assert "Not a directory" in caplog.text
 
 
@@ -211,18 +232,46 @@ def test_a_span_that_cannot_be_recorded_is_counted(tmp_path: Path, caplog: pytes
     assert rows(tmp_path) == []
 
 
-def test_an_overfull_spool_keeps_model_calls_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model, other = b'{"SpanAttributes":{"gen_ai.operation.name":"chat"}}\n', b'{"SpanAttributes":{}}\n'
-    writer = Writer(tmp_path, capacity=300)
-    assert writer.write([other] * 10, 20)
-    assert writer.write([other, model, other], 20)
-    assert writer.write([other], 20)
-    assert (writer.shed, len(rows(tmp_path))) == (3, 11)
+MODEL, OTHER = b'{"SpanAttributes":{"gen_ai.operation.name":"chat"}}\n', b'{"SpanAttributes":{}}\n'
+
+
+def kept(directory: Path) -> tuple[int, int]:
+    """Model calls, and other spans."""
+    lines = [line for path in directory.glob("*.spool") for line in read_batch(path).body.splitlines(keepends=True)]
+    return lines.count(MODEL), lines.count(OTHER)
+
+
+def test_an_overfull_spool_gives_up_what_is_no_model_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """800 bytes, of which a header takes about 100: what waits goes first, oldest first, then what comes."""
+    writer = lines_writer(tmp_path, capacity=800)
+    for _ in range(2):
+        assert write(writer, [OTHER, MODEL, *[OTHER] * 9])
+    assert kept(tmp_path) == (2, 20)
+    names = sorted(path.name for path in tmp_path.glob("*.spool"))
+    assert write(writer, [MODEL, OTHER])
+    assert kept(tmp_path) == (3, 11)
+    assert [path.name for path in sorted(tmp_path.glob("*.spool"))][:2] == names
+    for number in range(1, 13):
+        assert write(writer, [MODEL, OTHER])
+        assert kept(tmp_path)[0] == 3 + number
+    assert kept(tmp_path)[1] == 0
+    assert spool_status(tmp_path).shed == 2 * 10 + 13
     assert "is anybody shipping?" in caplog.text
-    for path in tmp_path.glob("*.spool"):
-        path.unlink()
-    assert writer.write([other], 20)
-    assert (writer.shed, len(rows(tmp_path))) == (3, 1)
+
+
+def test_what_waits_for_a_week_keeps_its_model_calls(tmp_path: Path) -> None:
+    """By a clock that jumps, too: what is shed is counted, and the names of the files stay."""
+    old, fresh = write_batch(tmp_path, [MODEL, OTHER]), write_batch(tmp_path, [MODEL, OTHER])
+    newer = write_batch(tmp_path, [OTHER])
+    newer.write_bytes(newer.read_bytes().replace(b'"schema": 1', b'"schema": 2'))
+    for path in (old, newer):
+        os.utime(path, (time.time() - spool.MAX_AGE - 60,) * 2)
+    os.utime(fresh, (time.time() + 10 * spool.MAX_AGE,) * 2)
+    for _ in range(2):
+        spool.make_room(tmp_path, 10**9)
+    assert [read_batch(path).rows for path in (old, fresh)] == [1, 2]
+    assert newer.exists()
+    assert spool_status(tmp_path)[0::3] == (3, 1)
 
 
 def test_many_threads_record_everything_once(tmp_path: Path) -> None:
@@ -254,7 +303,7 @@ def test_off_does_nothing_and_imports_no_opentelemetry(tmp_path: Path) -> None:
     assert isinstance(spooled, SpoolTelemetry)
 
 
-@pytest.mark.parametrize("module", ["shared.telemetry", "shared.telemetry.spool", "shared.telemetry.shipper"])
+@pytest.mark.parametrize("module", ["shared.execution.telemetry", "shared.telemetry.spool", "shared.telemetry.shipper"])
 def test_what_a_tick_imports_without_telemetry_is_light(module: str) -> None:
     code = f"import sys, {module}; print([name for name in sys.modules if name.split('.')[0] in "
     code += "{'opentelemetry', 'clickhouse_connect', 'urllib3', 'numpy'}])"

@@ -8,6 +8,8 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
+from backbeat.orchestrate.ends import Ends
+from temporal_worker.orchestrations import Loaded
 from temporal_worker.worker import Options, activities_of, make_worker
 from tests.integration.test_orchestrations import begin, loaded, steps
 from tests.support.databases import Database
@@ -28,7 +30,7 @@ async def test_a_month_passes_and_then_it_writes(database: Database, skipping: W
         clocked = replace(await loaded(env), db=Clocked(env.db, database, ahead))
         run = begin(database, "rest")
         name, began = row(database, run)["temporal_id"], await skipping.get_current_time()
-        async with make_worker(client, activities_of(clocked), Options("skip"), None, [Rest]):
+        async with make_worker(client, activities_of(clocked), Options("skip"), None, Loaded([Rest], [], [Ends()])):
             given = Order(customer="acme")
             assert await client.execute_workflow("rest", given, id=name, task_queue="skip") == "rested"
         assert await skipping.get_current_time() - began >= timedelta(days=30)

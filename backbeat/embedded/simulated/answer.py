@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from backbeat.embedded.simulated import payment
+from backbeat.embedded.simulated import grade, payment
 from backbeat.embedded.simulated.rules import Facts, Finding
 
 LABEL = "Simulated: derived from the text by written rules, not by a model."
@@ -80,11 +80,13 @@ def _digest(text: str) -> str:
 
 
 def yes(name: str, facts: Facts, _finding: Finding | None) -> bool:
-    """A boolean: whether something blocks, or whether the name's words occur in the prompt."""
+    """A boolean: whether something blocks, an answer is right, or the name's words occur in the prompt."""
     if facts.about_code and re.search(r"block|risk|reject|escalat|unsafe", name):
         return facts.worst == "critical"
     if facts.about_code and re.search(r"approv|safe|clean|pass|ok\b", name):
         return facts.worst not in ("major", "critical")
+    if name == "correct" and (judged := grade.read(facts.text)) is not None:
+        return judged
     words = set(_words(facts.text))
     return any(word in words for part in [name, *name.split("_")] for word in _keywords(part))
 

@@ -22,8 +22,10 @@ SELECT backbeat.route_notification(%(id)s, %(to)s::jsonb) AS routed
 
 -- name: lease
 SELECT m.id, m.channel, m.recipient, m.lease, m.attempts, m.status, (
-    SELECT coalesce(jsonb_agg(jsonb_build_object('id', n.id, 'event', n.event, 'request', n.request_id, 'tenant', n.tenant, 'at', n.created_at) || n.facts ORDER BY n.id), '[]')
-    FROM backbeat.notifications n WHERE n.id = ANY (m.shown)) AS items
+    SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('traceparent', w.traceparent)) || jsonb_build_object(
+        'id', n.id, 'event', n.event, 'request', n.request_id, 'tenant', n.tenant, 'at', n.created_at) || n.facts ORDER BY n.id), '[]')
+    FROM backbeat.notifications n LEFT JOIN backbeat.approval_requests r ON r.id = n.request_id
+    LEFT JOIN backbeat.orchestrated_workflows w ON w.id = r.workflow_id WHERE n.id = ANY (m.shown)) AS items
 FROM backbeat.lease_message(%(channel)s, %(seconds)s) AS m
 
 -- name: settle

@@ -17,3 +17,6 @@ SELECT backbeat.release_switch(%(name)s, %(by)s) AS released
 
 -- name: resolve_effect
 SELECT backbeat.resolve_effect(%(key)s, %(outcome)s::jsonb, %(reason)s, %(by)s) AS resolved
+
+-- name: note_restore
+SELECT backbeat.note_restore(NULL, %(by)s, %(reason)s) AS noted

@@ -47,3 +47,11 @@ SELECT (SELECT coalesce(trim_scale(sum(b.overrun_usd)), 0) FROM backbeat.budgets
        (SELECT count(*) FROM backbeat.ticks k WHERE k.id >= backbeat.uuid7_floor(backbeat.now() - interval '5 minutes')) AS ticks,
        (SELECT max(right(c.relname, 8))::date - backbeat.utc_day(backbeat.now()) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'backbeat.finished_tasks'::regclass AND c.relname ~ '\d{8}$') AS days_ahead
+
+-- name: spools
+SELECT h.host, h.files, h.quarantined, h.shed, extract(epoch FROM backbeat.clock() - h.oldest_at)::double precision AS oldest FROM backbeat.telemetry_hosts h
+UNION ALL
+SELECT 'Postgres', count(*) FILTER (WHERE o.refused IS NULL), count(o.refused), 0, extract(epoch FROM backbeat.clock()
+    - to_timestamp(min(('x' || translate(left(o.id::text, 13), '-', ''))::bit(48)::bigint) FILTER (WHERE o.refused IS NULL) / 1000.0))::double precision
+FROM backbeat.telemetry_outbox o HAVING count(*) > 0
+ORDER BY oldest DESC NULLS LAST

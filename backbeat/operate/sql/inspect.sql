@@ -102,3 +102,7 @@ SELECT CASE %(scope)s::text WHEN 'tenant' THEN EXISTS (SELECT FROM backbeat.tena
 
 -- name: today
 SELECT backbeat.utc_day(backbeat.now()) AS day
+
+-- name: newest_effects
+SELECT key, kind, status, owner_kind, owner, origin_id, request, outcome, error, fires, intended_at, done_at, resolved_by
+FROM backbeat.side_effects WHERE %(status)s::text IS NULL OR status = %(status)s ORDER BY intended_at DESC LIMIT %(limit)s

@@ -15,3 +15,6 @@ FROM (
     SELECT * FROM backbeat.model_calls o WHERE o.status = 'open'
     UNION ALL SELECT * FROM backbeat.model_calls d WHERE d.status = 'done' AND d.closed_at > backbeat.clock() - interval '1 minute') c
 GROUP BY c.route
+
+-- name: held
+SELECT key, reason FROM backbeat.pauses WHERE scope = 'route'

@@ -12,7 +12,7 @@ ORDER BY w.id DESC LIMIT %(limit)s
 
 -- name: run
 SELECT w.id, w.workflow, w.version, w.tenant, w.status, w.waiting_for,
-       coalesce((SELECT max(r.deadline) FROM backbeat.approval_requests r WHERE r.workflow_id = w.id), w.deadline) AS deadline, w.temporal_id, w.run_id, w.generation, w.state_seq, w.input, w.result, w.error,
+       w.deadline, w.temporal_id, w.run_id, w.generation, w.state_seq, w.input, w.result, w.error,
        w.parent_workflow, w.parent_step, w.parent_task, w.start_key, w.origin_id, w.traceparent, w.created_at, w.updated_at, w.finished_at
 FROM backbeat.orchestrated_workflows w WHERE w.id = %(id)s
 

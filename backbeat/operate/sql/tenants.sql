@@ -15,11 +15,14 @@ SELECT backbeat.set_tenant(%(tenant)s, %(weight)s, %(max_running)s, %(by)s)
 SELECT backbeat.refuse_unknown_tenants(%(by)s)
 
 -- name: workflows
-SELECT w.name AS workflow, w.version, w.runtime, w.tier, w.seen_at, p.key IS NOT NULL AS paused, p.reason, coalesce(t.live, 0) AS live
+SELECT w.name AS workflow, w.version, w.runtime, w.tier, w.seen_at, w.canary, w.stable, p.key IS NOT NULL AS paused, p.reason, coalesce(t.live, 0) AS live
 FROM backbeat.workflows w
 LEFT JOIN backbeat.pauses p ON (p.scope, p.key) = ('workflow', w.name)
 LEFT JOIN (SELECT s.workflow, s.version, count(*) AS live FROM backbeat.simple_tasks s GROUP BY 1, 2) t ON (t.workflow, t.version) = (w.name, w.version)
 ORDER BY w.name, w.version
+
+-- name: set_canary
+SELECT EXISTS (SELECT FROM backbeat.set_canary(%(workflow)s, %(version)s, %(percent)s, %(by)s)) AS done
 
 -- name: pause
 SELECT backbeat.pause(%(scope)s, %(key)s, %(reason)s, %(by)s) AS waiting

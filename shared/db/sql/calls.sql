@@ -40,6 +40,3 @@ FROM (
     SELECT c.workflow, c.model, c.prefix, c.closed_at FROM backbeat.model_calls c
     WHERE c.status = 'done' AND c.prefix IS NOT NULL AND c.day >= backbeat.utc_day(backbeat.now()) - 1 ORDER BY c.closed_at DESC LIMIT 1000) recent
 ORDER BY workflow, model, prefix, closed_at DESC
-
--- name: held_routes
-SELECT key, reason FROM backbeat.pauses WHERE scope = 'route'

@@ -12,6 +12,5 @@ SELECT backbeat.refire_effect(%(key)s, %(token)s, %(fire_seconds)s, %(error)s) A
 -- name: note_effect
 SELECT backbeat.note_effect(%(key)s, %(error)s)
 
--- name: list_effects
-SELECT key, kind, status, owner_kind, owner, origin_id, request, outcome, error, fires, intended_at, done_at, resolved_by
-FROM backbeat.side_effects WHERE %(status)s::text IS NULL OR status = %(status)s ORDER BY intended_at DESC LIMIT %(limit)s
+-- name: note_restore
+SELECT backbeat.note_restore(%(proof)s, %(by)s, %(reason)s)

@@ -11,7 +11,7 @@ SELECT backbeat.cancel_orphans(%(workflow)s) AS ended
 SELECT id, status, waiting_for, result, error FROM backbeat.child_workflow(%(run)s, %(step)s, %(workflow)s, %(input)s::jsonb)
 
 -- name: add_children
-SELECT cardinality(children) AS children, children_left AS left, failed, tolerated
+SELECT id, cardinality(children) AS children, children_left AS left, failed, tolerated
 FROM backbeat.add_children(%(run)s, %(step)s, %(start)s, %(name)s, %(version)s, %(payloads)s::jsonb[], %(tolerated)s, %(seal)s)
 
 -- name: join
@@ -26,4 +26,5 @@ WHERE (j.workflow_id, j.step) = (%(run)s, %(step)s) AND c.n > %(start)s ORDER BY
 SELECT id, status, result, concat_ws(': ', error_class, error) AS error FROM backbeat.finished_tasks WHERE id = ANY (%(ids)s)
 
 -- name: wrote
-SELECT status, fire_until IS NULL AS given_back FROM backbeat.side_effects WHERE key = %(key)s
+SELECT status = 'done' OR fire_until IS NOT NULL AS maybe FROM backbeat.side_effects WHERE key = %(key)s
+UNION ALL SELECT true WHERE backbeat.may_be_lost(%(key)s)

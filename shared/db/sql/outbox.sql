@@ -8,7 +8,7 @@ SELECT backbeat.settle_outbox(
 
 -- name: workflow
 SELECT w.id, w.workflow, w.version, w.tenant, w.input, w.status, w.temporal_id, w.origin_id, w.traceparent, w.created_at,
-       w.parent_task, (t.history -> -1 ->> 'lease')::bigint AS parent_lease
+       w.parent_task, w.parent_workflow, (t.history -> -1 ->> 'lease')::bigint AS parent_lease
 FROM backbeat.orchestrated_workflows w LEFT JOIN backbeat.finished_tasks t ON t.id = w.parent_task WHERE w.id = %(id)s
 
 -- name: project

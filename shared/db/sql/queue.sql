@@ -31,7 +31,7 @@ SELECT backbeat.end_tick(%(id)s, %(claimed)s, %(settled)s)
 SELECT backbeat.maintain_partitions() AS made, backbeat.retain() AS removed, backbeat.retain_agents()
 
 -- name: expired_leases
-SELECT id, lease, tenant, workflow, version, tier, attempts, origin_id, traceparent, worker, started_at, created_at, backbeat.clock() AS seen_at
+SELECT id, lease, tenant, workflow, version, tier, attempts, origin_id, traceparent, worker, started_at, created_at, source_at, parent_id, backbeat.clock() AS seen_at
 FROM backbeat.simple_tasks WHERE status = 'running' AND lease_until < backbeat.clock() ORDER BY id LIMIT %(limit)s
 
 -- name: reap
@@ -42,17 +42,17 @@ SELECT due, expired, promoted, unloaded FROM backbeat.sweep(%(limit)s)
 
 -- name: claim
 SELECT id, tenant, workflow, version, tier, class AS class_, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
-       traceparent, created_at, source_at
+       traceparent, created_at, source_at, parent_id
 FROM backbeat.claim(%(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s, %(idle)s)
 
 -- name: claim_bulk
 SELECT id, tenant, workflow, version, tier, class AS class_, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
-       traceparent, created_at, source_at
+       traceparent, created_at, source_at, parent_id
 FROM backbeat.claim_bulk(%(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s, %(idle)s)
 
 -- name: turn
 SELECT id, tenant, workflow, version, tier, class AS class_, payload, attempts, max_attempts, alone, lease, worker, started_at, origin_id, coalesce(first_id, id) AS first_id, idempotency_key,
-       traceparent, created_at, source_at
+       traceparent, created_at, source_at, parent_id
 FROM backbeat.turn(%(rows)s::jsonb, %(worker)s, %(loaded)s::text[], %(limit)s, %(lease_seconds)s)
 
 -- name: heartbeat
@@ -63,3 +63,6 @@ SELECT id FROM backbeat.settle(%(rows)s::jsonb) AS refused(id)
 
 -- name: switches
 SELECT name, reason FROM backbeat.switches
+
+-- name: register_definitions
+SELECT backbeat.register_definitions(%(runtime)s, %(definitions)s::jsonb)

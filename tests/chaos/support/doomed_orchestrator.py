@@ -1,5 +1,10 @@
-"""A Temporal worker that kills itself at one labelled step: `python -m … STEP NTH run …`; nothing in it knows."""
+"""A Temporal worker that kills itself at one labelled step: `python -m … STEP NTH run …`; nothing in it knows.
 
+With BACKBEAT_TEST_STOPS=1 it stops there (SIGSTOP) until somebody lets it go on: time to kill what it talks to.
+"""
+
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -7,6 +12,7 @@ from shared.db import approvals, effects, outbox
 from temporal_worker.__main__ import main
 from temporal_worker.dispatcher import Dispatcher
 from temporal_worker.relay import Relay
+from tests.chaos.support import doomed
 from tests.chaos.support.doomed import Doom
 
 STEPS: dict[str, Callable[[Doom], None]] = {
@@ -27,6 +33,8 @@ STEPS: dict[str, Callable[[Doom], None]] = {
 
 
 if __name__ == "__main__":
+    if os.environ.get("BACKBEAT_TEST_STOPS") == "1":
+        doomed.die = lambda: os.kill(os.getpid(), signal.SIGSTOP)
     step, nth, *rest = sys.argv[1:]
     STEPS[step](Doom(int(nth)))
     sys.exit(main(rest))

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +16,10 @@ from urllib.parse import parse_qs
 from uuid import UUID
 
 from backbeat.embedded import ports
-from shared.db import pool, producers
+from backbeat.producer.submit import submit
+from shared.db import pool, queue
 from shared.db.pool import Database as Connection
 from shared.definitions import load_definitions
-from shared.execution.producer import submit
 from shared.telemetry.spans import NullTelemetry
 from tests.chaos.support.doomed import PROVIDER_LOG
 from tests.support.databases import Database
@@ -88,6 +88,7 @@ class Rig:
     seed: int = 1
     latency: str = "0.1-0.3"
     faults: Sequence[dict[str, Any]] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
     provider_port: int = field(default_factory=ports.find)
     _stack: ExitStack = field(default_factory=ExitStack)
     _ticks: list[Tick] = field(default_factory=list)
@@ -137,6 +138,7 @@ class Rig:
             "BACKBEAT_TELEMETRY": "spool",
             "BACKBEAT_SPOOL_DIR": str(self.spool),
             PROVIDER_LOG: str(self.provider.log),
+            **self.settings,
         }
 
     def tick(self, *flags: str, doom: tuple[str, int] | None = None, modules: Sequence[str] = ()) -> Tick:
@@ -177,7 +179,7 @@ class Rig:
     def register(self, *modules: str) -> None:
         """Make the workflows known without any worker having them loaded."""
         registry = load_definitions(modules or [WORK])
-        self.ask(lambda db: producers.register_definitions(db, "cron", registry.rows()))
+        self.ask(lambda db: queue.register_definitions(db, "cron", registry.rows()))
 
     def enqueue(self, name: str, items: Sequence[dict[str, Any]], **options: Any) -> list[UUID]:
         """Enqueue one task an item; their ids."""

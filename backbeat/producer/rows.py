@@ -1,6 +1,6 @@
 """How tasks come in: a few with their answers, or many through COPY. Postgres decides what is new."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,9 +12,8 @@ from psycopg.types.json import Jsonb
 
 from shared.db.pool import Database, translate
 from shared.db.queries import load
-from shared.db.text import storable
 
-_SQL = load("producers")
+_SQL = load("producers", "backbeat.producer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +89,3 @@ async def enqueue_many(
     except psycopg.Error as error:
         raise translate(error) from error
     return created
-
-
-async def register_definitions(db: Database, runtime: str, definitions: Sequence[Mapping[str, Any]]) -> None:
-    """Make definitions known, so that tasks of them can be enqueued before any worker came."""
-    await db.rows(_SQL["register_definitions"], {"runtime": runtime, "definitions": storable(list(definitions))})

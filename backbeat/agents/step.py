@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from shared.db import agents
-from shared.db.agents import State, Step
+from backbeat.agents import record
+from backbeat.agents.record import State, Step
 from shared.domain.outcome import Child, Dead, Escalate, FanOut, Outcome, Retry, Succeed
 from shared.execution.context import Context
 from shared.execution.interrupt import Interrupt
@@ -42,7 +42,7 @@ class Agent:
 
 async def begin(ctx: Context, max_steps: int) -> State:
     """The agent as it stands. Raises Interrupt when it may take no further step."""
-    state = await agents.begin_step(ctx.env.db, ctx.task.id, ctx.task.lease)
+    state = await record.begin_step(ctx.env.db, ctx.task.id, ctx.task.lease)
     if state is None:
         raise Interrupt(None)
     most = state.max_steps or max_steps
@@ -103,7 +103,7 @@ async def transcript(ctx: Context, value: BaseModel, steps: Sequence[Step], most
 
 async def read_page(ctx: Context, step: Step, page: int) -> dict[str, Any]:
     """How children of a step ended, so many a page, the first being 1."""
-    results = await agents.children(ctx.env.db, step.task_id, (page - 1) * PAGE, PAGE)
+    results = await record.children(ctx.env.db, step.task_id, (page - 1) * PAGE, PAGE)
     return {"children": results[0]["total"] if results else 0, "page": page, "results": results}
 
 

@@ -19,6 +19,3 @@ WHERE e.created
 
 -- name: drop_stage
 DROP TABLE pg_temp.backbeat_stage
-
--- name: register_definitions
-SELECT backbeat.register_definitions(%(runtime)s, %(definitions)s::jsonb)

@@ -12,8 +12,8 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
-from shared.orchestration.run import current
-from temporal_worker.constants import KNOWN_WORKFLOWS
+from backbeat.orchestrate.run import current
+from shared.orchestration.messages import KNOWN_WORKFLOWS
 
 
 class Ends(Interceptor):

@@ -1,65 +1,30 @@
 """Adding tasks: payloads checked against their definition, keyed, enqueued, and each one's trace begun."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from pydantic import ValidationError
 
+from backbeat.producer.rows import Enqueued, Submission, Terms, enqueue, enqueue_many
 from shared import clock
 from shared.db.pool import Database, translate
-from shared.db.producers import Enqueued, Submission, Terms, enqueue, enqueue_many, register_definitions
-from shared.definitions import Definition, Orchestration
-from shared.errors import InputError, NotFoundError
+from shared.db.queue import register_definitions
+from shared.definitions import Definition
+from shared.errors import NotFoundError
+from shared.execution.payloads import Row, canonical_text, checked
 from shared.execution.spans import enqueue_span
-from shared.ids import canonical, key_of, parse_traceparent
+from shared.ids import key_of, parse_traceparent
 from shared.telemetry.spans import Telemetry
 
 PART = 5000  # rows a transaction
 PART_BYTES = 16 * 1_048_576
-PAYLOAD_CAP = 1_048_576  # bytes, as `backbeat.enqueue` counts them
-Row = tuple[bytes, bytes | None]  # a payload as it is stored, and its key
-
-
-def checked(definition: Definition | Orchestration, payload: Any, *, strings: bool = False) -> dict[str, Any]:
-    """The payload as the definition will read it; of `strings` where that came from text alone, such as CSV.
-
-    Raises InputError naming the field that is wrong.
-    """
-    try:
-        model = definition.input
-        found = model.model_validate_strings(payload) if strings else model.model_validate(payload)
-        value: dict[str, Any] = found.model_dump(mode="json")
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the payload"
-        raise InputError(f"{definition.full_name}: {where}: {problem['msg']}", fix="Correct the payload") from error
-    return value
-
-
-def prepared(definition: Definition, payload: Any, salt: str = "", *, strings: bool = False) -> Row:
-    """A payload as `submit_many` takes it. Raises InputError for whatever `submit` would refuse."""
-    value = checked(definition, payload, strings=strings)
-    text = _canonical(definition, value)
-    if 2 * len(text) > PAYLOAD_CAP and len(json.dumps(value, ensure_ascii=False).encode()) > PAYLOAD_CAP:
-        raise InputError(f"{definition.full_name}: the payload is larger than {PAYLOAD_CAP} bytes")
-    return text, key_of(definition.name, definition.version, text, salt) if definition.idempotency else None
-
-
-def _canonical(definition: Definition, value: dict[str, Any]) -> bytes:
-    try:
-        return canonical(value)
-    except ValueError as error:
-        what = f"{definition.full_name}: the payload has no canonical form: {error}"
-        raise InputError(what, fix="Write NaN and numbers from 2**53 on as strings") from error
 
 
 def _key(definition: Definition, value: dict[str, Any], salt: str) -> bytes:
-    return key_of(definition.name, definition.version, _canonical(definition, value), salt)
+    return key_of(definition.name, definition.version, canonical_text(definition, value), salt)
 
 
 async def submit(

@@ -7,7 +7,7 @@ from uuid import UUID
 from shared.db.pool import Database
 from shared.db.queries import load
 
-_SQL = load("agents")
+_SQL = load("agents", "backbeat.agents")
 
 
 @dataclass(frozen=True, slots=True)
