@@ -34,9 +34,11 @@ SETTINGS = {
     "temporal_namespace": "Where workflows live in Temporal.",
     "temporal_profile": "A profile of Temporal's own settings (TLS, API key); read only when it is named here.",
     "clickhouse_url": "`http://user:password@host:port/database`. Not needed by ticks.",
+    "analyst_url": "The same, as the user who only reads: `backbeat query`.",
     "definitions": "Modules that declare tasks and effects: a list, or names with commas.",
     "telemetry": "Where spans go: `spool` on this host's disk, `postgres`, `otlp`, several of them with commas; `off` "
     "imports nothing of it. See [telemetry](../how-to/telemetry.md).",
+    "capture": "`redacted` puts prompts and answers into spans, without keys, addresses and card numbers; or `off`.",
     "spool_dir": "Where the spool is, and the count of what was shed; each host has its own.",
     "routes_file": "Which models serve a tier. Without it, the routes that come with Backbeat.",
     "token_file": "The token of whoever decides approvals.",

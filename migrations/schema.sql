@@ -1198,6 +1198,23 @@ BEGIN
     ORDER BY u.n;
 END $$;
 
+CREATE FUNCTION backbeat.erase(p_ids uuid[], p_subject text, p_by text, p_reason text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $_$
+DECLARE v text[]; v_table text; v_n int; v_rows jsonb := '{}'; v_ids uuid[] := ARRAY(SELECT unnest(p_ids) EXCEPT SELECT id FROM simple_tasks
+    EXCEPT SELECT id FROM orchestrated_workflows WHERE finished_at IS NULL);
+BEGIN FOREACH v_table IN ARRAY string_to_array('finished_tasks id payload result error history;model_calls owner response error;agents id input result error;'
+    'agent_steps task_id args reasoning output observation;side_effects owner request outcome error;orchestrated_workflows id input result error;'
+    'orchestrated_workflows_steps workflow_id detail', ';') LOOP v := string_to_array(v_table, ' ');
+    EXECUTE (SELECT format('UPDATE %s SET %s WHERE %s = ANY ($1)', v[1], string_agg(format(CASE WHEN c IN ('error', 'reasoning', 'observation')
+        THEN '%1$s = left(%1$s, 0)' ELSE '%1$s = CASE WHEN %1$s IS NOT NULL THEN ''{}''::jsonb END' END, c), ', '), v[2]) FROM unnest(v[3:]) c) USING v_ids;
+    GET DIAGNOSTICS v_n = ROW_COUNT; v_rows := v_rows || jsonb_build_object(v[1], v_n); END LOOP;
+    UPDATE dead_letters SET payload = NULL, error = '', resolved_at = coalesce(resolved_at, clock()), resolved_by = p_by, reason = p_reason WHERE id = ANY (v_ids);
+    UPDATE notifications o SET facts = '{}' FROM approval_requests r WHERE r.id = o.request_id AND r.workflow_id = ANY (v_ids);
+    UPDATE approval_requests SET payload = payload || '{"request": null}', title = 'erased' WHERE workflow_id = ANY (v_ids);
+    PERFORM audit(session_user, 'erased', p_subject, v_rows || jsonb_build_object('by', p_by, 'reason', p_reason)); RETURN v_rows; END $_$;
+
 CREATE FUNCTION backbeat.expect_wake(p_workflow uuid) RETURNS void
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
@@ -3739,6 +3756,8 @@ REVOKE ALL ON FUNCTION backbeat.enough(p_request backbeat.approval_requests, p_r
 REVOKE ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_producer;
 GRANT ALL ON FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads jsonb[], p_keys bytea[], p_tenant text, p_class text, p_run_after timestamp with time zone, p_expires_at timestamp with time zone, p_source_at timestamp with time zone[], p_traceparent text, p_origin uuid, p_parent uuid, p_salt text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.erase(p_ids uuid[], p_subject text, p_by text, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.erase(p_ids uuid[], p_subject text, p_by text, p_reason text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.expect_wake(p_workflow uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.extended(p_request backbeat.approval_requests, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.fan_out(p_end backbeat.ending) FROM PUBLIC;

@@ -49,8 +49,10 @@ class Config:
     temporal_namespace: str = "default"
     temporal_profile: str = ""
     clickhouse_url: str = ""
+    analyst_url: str = ""
     definitions: tuple[str, ...] = ()
     telemetry: str = "off"
+    capture: str = "off"
     spool_dir: Path = Path("var/spool")
     routes_file: Path | None = None
     token_file: Path | None = None
@@ -89,8 +91,10 @@ _ENVIRONMENT = {
     "temporal_namespace": "BACKBEAT_TEMPORAL_NAMESPACE",
     "temporal_profile": "BACKBEAT_TEMPORAL_PROFILE",
     "clickhouse_url": "BACKBEAT_CLICKHOUSE_URL",
+    "analyst_url": "BACKBEAT_ANALYST_URL",
     "definitions": "BACKBEAT_DEFINITIONS",
     "telemetry": "BACKBEAT_TELEMETRY",
+    "capture": "BACKBEAT_CAPTURE",
     "spool_dir": "BACKBEAT_SPOOL_DIR",
     "routes_file": "BACKBEAT_ROUTES_FILE",
     "token_file": "BACKBEAT_TOKEN_FILE",
@@ -123,6 +127,8 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
         fix = f"Use one of {', '.join(TELEMETRY_MODES)}, or several of the first three with commas"
         raise ConfigError(f"telemetry is {config.telemetry!r}", fix=fix)
     config = replace(config, telemetry=",".join(modes))
+    if config.capture not in ("off", "redacted"):
+        raise ConfigError(f"capture is {config.capture!r}", fix="Use off or redacted")
     return replace(config, providers=_providers(raw_providers, env, path), notify=notify)
 
 

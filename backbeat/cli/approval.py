@@ -41,10 +41,10 @@ def list_(state: str, mine: bool, limit: int, token_file: Path | None, output: s
     me = tokens.fingerprint(tokens.read(config.token_file)) if mine else None
 
     async def main() -> "list[Request]":
-        from shared.db import approvals
+        from backbeat.operate.approvals import find
 
         async with database(config) as db:
-            return await approvals.find(db, None if state == "all" else state, limit, me)
+            return await find(db, None if state == "all" else state, limit, me)
 
     columns = ("deadline", "note", "who_may_decide") if state in _STATES[:3] else ("state", "closed_by", "closed_at")
     emit([sheet(found) for found in run_async(main())], columns=("id", "title", *columns), output=output)

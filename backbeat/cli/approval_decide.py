@@ -200,12 +200,12 @@ def _many(named: dict[UUID, str | None], wish: Wish, yes: bool, file: Path | Non
         raise click.UsageError(f"say what you were shown: {missing[0]}:HASH (`approval list -o json` has the hashes)")
 
     async def main() -> list[tuple[dict[str, Any], int]]:
-        from shared.db import approvals
+        from backbeat.operate.approvals import find
 
         async with database(config) as db:
             shown: dict[UUID, str | None] = dict(named)
             if not named:
-                found = await approvals.find(db, "open", 1000, tokens.fingerprint(token))
+                found = await find(db, "open", 1000, tokens.fingerprint(token))
                 _ask(found, wish, yes)
                 shown = {each.id: each.content_hash for each in found}
             return [await _line(db, token, id_, wish, seen) for id_, seen in shown.items()]

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -78,6 +79,26 @@ def rebuild(since: timedelta, dry_run: bool, output: str) -> None:
     emit(done, output=output)
     if done.waiting:
         talk(f"note: {done.waiting} batches are still on their way; run it again when they have arrived")
+
+
+@telemetry.command()
+@click.option("--parquet", "target", type=click.Path(path_type=Path), required=True, metavar="FILE|DIR")
+@click.option(
+    "--table", "tables", multiple=True, metavar="NAME", help="llm_calls, task_runs, spans, …; may be repeated."
+)
+@click.option("--since", type=duration, help="Only what began since; all there is without it.")
+@output_option
+def export(target: Path, tables: tuple[str, ...], since: timedelta | None, output: str) -> None:
+    """Write the facts as Parquet files, for DuckDB, BigQuery and others.
+
+    One file a table into a directory, or one table into FILE.parquet. A row stands once and money is DECIMAL. Without
+    --table it is all facts; the spans themselves only when asked for.
+    """
+    from backbeat.analyst.export import export as write
+    from shared import clock
+
+    began = clock.wall() - since if since else None
+    emit(write(_config().clickhouse_url, target, tables, began), output=output)
 
 
 def _config() -> "Config":

@@ -1,46 +1,53 @@
 """A ClickHouse server of one process and one directory: chDB behind ClickHouse's HTTP interface, on loopback only.
 
     python -m backbeat.embedded.clickhouse --path DIR --port P [--user U --password-file F]
+        [--analyst NAME --analyst-password-file F] [--limit SETTING=VALUE] [--analyst-limit SETTING=VALUE]
 
-clickhouse-connect and other HTTP clients work unmodified; the native protocol, sessions with temporary
-tables, external tables and `compress=1` are not there. GET is read-only, as in ClickHouse. An
+clickhouse-connect and other HTTP clients work unmodified; the native protocol, external tables and
+`compress=1` are not there, so neither are Grafana's plugin and the clients in Go. GET is read-only, as in
+ClickHouse; the analyst reads only, within limits. A statement ends with the connection that asked for it. An
 acknowledged insert survives kill -9. SIGTERM lets running statements end, then exits 0.
 """
 
 import argparse
 import asyncio
-import base64
-import binascii
-import hmac
 import logging
 import os
 import signal
 import socket
 import sys
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from backbeat.embedded.clickhouse_engine import Engine, EngineError
-from backbeat.embedded.clickhouse_wire import compressed, headers_of, read_query, refusal, status_of
+from backbeat.embedded.clickhouse_engine import Engine, EngineError, new_tag
+from backbeat.embedded.clickhouse_users import ANALYST_LIMITS, OWNER_LIMITS, User, admit, granted
+from backbeat.embedded.clickhouse_wire import compressed, headers_of, read_query, status_of, too_long
 from shared.errors import BackbeatError, ConfigError, ConflictError
 
 STATEMENTS = 8  # at once
+ANALYST_STATEMENTS = 4  # in threads of their own: who ships telemetry never waits for who reads it
+CANCEL_SECONDS = 0.05
+CLIENT_CLOSED = 499
 STOP_SECONDS = 10
 _log = logging.getLogger("backbeat.clickhouse")
 
 
 class Server:
-    """The HTTP surface over one engine. `password` None means that whoever reaches the port may use it."""
+    """The HTTP surface over one engine. The first user owns it."""
 
-    def __init__(self, engine: Engine, user: str, password: str | None) -> None:
-        self._engine, self._user, self._password = engine, user, password
+    def __init__(self, engine: Engine, users: Sequence[User]) -> None:
+        self._engine, self._users = engine, users
         self._threads = ThreadPoolExecutor(STATEMENTS, thread_name_prefix="statement")
+        self._analysts = ThreadPoolExecutor(ANALYST_STATEMENTS, thread_name_prefix="analyst")
         self.app = Starlette(
             routes=[Route("/ping", _ping, methods=["GET"]), Route("/", self._answer, methods=["GET", "POST"])]
         )
@@ -48,36 +55,54 @@ class Server:
     async def _answer(self, request: Request) -> Response:
         query_id = request.query_params.get("query_id") or str(uuid.uuid4())
         try:
-            self._admit(request)
-            body = await request.body()
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._execute, request, body, query_id)
+            user = admit(self._users, request.headers, request.query_params)
+            body = await _body(request, user.body_limit)
+            tag, threads = new_tag(query_id), self._analysts if user.analyst else self._threads
+            return await self._unless_gone(
+                request, threads.submit(self._execute, user, request, body, query_id, tag), tag
+            )
         except EngineError as error:
             return _refused(error, query_id)
 
-    def _execute(self, request: Request, body: bytes, query_id: str) -> Response:
-        query = read_query(request.method, request.query_params, request.headers, body)
+    async def _unless_gone(self, request: Request, work: Future[Response], tag: str) -> Response:
+        """The answer; when its client hangs up first, the statement is ended and nobody gets one."""
+        answer, gone = asyncio.wrap_future(work), asyncio.ensure_future(_gone(request))
+        either: set[asyncio.Future[Any]] = {answer, gone}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            while not work.done():
+                if work.cancel():
+                    return Response(status_code=CLIENT_CLOSED)
+                await asyncio.to_thread(self._engine.cancel, tag)
+                await asyncio.wait({answer}, timeout=CANCEL_SECONDS)
+            return await answer
+        finally:
+            gone.cancel()
+
+    def _execute(self, user: User, request: Request, body: bytes, query_id: str, tag: str) -> Response:
+        query = read_query(request.method, request.query_params, request.headers, body, user.body_limit)
         if query is None:
             return PlainTextResponse("Ok.\n")
-        result = self._engine.execute(query)
+        session = query.session and query.session._replace(user=user.name)
+        result = self._engine.execute(granted(user, replace(query, tag=tag, session=session)))
         answer, encoding = compressed(result.body, request.query_params, request.headers.get("accept-encoding", ""))
         headers = headers_of(result, query_id) | ({"Content-Encoding": encoding} if encoding else {})
         return Response(answer, headers=headers, media_type="text/plain; charset=UTF-8")
 
-    def _admit(self, request: Request) -> None:
-        # A web page can make a browser send a plain POST to loopback; no client of a database sends an Origin.
-        if "origin" in request.headers:
-            raise refusal(516, "AUTHENTICATION_FAILED", "requests of web pages are refused")
-        if self._password is None:
-            return
-        given = _credentials(request)
-        if given is None:
-            raise refusal(194, "REQUIRED_PASSWORD", "a user and password are required")
-        user_matches = hmac.compare_digest(given[0].encode(), self._user.encode())
-        password_matches = hmac.compare_digest(given[1].encode(), self._password.encode())
-        if not (user_matches and password_matches):
-            text = "Authentication failed: password is incorrect, or there is no user with such name"
-            raise refusal(516, "AUTHENTICATION_FAILED", text)
+
+async def _body(request: Request, most: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise too_long(most)
+    return bytes(body)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has hung up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _refused(error: EngineError, query_id: str) -> Response:
@@ -94,28 +119,14 @@ async def _ping(_request: Request) -> Response:
     return PlainTextResponse("Ok.\n")
 
 
-def _credentials(request: Request) -> tuple[str, str] | None:
-    user, key = request.headers.get("x-clickhouse-user"), request.headers.get("x-clickhouse-key")
-    if user is not None:
-        return user, key or ""
-    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return None
-    try:
-        user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-    return user, password
-
-
-def serve(path: Path, port: int, user: str = "default", password: str | None = None) -> None:
+def serve(path: Path, port: int, users: Sequence[User] = (User("default", None),)) -> None:
     """Serve until SIGTERM or SIGINT. Port 0 takes a free one; the line on stdout names it. Raises BackbeatError."""
     import uvicorn
 
     listener = _bind(port)
     engine = Engine(path)
     config = uvicorn.Config(
-        Server(engine, user, password).app,
+        Server(engine, users).app,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -155,17 +166,45 @@ def _password(file: Path | None) -> str | None:
         ) from error
 
 
-def main() -> None:
-    """Run the server; never returns."""
+def _users(options: argparse.Namespace) -> list[User]:
+    owner = User(options.user, _password(options.password_file), limits=_limits(OWNER_LIMITS, options.limit))
+    if not options.analyst:
+        return [owner]
+    analyst = _password(options.analyst_password_file)
+    if not owner.password or not analyst or options.analyst == options.user:
+        raise ConfigError("an analyst needs a password, and so does the owner", fix="Give both --…password-file")
+    return [owner, User(options.analyst, analyst, True, _limits(ANALYST_LIMITS, options.analyst_limit))]
+
+
+def _limits(usual: Mapping[str, str], given: Sequence[str]) -> dict[str, str]:
+    limits = dict(usual)
+    for each in given:
+        name, _, value = each.partition("=")
+        if name not in ANALYST_LIMITS or not value.isdecimal() or int(value) == 0:
+            raise ConfigError(f"{each!r} is no limit", fix=f"Give NAME=NUMBER, NAME one of {', '.join(ANALYST_LIMITS)}")
+        limits[name] = value
+    return limits
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("backbeat.embedded.clickhouse", description="ClickHouse over one chDB directory")
     parser.add_argument("--path", type=Path, required=True, help="the directory this process will own")
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--user", default="default")
     parser.add_argument("--password-file", type=Path, help="without it, whoever reaches the port may use it")
-    options = parser.parse_args()
+    parser.add_argument("--analyst", help="a user who can only read")
+    parser.add_argument("--analyst-password-file", type=Path)
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help="what a statement may use")
+    parser.add_argument("--analyst-limit", action="append", default=[], metavar="NAME=NUMBER")
+    return parser
+
+
+def main() -> None:
+    """Run the server; never returns."""
+    options = _parser().parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
-        serve(options.path, options.port, options.user, _password(options.password_file))
+        serve(options.path, options.port, _users(options))
     except BackbeatError as error:
         sys.stderr.write(f"clickhouse: {error}\n")
         sys.exit(error.exit_code)

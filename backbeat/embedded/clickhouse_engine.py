@@ -1,14 +1,16 @@
-"""One chDB directory behind ClickHouse's semantics of a request: database, settings, readonly, typed errors."""
+"""One chDB directory behind ClickHouse's semantics of a request: database, settings, readonly, typed errors, cancel."""
 
 import fcntl
 import os
 import re
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backbeat.embedded.clickhouse_sessions import SessionBusyError, SessionRef, Sessions, SessionUnknownError
 from shared.errors import BackbeatError, ConfigError, ConflictError, UnavailableError
 
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
@@ -19,6 +21,8 @@ _TOKEN = re.compile(
 _LAST_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*(?:\bSETTINGS\b[^;]*)?;?\s*$", re.IGNORECASE)
 _READS = {b"SELECT", b"WITH", b"SHOW", b"DESCRIBE", b"DESC", b"EXISTS", b"EXPLAIN", b"CHECK", b"FROM"}
 _INLINE = {b"SELECT", b"WITH", b"VALUES", b"FROM"}
+_KILL = re.compile(rb"\s*KILL\s+QUERY\b", re.IGNORECASE)
+_QUERY_ID = re.compile(rb"\bquery_id\b")
 _UNKNOWN_ERROR = 1002
 _BAD_ARGUMENTS = 36
 
@@ -33,7 +37,10 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One request. `text` is SQL, followed by the rows when it is `INSERT … FORMAT name`."""
+    """One request. `text` is SQL, followed by the rows when it is `INSERT … FORMAT name`.
+
+    `tag` is what `Engine.cancel` knows it by; an analyst's is looked at before it runs.
+    """
 
     text: bytes
     format: str = "TabSeparated"
@@ -41,6 +48,14 @@ class Query:
     readonly: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
+    tag: str = ""
+    analyst: bool = False
+    session: SessionRef | None = None
+
+
+def new_tag(query_id: str) -> str:
+    """A name for one run of a statement: chDB gives it an id of its own, and two clients may choose the same."""
+    return f"{uuid.uuid4().hex} {query_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +71,8 @@ class Result:
 class Engine:
     """Owns a chDB directory until `close`; safe to use from several threads.
 
-    A connection costs 0.1 ms, so every request takes a fresh one and its settings reach no other request.
+    A connection costs 0.1 ms, so a request takes a fresh one and its settings reach no other request; one that
+    names a session shares its connection with the others of that session.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,15 +86,35 @@ class Engine:
             self._anchor = connect(self._path)
         except RuntimeError as error:
             raise _not_opened(path, error) from error
+        self._sessions = Sessions(lambda: connect(self._path))
         self.version = self.execute(Query(b"SELECT version()")).body.decode().strip()
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """End what still runs, and let go of the directory."""
+        self.cancel("")
+        self._sessions.close()
         self._anchor.close()
+
+    def cancel(self, tag: str) -> bool:
+        """End the statement of this tag, every one for ''; False when none runs."""
+        which = f"Settings['log_comment'] = {_quoted(tag, chr(39))}" if tag else "Settings['log_comment'] != ''"
+        connection = self._connect(self._path)
+        try:
+            return bool(connection.query(f"KILL QUERY WHERE {which}").bytes())
+        except RuntimeError:
+            return False
+        finally:
+            connection.close()
 
     def execute(self, query: Query) -> Result:
         """Run one statement. Raises EngineError."""
         with self._session(query) as connection:
+            if query.analyst:
+                from backbeat.embedded.clickhouse_guard import guarded
+
+                return _run(connection, replace(query, text=guarded(connection, query).encode()))
+            if _KILL.match(query.text):
+                query = replace(query, text=_by_tag(query.text))
             insert = split_insert(query.text)
             if insert is None:
                 return _run(connection, query)
@@ -88,16 +124,41 @@ class Engine:
 
     @contextmanager
     def _session(self, query: Query) -> Iterator[Any]:
-        connection = self._connect(self._path)
         try:
-            if query.database:
-                connection.query(f"USE {_quoted(query.database, '`')}")
-            settings = dict(query.settings) | ({"readonly": "2"} if query.readonly else {})
-            if settings:
-                connection.query("SET " + ", ".join(_assignment(name, value) for name, value in settings.items()))
-            yield connection
+            with self._connection(query) as connection:
+                if query.database:
+                    connection.query(f"USE {_quoted(query.database, '`')}")
+                settings = dict(query.settings) | ({"log_comment": query.tag} if query.tag else {})
+                readonly = settings.pop("readonly", "1" if query.analyst else "2" if query.readonly else "0")
+                readonly = max(readonly, "2") if query.readonly and not query.analyst else readonly
+                if settings:
+                    connection.query("SET " + ", ".join(_assignment(name, value) for name, value in settings.items()))
+                if readonly != "0":
+                    connection.query(f"SET {_assignment('readonly', readonly)}")
+                try:
+                    yield connection
+                finally:
+                    if query.session and query.settings and readonly == "0":
+                        with suppress(RuntimeError):
+                            connection.query("SET " + ", ".join(f"{name} = DEFAULT" for name in query.settings))
         except (RuntimeError, UnicodeDecodeError) as error:
             raise self._refused(str(error)) from error
+
+    @contextmanager
+    def _connection(self, query: Query) -> Iterator[Any]:
+        # What a connection was told with `readonly` it cannot be told otherwise again.
+        if query.session and not query.readonly and query.settings.get("readonly", "0") == "0":
+            try:
+                with self._sessions.use(query.session) as connection:
+                    yield connection
+            except SessionBusyError:
+                raise _plain(373, "SESSION_IS_LOCKED", f"Session {query.session.name} is locked") from None
+            except SessionUnknownError:
+                raise _plain(372, "SESSION_NOT_FOUND", f"Session {query.session.name} not found") from None
+            return
+        connection = self._connect(self._path)
+        try:
+            yield connection
         finally:
             connection.close()
 
@@ -157,6 +218,15 @@ def _run(connection: Any, query: Query) -> Result:
     named = _LAST_FORMAT.search(query.text[-500:])
     shown = (named[1].decode() if named else query.format) if first in _READS else None
     return Result(answer.bytes(), shown, answer.storage_rows_read(), answer.rows_written())
+
+
+def _by_tag(text: bytes) -> bytes:
+    """KILL QUERY with the ids that clients gave; an id of chDB's own is left for who names it in another way."""
+    return _QUERY_ID.sub(b"substring(Settings['log_comment'], 34)", text)
+
+
+def _plain(code: int, name: str, text: str) -> EngineError:
+    return EngineError(code, f"Code: {code}. DB::Exception: {text}. ({name})")
 
 
 def _quoted(text: str, mark: str) -> str:

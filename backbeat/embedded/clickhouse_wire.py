@@ -13,6 +13,7 @@ import lz4.frame  # type: ignore[import-untyped]  # ships no stubs
 import zstandard
 
 from backbeat.embedded.clickhouse_engine import EngineError, Query, Result
+from backbeat.embedded.clickhouse_sessions import SessionRef
 
 _TRANSPORT = {
     *("query", "query_id", "session_id", "session_timeout", "session_check", "close_session", "user", "password"),
@@ -23,13 +24,14 @@ _TRANSPORT = {
 _STATUS = {
     400: {6, 25, 26, 27, 36, 38, 41, 53, 62, 68, 72, 117, 167, 168, 223, 321, 456},
     401: {194},
-    403: {192, 193, 516},
-    404: {16, 46, 47, 50, 56, 60, 63, 73, 81, 115, 147, 216},
+    403: {192, 193, 497, 516},
+    404: {16, 46, 47, 50, 56, 60, 63, 73, 81, 115, 147, 216, 372},
     408: {159},
+    413: {307},
     501: {48},
     503: {76, 209},
 }
-_SYNTAX_ERROR, _NOT_IMPLEMENTED, _CANNOT_DECOMPRESS = 62, 48, 271
+_SYNTAX_ERROR, _NOT_IMPLEMENTED, _CANNOT_DECOMPRESS, _TOO_MANY_BYTES = 62, 48, 271, 307
 _BLOCK_HEADER = 25  # bytes: a checksum of 16, the method, compressed size with these 9, plain size
 _LZ4, _ZSTD = 0x82, 0x90
 
@@ -39,17 +41,22 @@ def refusal(code: int, name: str, text: str) -> EngineError:
     return EngineError(code, f"Code: {code}. DB::Exception: {text}. ({name})")
 
 
-def read_query(method: str, parameters: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> Query | None:
-    """The statement a request carries, None when it carries none. Raises EngineError."""
+def read_query(
+    method: str, parameters: Mapping[str, str], headers: Mapping[str, str], body: bytes, most: int
+) -> Query | None:
+    """The statement a request carries, None when it carries none; unpacked, its body has at most `most` bytes.
+
+    Raises EngineError.
+    """
     values = dict(parameters)
     if headers.get("content-type", "").startswith("multipart/form-data"):
         values |= _form(headers["content-type"], body)
         body = b""
     if values.get("compress") == "1":
         raise refusal(_NOT_IMPLEMENTED, "NOT_IMPLEMENTED", "compress=1 is not supported; use enable_http_compression=1")
-    body = _decoded(body, headers.get("content-encoding", ""))
+    body = _decoded(body, headers.get("content-encoding", ""), most)
     if values.get("decompress") == "1":
-        body = _unframed(body)
+        body = _unframed(body, most)
     text = values.get("query", "").encode()
     text = text + b"\n" + body if text and body else text or body
     if not text.strip():
@@ -61,7 +68,24 @@ def read_query(method: str, parameters: Mapping[str, str], headers: Mapping[str,
         readonly=method != "POST",
         settings={name: value for name, value in values.items() if not _is_transport(name)},
         params={name.removeprefix("param_"): value for name, value in values.items() if name.startswith("param_")},
+        session=_session_of(values),
     )
+
+
+def _session_of(values: Mapping[str, str]) -> SessionRef | None:
+    if not values.get("session_id"):
+        return None
+    try:
+        seconds = float(values.get("session_timeout", "60"))
+    except ValueError as error:
+        raise refusal(27, "CANNOT_PARSE_INPUT_ASSERTION_FAILED", "session_timeout is no number") from error
+    check, close = values.get("session_check") == "1", values.get("close_session") == "1"
+    return SessionRef(values.get("user", ""), values["session_id"], seconds, check, close)
+
+
+def too_long(most: int) -> EngineError:
+    """The refusal of a request that brings more than its user may."""
+    return refusal(_TOO_MANY_BYTES, "TOO_MANY_BYTES", f"a request may have {most} bytes")
 
 
 def _is_transport(name: str) -> bool:
@@ -81,23 +105,36 @@ def _field(part: Message) -> tuple[str, str]:
     return str(name), value.decode() if isinstance(value, bytes) else ""
 
 
-def _decoded(body: bytes, encoding: str) -> bytes:
+def _decoded(body: bytes, encoding: str, most: int) -> bytes:
     if not encoding or encoding == "identity" or not body:
         return body
     if encoding not in _READERS:
         raise refusal(_NOT_IMPLEMENTED, "NOT_IMPLEMENTED", f"Content-Encoding {encoding} is not supported")
     try:
-        return _READERS[encoding](body)
+        plain = _READERS[encoding](body, most + 1)
     except _CORRUPT as error:
         raise refusal(_CANNOT_DECOMPRESS, "CANNOT_DECOMPRESS", f"{encoding}: {error}") from error
+    if len(plain) > most:
+        raise too_long(most)
+    return plain
 
 
 _CORRUPT = (OSError, RuntimeError, ValueError, EOFError, IndexError, zlib.error, zstandard.ZstdError)
-_READERS: dict[str, Callable[[bytes], bytes]] = {
-    "lz4": lambda body: bytes(lz4.frame.LZ4FrameFile(io.BytesIO(body)).read()),
-    "zstd": lambda body: zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True).read(),
-    "gzip": gzip.decompress,
-    "deflate": zlib.decompress,
+
+
+def _inflated(body: bytes, most: int) -> bytes:
+    unpacker = zlib.decompressobj()
+    plain = unpacker.decompress(body, most)
+    if not unpacker.eof and len(plain) < most:
+        raise EOFError("incomplete stream")
+    return plain
+
+
+_READERS: dict[str, Callable[[bytes, int], bytes]] = {
+    "lz4": lambda body, most: bytes(lz4.frame.LZ4FrameFile(io.BytesIO(body)).read(most)),
+    "zstd": lambda body, most: zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True).read(most),
+    "gzip": lambda body, most: gzip.GzipFile(fileobj=io.BytesIO(body)).read(most),
+    "deflate": _inflated,
 }
 _WRITERS: dict[str, Callable[[bytes], bytes]] = {
     "lz4": lz4.frame.compress,
@@ -107,13 +144,15 @@ _WRITERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def _unframed(body: bytes) -> bytes:
+def _unframed(body: bytes, most: int) -> bytes:
     """ClickHouse's own block framing (`decompress=1`); the checksums are not verified."""
     plain = bytearray()
     try:
         while body:
             method = body[16]
             packed, size = int.from_bytes(body[17:21], "little"), int.from_bytes(body[21:_BLOCK_HEADER], "little")
+            if len(plain) + size > most:
+                raise too_long(most)
             block, body = body[_BLOCK_HEADER : 16 + packed], body[16 + packed :]
             if method == _LZ4:
                 block = lz4.block.decompress(block, uncompressed_size=size)

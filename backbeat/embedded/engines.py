@@ -53,9 +53,11 @@ def _temporal(site: Site) -> Engine:
 
 
 def _clickhouse(site: Site) -> Engine:
-    site.secret("clickhouse")
+    for name in ("clickhouse", "analyst"):
+        site.secret(name)
     flags = ["--path", str(site.home("clickhouse") / "data"), "--user", "backbeat"]
     flags += ["--password-file", str(site.secret_file("clickhouse"))]
+    flags += ["--analyst", "analyst", "--analyst-password-file", str(site.secret_file("analyst"))]
     return _service(site, "clickhouse", flags, "/ping", needs=("chdb", "lz4", "starlette", "uvicorn", "zstandard"))
 
 

@@ -16,8 +16,13 @@ def database_url(site: Site, user: str) -> str:
 
 
 def clickhouse_url(site: Site) -> str:
-    """The stack's ClickHouse, as its one user."""
+    """The stack's ClickHouse, as who writes it."""
     return f"http://backbeat:{site.secret('clickhouse')}@127.0.0.1:{site.port('clickhouse')}/backbeat"
+
+
+def analyst_url(site: Site) -> str:
+    """The stack's ClickHouse, as who only reads it."""
+    return f"http://analyst:{site.secret('analyst')}@127.0.0.1:{site.port('clickhouse')}/backbeat"
 
 
 def write(site: Site, engines: Collection[str]) -> None:
@@ -32,6 +37,7 @@ def write(site: Site, engines: Collection[str]) -> None:
         values["temporal_namespace"] = "default"
     if "clickhouse" in engines:
         values["clickhouse_url"] = clickhouse_url(site)
+        values["analyst_url"] = analyst_url(site)
         values["telemetry"] = "spool"
         values["spool_dir"] = str(site.directory / "spool")
     if "recorder" in engines:

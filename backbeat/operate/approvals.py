@@ -1,4 +1,4 @@
-"""What people set around approvals: who decides for somebody who left, working hours; and the audit log."""
+"""What people ask and set around approvals: what waits, who decides for who left, working hours; and the audit log."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,22 @@ from typing import Any
 import psycopg
 
 from backbeat.operate.tokens import as_owner
+from shared.db.approvals import Request
 from shared.db.pool import Database
 from shared.db.queries import load
 from shared.errors import BackbeatError, InputError, NotFoundError
 
-_SQL = load("approvals", __package__)
+_SQL, _REQUESTS = load("approvals", __package__), load("approvals")
+
+
+async def find(db: Database, state: str | None, limit: int, token_id: str | None = None) -> list[Request]:
+    """Requests of one state (`open`: people can decide), or of all: open ones first, the nearest deadline first.
+
+    `token_id`: only those its bearer may approve and has not.
+    """
+    states = None if state is None else ["pending", "changes"] if state == "open" else [state]
+    params = {"id": None, "states": states, "token": token_id, "limit": limit}
+    return [Request(**row) for row in await db.rows(_REQUESTS["list"], params)]
 
 
 async def reassign(db: Database, leaver: str, heir: str, reason: str) -> int:

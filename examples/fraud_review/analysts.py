@@ -7,9 +7,9 @@ from pathlib import Path
 from backbeat import tokens
 from backbeat.decide import decide
 from backbeat.operate import tokens as stored
+from backbeat.operate.approvals import find
 from examples.fraud_review.definitions import ANALYSTS
 from shared.config import Config
-from shared.db import approvals
 from shared.db.pool import Database, connect
 from shared.errors import ConflictError
 
@@ -37,7 +37,7 @@ class Analysts:
 
     async def decide(self, db: Database) -> int:
         """Decide what is pending; how many decisions were taken."""
-        pending = await approvals.find(db, "pending", _AT_ONCE)
+        pending = await find(db, "pending", _AT_ONCE)
         for request in pending:
             stolen = request.payload["request"]["transaction"] in self._planted
             answer, words = ("approve", "It was not me.") if stolen else ("reject", "That was me.")

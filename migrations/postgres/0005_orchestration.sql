@@ -26,8 +26,7 @@ CREATE TABLE backbeat.orchestrated_workflows (
     generation smallint NOT NULL DEFAULT 1 CHECK (generation > 0),
     temporal_id text NOT NULL UNIQUE GENERATED ALWAYS AS (
         workflow || '/' || id || CASE WHEN generation = 1 THEN '' ELSE '~r' || generation END) STORED,
-    run_id text, state_seq integer NOT NULL DEFAULT 0, waiting_for text, deadline timestamptz, result jsonb, error text,
-    parent_task uuid UNIQUE,
+    run_id text, state_seq integer NOT NULL DEFAULT 0, waiting_for text, deadline timestamptz, result jsonb, error text, parent_task uuid UNIQUE,
     origin_id uuid NOT NULL,
     traceparent text NOT NULL CHECK (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'),
     created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL, checked_at timestamptz NOT NULL, finished_at timestamptz,
@@ -165,8 +164,7 @@ CREATE TABLE backbeat.notifications (
 );
 
 CREATE TABLE backbeat.audit_log (
-    id bigint PRIMARY KEY, at timestamptz NOT NULL,
-    actor text NOT NULL, action text NOT NULL, subject text NOT NULL, detail jsonb NOT NULL,
+    id bigint PRIMARY KEY, at timestamptz NOT NULL, actor text NOT NULL, action text NOT NULL, subject text NOT NULL, detail jsonb NOT NULL,
     prev_hash bytea NOT NULL, hash bytea NOT NULL
 );
 CREATE INDEX audit_log_refusals ON backbeat.audit_log (actor, at) WHERE action = 'approval.refused';

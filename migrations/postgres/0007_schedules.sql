@@ -18,17 +18,14 @@ END $$;
 
 CREATE TABLE backbeat.schedules (
     name text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
-    cron text NOT NULL, zone text NOT NULL,
-    workflow text NOT NULL, version integer NOT NULL,
-    payload jsonb, selector text,
+    cron text NOT NULL, zone text NOT NULL, workflow text NOT NULL, version integer NOT NULL, payload jsonb, selector text,
     selector_seconds smallint NOT NULL CHECK (selector_seconds BETWEEN 1 AND 60),
     tenant text NOT NULL,
     class text NOT NULL CHECK (class IN ('urgent', 'high', 'normal', 'low')),
     catch_up text NOT NULL CHECK (catch_up IN ('none', 'last', 'all')),
     jitter_seconds integer NOT NULL CHECK (jitter_seconds BETWEEN 0 AND 86400),
     -- Equal payloads are one task whatever the slot, not one a slot.
-    once boolean NOT NULL,
-    paused boolean NOT NULL,
+    once boolean NOT NULL, paused boolean NOT NULL,
     -- The last slot that is dealt with; when to look again; what went wrong last.
     watermark timestamptz NOT NULL,
     next_at timestamptz NOT NULL CHECK (next_at > watermark),

@@ -142,16 +142,6 @@ async def get(db: Database, request: UUID) -> Request:
     return Request(**rows[0])
 
 
-async def find(db: Database, state: str | None, limit: int, token_id: str | None = None) -> list[Request]:
-    """Requests of one state (`open`: people can decide), or of all: open ones first, the nearest deadline first.
-
-    `token_id`: only those its bearer may approve and has not.
-    """
-    states = None if state is None else ["pending", "changes"] if state == "open" else [state]
-    params = {"id": None, "states": states, "token": token_id, "limit": limit}
-    return [Request(**row) for row in await db.rows(_SQL["list"], params)]
-
-
 async def history(db: Database, request: UUID) -> list[dict[str, Any]]:
     """What the audit log says of a request, refusals included, oldest first."""
     return await db.rows(_SQL["history"], {"id": str(request)})

@@ -332,7 +332,8 @@ async def close_call(
     env: Environment, task: Payer, ask: Ask, route: Route, seq: int, started: int, end: calls.Closing
 ) -> None:
     """Close the row even while the task is being cancelled: the bill is real."""
-    env.telemetry.record(call_span(env, task, ask.key, ask.tier, route, seq, started, end))
+    said = {"input": f"{ask.system or ''}\n\n{ask.prompt}".strip(), "output": (end.response or {}).get("text", "")}
+    env.telemetry.record(call_span(env, task, ask.key, ask.tier, route, seq, started, end, **said))
     closing = asyncio.ensure_future(calls.close_call(env.db, task.id, ask.key, seq, end))
     try:
         await asyncio.shield(closing)

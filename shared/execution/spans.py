@@ -21,6 +21,7 @@ from shared.domain.usage import Usage
 from shared.execution.environment import Environment
 from shared.ids import SpanRef, parse_traceparent, span_id, trace_id
 from shared.llm.routes import Route
+from shared.security.redact import redacted
 from shared.telemetry.spans import Kind, SpanRecord
 
 Payer = Task | Workflow  # whose model call it is
@@ -94,13 +95,15 @@ def lost_process_span(env: Environment, run: Mapping[str, Any]) -> SpanRecord:
 
 
 def call_span(
-    env: Environment, task: Payer, key: str, tier: str, route: Route, seq: int, started: int, end: Closing
+    env: Environment, task: Payer, key: str, tier: str, route: Route, seq: int, started: int, end: Closing, **said: str
 ) -> SpanRecord:
-    """One model call that was sent, however it ended."""
+    """One model call that was sent, however it ended; what was `said` in it only where the settings want that."""
     parent = process_ref(task.traceparent, task.id, task.lease)
     about = _task(env, task) | _model(env, route.provider, route.model, tier, key) | _ending(end)
     definition = env.registry.tasks.get(f"{task.workflow}@{task.version}")
     about["backbeat.tools_offered"] = len(definition.tools) if definition else 0
+    if env.config.capture == "redacted":
+        about |= {f"gen_ai.{name}.messages": redacted(text) for name, text in said.items()}
     error = f"{end.error_class}: {end.error}" if end.error_class else None
     return _child("client", f"chat {route.model}", parent, ("call", task.id, key, seq), started, about, error)
 
@@ -277,18 +280,8 @@ def _span(
     ended: int | None = None,
     links: tuple[SpanRef, ...] = (),
 ) -> SpanRecord:
-    return SpanRecord(
-        name=name,
-        kind=kind,
-        trace_id=ids.trace_id,
-        span_id=ids.span_id,
-        parent_span_id=parent,
-        start_ns=started,
-        end_ns=clock.wall_ns() if ended is None else ended,
-        attributes=about,
-        error=error,
-        links=links,
-    )
+    end, told = clock.wall_ns() if ended is None else ended, error and redacted(error)
+    return SpanRecord(name, kind, ids.trace_id, ids.span_id, parent, started, end, about, told, links)
 
 
 def _ns(at: datetime) -> int:

@@ -9,7 +9,7 @@ from shared.ids import SpanRef
 Kind = Literal["internal", "client", "producer", "consumer", "server"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SpanRecord:
     """A finished span. Times are nanoseconds since the epoch; `error` None means it went well."""
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -23,6 +23,7 @@ from shared.telemetry.shipper import ShipReport, ship_once
 from shared.telemetry.spans import SpanRecord
 
 PASSWORD = "open sesame/1"
+ANALYST_PASSWORD = "look, do not touch"
 START_NS = time.time_ns() - 60_000_000_000
 
 
@@ -34,11 +35,16 @@ class Server:
         self.path, self.port = directory / "click house", 0
         self._password = directory / "password"
         self._password.write_text(PASSWORD)
+        self._analyst = directory / "analyst"
+        self._analyst.write_text(ANALYST_PASSWORD)
 
     def command(self, *, path: Path | None = None, port: int | None = None) -> list[str]:
         module = [sys.executable, "-m", "backbeat.embedded.clickhouse"]
         place = ["--path", str(path or self.path), "--port", str(self.port if port is None else port)]
-        return [*module, *place, "--user", "tester", "--password-file", str(self._password)]
+        users = ["--user", "tester", "--password-file", str(self._password)]
+        users += ["--analyst", "analyst", "--analyst-password-file", str(self._analyst)]
+        limits = ["--analyst-limit", "max_execution_time=3", "--analyst-limit", "max_result_rows=200000"]
+        return [*module, *place, *users, *limits]
 
     def start(self) -> "Server":
         """Start it, and return when it says that it listens."""
@@ -52,6 +58,9 @@ class Server:
 
     def url(self, database: str = "default") -> str:
         return f"http://tester:{PASSWORD.replace(' ', '%20').replace('/', '%2F')}@127.0.0.1:{self.port}/{database}"
+
+    def analyst_url(self, database: str = "default") -> str:
+        return f"http://analyst:{quote(ANALYST_PASSWORD)}@127.0.0.1:{self.port}/{database}"
 
     def kill(self) -> None:
         """kill -9."""

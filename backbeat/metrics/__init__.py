@@ -1,0 +1,1 @@
+"""Figures for operators, from Postgres and this host's spool, in Prometheus' text format."""

@@ -1,0 +1,3 @@
+-- Raises unless the door of erasure is there.
+
+SELECT 'backbeat.erase'::regproc;

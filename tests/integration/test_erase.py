@@ -1,0 +1,159 @@
+"""`backbeat erase`: what it counts, takes out, leaves, and says that it cannot reach."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+
+from backbeat.cli.main import main
+from shared.domain.outcome import Dead, Succeed
+from shared.telemetry.shipper import ship_once
+from tests.integration import _clickhouse
+from tests.integration._clickhouse import ask, call, process, spool
+from tests.support import approvals, tasks
+from tests.support.databases import Database
+
+clickhouse_server = _clickhouse.clickhouse_server
+empty_clickhouse = _clickhouse.empty_clickhouse
+clickhouse = _clickhouse.clickhouse
+
+SECRET = "c4n4ry of a customer"
+TABLES = (
+    *("simple_tasks", "finished_tasks", "dead_letters", "model_calls", "agents", "agent_steps", "side_effects"),
+    *("orchestrated_workflows", "orchestrated_workflows_steps", "approval_requests", "notifications", "messages"),
+)
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(
+    database: Database,
+    empty_clickhouse: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Said]:
+    """The command line, in this process."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**database.environ, "BACKBEAT_CLICKHOUSE_URL": empty_clickhouse}.items():
+        monkeypatch.setenv(name, value)
+
+    def backbeat(*arguments: object) -> Said:
+        capsys.readouterr()
+        return Said(main(["erase", *map(str, arguments)]), *capsys.readouterr())
+
+    return backbeat
+
+
+async def _work(database: Database, tenant: str) -> list[UUID]:
+    """A task that succeeded, with its answer on record, and one that died; both full of the secret."""
+    database.sql("INSERT INTO backbeat.tenants (id) VALUES (%s) ON CONFLICT DO NOTHING", [tenant])
+    async with tasks.worker(database) as db:
+        ids = []
+        for outcome in (Succeed({"said": SECRET}), Dead("refused", SECRET)):
+            ids += [
+                one.task_id for one in await tasks.submit(db, [{"n": 1, "text": f"{SECRET} {tenant}"}], tenant=tenant)
+            ]
+            task = await tasks.take_one(db)
+            await tasks.answered(db, task, await tasks.opened(db, task))
+            database.sql("UPDATE backbeat.model_calls SET response = jsonb_build_object('text', %s::text)", [SECRET])
+            assert await tasks.settle(db, task, outcome)
+    return ids
+
+
+def _leaks(database: Database) -> dict[str, int]:
+    """Rows by table that still have the secret."""
+    counts = {
+        name: database.value(f"SELECT count(*) FROM backbeat.{name} t WHERE t::text LIKE %s", [f"%{SECRET}%"])
+        for name in TABLES
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _rows(done: Said, where: str) -> dict[str, int]:
+    assert done.code == 0, done
+    return {row["table"]: row["rows"] for row in json.loads(done.out)["rows"] if row["where"] == where}
+
+
+def test_a_tenant_leaves_and_the_others_stay(
+    database: Database, clickhouse: str, run: Callable[..., Said], tmp_path: Path
+) -> None:
+    mine, others = asyncio.run(_work(database, "leaver")), asyncio.run(_work(database, "stayer"))
+    database.sql("UPDATE backbeat.model_calls SET response = jsonb_build_object('text', %s::text)", [SECRET])
+    for number, tenant in enumerate(("leaver", "leaver", "stayer")):
+        one: dict[str, Any] = {"backbeat__tenant": tenant}
+        trace = f"{number:032x}"
+        spool(tmp_path / "spool", call(number, **one, backbeat__task_id=str(mine[0])), process())
+        assert ship_once(tmp_path / "spool", clickhouse, 20).error == "", trace
+    before = database.sql("SELECT id, status, calls, cost_usd, finished_at FROM backbeat.finished_tasks ORDER BY id")
+
+    looked = run("--tenant", "leaver", "--reason", "GDPR 17", "-o", "json")
+    assert json.loads(looked.out)["erased"] is False
+    assert "nothing was erased; add --yes" in looked.err
+    counted = _rows(looked, "postgres")
+    assert (counted["finished_tasks"], counted["dead_letters"], counted["model_calls"]) == (2, 1, 2)
+    assert _rows(looked, "clickhouse")["llm_calls"] == 2
+    assert _leaks(database) == {"finished_tasks": 4, "dead_letters": 2, "model_calls": 4}
+
+    done = run("--tenant", "leaver", "--reason", "GDPR 17", "--yes", "-o", "json")
+    assert _rows(done, "postgres") == counted
+    assert _leaks(database) == {"finished_tasks": 2, "dead_letters": 1, "model_calls": 2}
+    assert (
+        database.sql("SELECT id, status, calls, cost_usd, finished_at FROM backbeat.finished_tasks ORDER BY id")
+        == before
+    )
+    kept = database.sql("SELECT DISTINCT id FROM backbeat.finished_tasks WHERE payload::text LIKE %s", [f"%{SECRET}%"])
+    assert {row[0] for row in kept} == set(others)
+    assert ask(clickhouse, "SELECT Tenant, count() FROM llm_calls GROUP BY Tenant") == [("stayer", 1)]
+    said = database.sql("SELECT subject, detail FROM backbeat.audit_log WHERE action = 'erased'")
+    assert [(subject, detail["reason"], detail["finished_tasks"]) for subject, detail in said] == [
+        ("tenant leaver", "GDPR 17", 2)
+    ]
+    for what in ("backups", "hourly sums", "spool files", "vendors"):
+        assert what in done.err
+    assert run("--tenant", "leaver", "--reason", "GDPR 17", "--yes").code == 0
+
+
+def test_a_task_leaves_with_what_came_of_it(database: Database, clickhouse: str, run: Callable[..., Said]) -> None:
+    request = approvals.ask(database, seconds=60, title=SECRET, request={"text": SECRET})
+    approvals.decide(database, approvals.token(database, "alice"), request.id, "approve", request.hash)
+    origin = "SELECT coalesce(parent_task, id) FROM backbeat.orchestrated_workflows WHERE id = %s"
+    task = database.value(origin, [request.workflow])
+    database.sql("UPDATE backbeat.orchestrated_workflows SET input = jsonb_build_object('text', %s::text)", [SECRET])
+    for_it = ("--task", task, "--reason", "asked by mail")
+    going_on = run(*for_it, "--yes")
+    assert (going_on.code, going_on.err.count("\n")) == (5, 1)
+    assert "0 tasks and 1 workflows still go on" in going_on.err
+    end = "UPDATE backbeat.orchestrated_workflows SET status = 'completed', result = %s::jsonb, finished_at = now()"
+    database.sql(end, [json.dumps({"text": SECRET})])
+    done = run(*for_it, "--yes", "-o", "json")
+    assert _rows(done, "postgres")["approval_requests"] == 1
+    assert _leaks(database) == {}
+    assert "Temporal's histories of 1 workflows (approve_effect/" in done.err
+    assert "1 decisions with their comments" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("--tenant", "nobody", "--reason", "x"), 3, "Postgres has nothing of tenant nobody"),
+        (("--reason", "x"), 2, "give --tenant or --task"),
+        (("--tenant", "a", "--reason", " "), 2, "the reason is empty"),
+        (("--tenant", "a"), 2, "Missing option '--reason'"),
+    ],
+)
+def test_what_cannot_be_erased_is_one_line(
+    clickhouse: str, run: Callable[..., Said], arguments: tuple[str, ...], code: int, line: str
+) -> None:
+    said = run(*arguments)
+    assert (said.code, said.out, said.err.count("\n")) == (code, "", 1)
+    assert line in said.err
