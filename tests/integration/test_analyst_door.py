@@ -141,7 +141,7 @@ def test_facts_leave_as_parquet(
     for arguments, code, line in (
         (("one.parquet",), 2, "one.parquet is one file, and holds one table"),
         (("out", "--table", "nothing"), 2, "there is no table 'nothing' to export. Tables: approval_events, "),
-        (("file",), 2, "file/llm_calls.parquet cannot be written: "),
+        (("file",), 2, "file/approval_events.parquet cannot be written: "),
     ):
         refused = backbeat("telemetry", "export", "--parquet", *arguments)
         assert (refused.code, refused.out, refused.err.count("\n")) == (code, "", 1), refused
