@@ -1,4 +1,4 @@
-"""Writes deploy/grafana/reports.json, a panel a report, from the reports' SQL: `--check` compares only.
+"""Writes deploy/grafana/dashboards/reports.json, a panel a report, from the reports' SQL: `--check` compares only.
 
 A panel shows the report's own keys, over the dashboard's period and time zone.
 """
@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from backbeat.reports.catalog import TIMES, Report, find, names  # noqa: E402
 
-TARGET = Path(__file__).with_name("reports.json")
+TARGET = Path(__file__).with_name("dashboards") / "reports.json"
 # Milliseconds: compared with a DateTime of whole seconds, ClickHouse 26.9 prunes parts that it must not.
 MACROS = {"since": "$__fromTime_ms", "until": "$__toTime_ms", "zone": "'${zone}'"}
 SOURCE = {"type": "grafana-clickhouse-datasource", "uid": "${datasource}"}
@@ -76,7 +76,9 @@ def main() -> int:
     if "--check" not in sys.argv[1:]:
         TARGET.write_text(text, encoding="utf-8")
     elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
-        sys.stderr.write("deploy/grafana/reports.json is not current. Run: python deploy/grafana/reports.py\n")
+        sys.stderr.write(
+            "deploy/grafana/dashboards/reports.json is not current. Run: python deploy/grafana/reports.py\n"
+        )
         return 1
     return 0
 

@@ -32,7 +32,7 @@ PATIENCE = 15.0  # seconds a statement is repeated while Postgres restarts
 CONNECT_TIMEOUT = 5.0  # seconds
 PASSING = ("08", "40", "53", "57")  # SQLSTATE classes: connection, rollback, resources, operator intervention
 AWAY = "Check database_url and that it runs"
-MINIMUM_SCHEMA = "0014"
+MINIMUM_SCHEMA = "0015"
 
 # Its own 1, 2, 4 and 8 s would let a pool sleep long after Postgres is back.
 AttemptWithBackoff.INITIAL_DELAY, AttemptWithBackoff.DELAY_BACKOFF = 0.5, 1.0

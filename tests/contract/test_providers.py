@@ -189,7 +189,7 @@ STATUSES = {
     "408": "immediate",
     "409": "immediate",
     "413": "context_overflow",
-    "422": "backoff",
+    "422": "dead",  # in the words that they use for what they refuse
     "429": "immediate",
     "429;code=insufficient_quota": "hold_route",
     "500": "backoff",

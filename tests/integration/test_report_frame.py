@@ -187,7 +187,7 @@ def test_the_panels_are_current() -> None:
         [sys.executable, "deploy/grafana/reports.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    panels = json.loads((ROOT / "deploy/grafana/reports.json").read_text())["panels"]
+    panels = json.loads((ROOT / "deploy/grafana/dashboards/reports.json").read_text())["panels"]
     assert [panel["title"] for panel in panels] == [find(name).title for name in names()]
 
 
@@ -196,7 +196,7 @@ def test_the_panels_can_be_asked(facts: Facts) -> None:
         "$__fromTime_ms": "fromUnixTimestamp64Milli(0)",
         "$__toTime_ms": "fromUnixTimestamp64Milli(1795435200000)",
     }
-    for panel in json.loads((ROOT / "deploy/grafana/reports.json").read_text())["panels"]:
+    for panel in json.loads((ROOT / "deploy/grafana/dashboards/reports.json").read_text())["panels"]:
         sql = panel["targets"][0]["rawSql"].replace("${zone}", "Europe/Berlin")
         for macro, value in values.items():
             sql = sql.replace(macro, value)
