@@ -48,7 +48,7 @@ clean: clean-demo
 	rm -rf $(VENV) dist
 
 soak: $(STAMP)
-	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_plans.py tests/integration/test_held_rows.py tests/integration/test_queue_machine.py tests/integration/test_approval_machine.py
+	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_plans.py tests/integration/test_held_rows.py tests/integration/test_queue_machine.py tests/integration/test_approval_machine.py tests/integration/test_fulfilment.py
 	BACKBEAT_TEST_UNCACHED=1 $(BIN)/python -m pytest $(addprefix tests/integration/test_,approval_flow.py orchestrations.py dispatcher.py fan_out.py orchestrated_calls.py)
 
 # It judges our client from outside, with a pytest plugin and an event loop that are not to be ours.

@@ -16,9 +16,9 @@ from backbeat.cli.output import database, emit, os_user, run_async, talk
 @click.option("--yes", is_flag=True, help="Erase. Without it this only counts.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def erase(tenant: str | None, task: UUID | None, reason: str, yes: bool, output: str) -> None:
-    """Take out payloads, results, recorded answers, agents' steps, approvals and telemetry.
+    """Take out what was written about a tenant or a task.
 
-    Without --yes it counts and changes nothing. Rows stay, with times and costs, without what was written in them;
+    That is payloads, results, recorded answers, agents' steps, what approvers were shown, and telemetry. Without --yes it counts and changes nothing. Rows stay, with times and costs, without what was written in them;
     ClickHouse's spans and facts are deleted. It says what it cannot reach: Temporal's histories, backups, decisions and
     the audit log. What still goes on must end first.
     """

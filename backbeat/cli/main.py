@@ -25,7 +25,10 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "init": Lazy(
             "backbeat.cli.author:init", "Begin a project: a directory NAME with one task, a test of it and a README."
         ),
-        "run": Lazy("backbeat.cli.author:run", "Try a definition: one attempt, in this process."),
+        "run": Lazy(
+            "backbeat.cli.author:run",
+            "Enqueue one task and wait for its result; or try a definition here, with --local.",
+        ),
         "definitions": Lazy("backbeat.cli.author:definitions", "Look at the modules that BACKBEAT_DEFINITIONS names."),
         "up": Lazy("backbeat.cli.stack:up", "Start the embedded engines and migrate them."),
         "down": Lazy("backbeat.cli.stack:down", "Stop the embedded engines; their data stays."),
@@ -40,7 +43,9 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "route": Lazy(
             "backbeat.cli.route:route", "See the routes of the tiers, change them without a deploy, and hold one."
         ),
-        "batch": Lazy("backbeat.cli.batch:batch", "See calls that go by a vendor's batch, and cancel or resolve one."),
+        "batch": Lazy(
+            "backbeat.cli.batch:batch", "See the calls that go by batch; cancel a batch; say what became of one."
+        ),
         "workflow": Lazy("backbeat.cli.workflow:workflow", "Run orchestrations; see and pause definitions."),
         "dead": Lazy("backbeat.cli.dead:dead", "See, requeue and discard tasks that ended in vain."),
         "approval": Lazy("backbeat.cli.approval:approval", "See what waits for a person, and decide."),
@@ -52,13 +57,21 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "stop": Lazy("backbeat.cli.switch:stop", "Stop new model calls or effects, everywhere, now."),
         "resume": Lazy("backbeat.cli.switch:resume", "Lift a stop."),
         "retention": Lazy("backbeat.cli.retention:retention", "Show and set how long finished work is kept."),
-        "erase": Lazy("backbeat.cli.erase:erase", "Take out what was written about a tenant or a task."),
+        "erase": Lazy(
+            "backbeat.cli.erase:erase",
+            "Take out what was written about a tenant or a task.",
+        ),
         "feedback": Lazy("backbeat.cli.feedback:feedback", "Say whether results were right."),
-        "report": Lazy("backbeat.cli.report:report", "Ask ClickHouse what work cost and how fast it was."),
-        "query": Lazy("backbeat.cli.query:query", "Ask ClickHouse one SELECT, as the analyst."),
+        "report": Lazy(
+            "backbeat.cli.report:report", "Ask ClickHouse what work cost, how fast it was and what got worse."
+        ),
+        "query": Lazy("backbeat.cli.query:query", "Ask ClickHouse one SELECT; `-` reads it from stdin."),
         "trace": Lazy("backbeat.cli.report:trace", "Follow one task from its enqueuer to its effect."),
-        "telemetry": Lazy("backbeat.cli.telemetry:telemetry", "Ship spooled spans to ClickHouse."),
-        "metrics": Lazy("backbeat.cli.metrics:metrics", "Show, serve or write figures for operators."),
+        "telemetry": Lazy("backbeat.cli.telemetry:telemetry", "Ship spans to ClickHouse."),
+        "metrics": Lazy(
+            "backbeat.cli.metrics:metrics",
+            "Show queues, ticks, routes, budgets, outbox, approvals and spool as figures.",
+        ),
         "codec": Lazy("backbeat.cli.codec:codec", "Show encrypted payloads in Temporal's own pages."),
         "token": Lazy("backbeat.cli.token:token", "Make and revoke the tokens of approvers."),
         "version": Lazy("backbeat.cli.version:version", "Print the version."),

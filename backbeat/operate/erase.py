@@ -20,7 +20,7 @@ _FACTS = """
 SELECT table, groupArray(name) FROM system.columns
 WHERE database = currentDatabase() AND name IN ('Tenant', 'TaskId', 'OriginId') AND table IN (
     SELECT name FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree')
-GROUP BY table ORDER BY table
+GROUP BY table ORDER BY has(groupArray(name), 'Tenant'), table
 """
 BATCH = 500  # rows a transaction: locks are short, and an interrupted erasure is run again
 
@@ -103,9 +103,10 @@ def telemetry(url: str, scope: Scope, *, really: bool) -> dict[str, int]:
         counts = {}
         for table, columns in client.query(_FACTS).result_rows:
             chosen = [name for name in columns if (name == "Tenant") == bool(scope.tenant)]
-            if chosen:
-                condition = " OR ".join(f"{name} = {{who:String}}" for name in chosen)
-                counts[table] = _delete(client, f"{table} WHERE {condition}", {"who": scope.name}, really)
+            condition = " OR ".join(f"{name} = {{who:String}}" for name in chosen)
+            # Facts that name no tenant go first, while it is known whose their origins are.
+            by_origin = "OriginId IN (SELECT OriginId FROM origins WHERE Tenant = {who:String})"
+            counts[table] = _delete(client, f"{table} WHERE {condition or by_origin}", {"who": scope.name}, really)
         attributes = ["tenant"] if scope.tenant else ["task_id", "origin_id"]
         mine = " OR ".join(f"SpanAttributes['backbeat.{name}'] = {{who:String}}" for name in attributes)
         wanted = f"SELECT DISTINCT TraceId FROM otel_traces WHERE {mine}"  # noqa: S608  attributes' names are ours

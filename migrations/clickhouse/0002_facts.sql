@@ -189,7 +189,7 @@ SELECT
     SpanAttributes['error.type'] AS ErrorType,
     ResourceAttributes['service.version'] AS ReleaseVersion
 FROM otel_traces
-WHERE SpanKind = 'Consumer' AND SpanAttributes['backbeat.outcome'] != '';
+WHERE SpanAttributes['backbeat.outcome'] != '';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS llm_hourly_mv TO llm_hourly AS
 SELECT

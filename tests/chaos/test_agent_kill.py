@@ -29,7 +29,7 @@ STEPS = {
 }
 
 
-SHORT = ("after-open", "mid-call", "after-far-write", "mid-settle")  # where most is under way
+SHORT = ("after-far-write", "mid-settle")  # where most is under way
 
 
 @pytest.mark.parametrize("step", STEPS if SOAK else SHORT)

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 
+from temporal_worker import worker
 from tests.support.approvals import decide, start, token
 from tests.support.command import command
 from tests.support.databases import Database
@@ -24,12 +25,13 @@ def own_temporal(tmp_path: Path) -> Iterator[Server]:
 
 
 async def test_what_temporal_did_since_is_not_done_again(
-    private_database: Database, own_temporal: Server, tmp_path: Path
+    private_database: Database, own_temporal: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs of before the backup: ended since, decided since, still waiting. And one that Postgres never heard of.
 
     And one that was approved before it, whose effect happened since, and that Temporal has forgotten too.
     """
+    monkeypatch.setattr(worker, "RECONCILE_EVERY", 0.5)
     database, far = private_database, FarSide()
     client = await Client.connect(own_temporal.address)
     alice = token(database, "alice")

@@ -64,7 +64,7 @@ def shipping(spool: Path, url: str) -> "Iterator[subprocess.Popen[bytes]]":
         process.wait()
 
 
-@pytest.mark.parametrize("number", range(soaking(2, 50)))
+@pytest.mark.parametrize("number", range(soaking(1, 50)))
 def test_what_is_acknowledged_arrives_once(private_clickhouse: Server, tmp_path: Path, seed: int, number: int) -> None:
     chance, spool, url = Random(f"{seed}:{number}"), tmp_path / "spool", private_clickhouse.url("backbeat")
     clickhouse_up(url)

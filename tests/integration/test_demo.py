@@ -64,7 +64,7 @@ def test_the_demo_adds_up_twice_and_sees_what_is_planted(tmp_path: Path) -> None
     assert totals["complete_traces"] == 12
     assert totals["llm_calls"] > 12
     assert totals["provider"] == "simulated"
-    assert re.search(r"approval\.requested.*\n.*approval\.decided", first.stdout), first.stdout
+    assert re.search(r"approval\.requested.*\n(.*approval\.voted.*\n)*.*approval\.decided", first.stdout), first.stdout
     assert not [line for line in stack.status(directory).engines if line.state != "stopped"]
 
     second = run_demo(directory, "--commits", "0")

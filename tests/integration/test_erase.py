@@ -96,6 +96,12 @@ def test_a_tenant_leaves_and_the_others_stay(
         assert ship_once(tmp_path / "spool", clickhouse, 20).error == "", trace
     before = database.sql("SELECT id, status, calls, cost_usd, finished_at FROM backbeat.finished_tasks ORDER BY id")
 
+    for tenant in ("leaver", "stayer"):
+        ask(
+            clickhouse, f"INSERT INTO origins (OriginId, Tenant, Timestamp) VALUES ('o {tenant}', '{tenant}', now64(9))"
+        )
+        ask(clickhouse, f"INSERT INTO effects (OriginId, Timestamp) VALUES ('o {tenant}', now64(9))")
+
     looked = run("--tenant", "leaver", "--reason", "GDPR 17", "-o", "json")
     assert json.loads(looked.out)["erased"] is False
     assert "nothing was erased; add --yes" in looked.err
@@ -114,6 +120,11 @@ def test_a_tenant_leaves_and_the_others_stay(
     kept = database.sql("SELECT DISTINCT id FROM backbeat.finished_tasks WHERE payload::text LIKE %s", [f"%{SECRET}%"])
     assert {row[0] for row in kept} == set(others)
     assert ask(clickhouse, "SELECT Tenant, count() FROM llm_calls GROUP BY Tenant") == [("stayer", 1)]
+    assert (
+        ask(clickhouse, "SELECT OriginId FROM effects")
+        == ask(clickhouse, "SELECT OriginId FROM origins")
+        == [("o stayer",)]
+    )
     said = database.sql("SELECT subject, detail FROM backbeat.audit_log WHERE action = 'erased'")
     assert [(subject, detail["reason"], detail["finished_tasks"]) for subject, detail in said] == [
         ("tenant leaver", "GDPR 17", 2)

@@ -97,9 +97,9 @@ def test_feedback_is_a_dataset_too(database: Database, provider: Service, tmp_pa
     payload = json.dumps({"subject": "Invoice", "body": "A refund, please."})
     words = ("task", "enqueue", "support_triage", "--payload", payload, "-o", "json")
     ((task,),) = [command("backbeat", *words, home=tmp_path, environ=environ).fine().json]
-    said = "INSERT INTO backbeat.feedback (origin_id, finding, label, said_by) VALUES (%s, %s, %s, 'ann')"
+    said = "INSERT INTO backbeat.feedback (origin_id, task_id, finding, label, said_by) VALUES (%s, %s, %s, %s, 'ann')"
     for finding, label in (("category", "billing"), ("urgent", "false")):
-        database.sql(said, [task["task_id"], finding, label])
+        database.sql(said, [task["task_id"], task["task_id"], finding, label])
     done = evaluate(database, provider, tmp_path, *small)
     assert done.code == 1, done
     assert [(one["answered"], one["correct"]) for one in done.json["tiers"]] == [(1, 1)]
