@@ -18,9 +18,10 @@ from backbeat.cli.output import database, emit, os_user, run_async, talk
 def erase(tenant: str | None, task: UUID | None, reason: str, yes: bool, output: str) -> None:
     """Take out what was written about a tenant or a task.
 
-    That is payloads, results, recorded answers, agents' steps, what approvers were shown, and telemetry. Without --yes it counts and changes nothing. Rows stay, with times and costs, without what was written in them;
-    ClickHouse's spans and facts are deleted. It says what it cannot reach: Temporal's histories, backups, decisions and
-    the audit log. What still goes on must end first.
+    That is payloads, results, recorded answers, agents' steps, what approvers were shown, and telemetry. Without --yes
+    it counts and changes nothing. Rows stay, with times and costs, without what was written in them; ClickHouse's spans
+    and facts are deleted. It says what it cannot reach: Temporal's histories, backups, decisions and the audit log.
+    What still goes on must end first.
     """
     from backbeat.operate import erase as door
     from shared.config import load

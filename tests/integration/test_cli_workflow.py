@@ -112,7 +112,8 @@ def test_what_stands_against_it_is_said_and_nothing_changes(database: Database, 
     undone = (
         "INSERT INTO backbeat.side_effects (key, mark, kind, status, owner_kind, owner, origin_id, request,"
         " request_hash, token, fires, fire_until, traceparent, intended_at)"
-        " SELECT id || ':undo:a', 'm', 'note', 'intended', 'workflow', id, id, '{}', 'h', 1, 1, now(), traceparent, now() FROM backbeat.orchestrated_workflows"
+        " SELECT id || ':undo:a', 'm', 'note', 'intended', 'workflow', id, id, '{}', 'h', 1, 1, now(),"
+        " traceparent, now() FROM backbeat.orchestrated_workflows"
     )
     database.sql(undone)
     assert "has compensated what it did" in run("retry", workflow).refused(5)
