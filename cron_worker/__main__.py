@@ -16,7 +16,7 @@ from shared.config import Config, load
 from shared.errors import EXIT_USAGE, BackbeatError
 
 if TYPE_CHECKING:
-    from cron_worker.tick import Limits, Report
+    from cron_worker.limits import Limits, Report
     from cron_worker.watchdog import Watchdog
 
 LONGEST = 604_800.0  # seconds that a flag may name
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _run(config: Config, arguments: argparse.Namespace) -> int:
-    from cron_worker.tick import Limits
+    from cron_worker.limits import Limits
     from cron_worker.watchdog import LEAVING, Watchdog
 
     gc.freeze()

@@ -4,8 +4,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
-from cron_worker.execute import Slots
-from cron_worker.tick import Limits, Report
+from cron_worker.execute import LAST_WORDS, PATIENCE, Slots
+from cron_worker.limits import Limits, Report
 from shared import clock
 from shared.db import queue
 from shared.db.queue import Task
@@ -18,8 +18,6 @@ HANDS = 2  # batches at a time: one is handled while Postgres settles the other
 BREATH = 0.001  # seconds
 FIRST = 250  # rows of the first batch; it doubles while a batch takes less than TARGET, and halves beyond it
 TARGET = 1.0  # seconds
-LAST_WORDS = 1.0  # seconds between the end of all calls' time and the end of the handlers around them
-PATIENCE = 3.0  # seconds that a cancelled handler gets to close its calls
 
 
 class Bulk:

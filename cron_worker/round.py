@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -13,9 +12,9 @@ from pydantic_core import from_json
 
 from cron_worker.bulk import Bulk
 from cron_worker.execute import Slots
+from cron_worker.limits import Limits, Report
 from cron_worker.recover import recover
 from cron_worker.schedule import schedule
-from cron_worker.tick import Limits, Report
 from shared import clock
 from shared.config import Config
 from shared.db import calls, queue
@@ -25,11 +24,9 @@ from shared.definitions import load_definitions
 from shared.domain.outcome import Outcome
 from shared.errors import ConfigError
 from shared.execution import batches
-from shared.execution.environment import Deadline, Environment
+from shared.execution.environment import Deadline, Environment, surroundings
 from shared.execution.prefixes import Prefixes
 from shared.execution.spans import tick_span
-from shared.execution.telemetry import open_telemetry
-from shared.llm.routes import load_routes
 from shared.telemetry.spool import spool_status
 
 MAINTENANCE = 2.0  # seconds between looks for what time has moved
@@ -40,27 +37,15 @@ POLL = 0.5  # seconds between looks for new rows while slots are free and other 
 async def environment(config: Config, db: Database, limits: Limits) -> AsyncIterator[Environment]:
     """Everything a round needs, closed at its end. Raises DefinitionError and ConfigError."""
     registry = load_definitions(config.definitions)
-    telemetry = open_telemetry(config, "cron-worker")
-    routes = load_routes(config.routes_file)
-    for line in routes.warnings(clock.wall().date()):
-        logging.warning("%s", line)
     set_json_loads(from_json)  # seven times as fast as Python's own
-    env = Environment(
-        config=config,
-        db=db,
-        registry=registry,
-        routes=routes,
-        telemetry=telemetry,
-        deadline=Deadline.after(limits.budget, limits.grace),
-        expected_seconds=await calls.route_p95(db),
-        likely_shares=await calls.likely_shares(db),
-        prefixes=Prefixes.of(await calls.beat(db), await calls.last_prefixes(db)),
-    )
-    try:
+    known = {
+        "deadline": Deadline.after(limits.budget, limits.grace),
+        "expected_seconds": await calls.route_p95(db),
+        "likely_shares": await calls.likely_shares(db),
+        "prefixes": Prefixes.of(await calls.beat(db), await calls.last_prefixes(db)),
+    }
+    async with surroundings(config, "cron-worker", db, registry, **known) as env:
         yield env
-    finally:
-        await env.aclose()
-        telemetry.close()
 
 
 class Round:

@@ -6,36 +6,13 @@ process' own watchdog ends a tick that hangs.
 """
 
 import asyncio
-from dataclasses import dataclass, field
 
+from cron_worker.limits import Limits, Report
 from cron_worker.ship import ship
 from shared.config import Config
 from shared.db.pool import MINIMUM_SCHEMA, connect, schema_version
 from shared.db.queries import load
 from shared.errors import ConfigError, SchemaError
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one tick may use. Durations in seconds; `max_tasks` None: as many as fit."""
-
-    budget: float = 50.0
-    grace: float = 30.0
-    max_tasks: int | None = None
-    concurrency: int = 16
-    lease: float = 60.0
-
-
-@dataclass(slots=True)
-class Report:
-    """What one tick did. `hanging` names tasks that would not end: the process must not wait for them."""
-
-    claimed: int = 0
-    settled: int = 0
-    refused: int = 0
-    recovered: int = 0
-    stopped: str = ""
-    hanging: list[str] = field(default_factory=list)
 
 
 async def tick(config: Config, limits: Limits, stop: asyncio.Event | None = None) -> Report:

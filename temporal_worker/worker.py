@@ -16,37 +16,23 @@ from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, Telemet
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
-from shared import clock
 from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database, open_pool
 from shared.definitions import load_definitions
 from shared.errors import ConfigError, UnavailableError
-from shared.execution.environment import Environment
-from shared.execution.telemetry import open_telemetry, ship, tell
-from shared.llm.routes import load_routes
+from shared.execution.environment import Environment, surroundings
+from shared.execution.telemetry import ship, tell
 from shared.orchestration.messages import KNOWN_WORKFLOWS
 from shared.security.codec import data_converter
 from shared.security.temporal import connection
 from shared.telemetry.shipper import ShipReport
-from temporal_worker import orchestrations
+from temporal_worker import constants, orchestrations
 from temporal_worker.activities.calls import Calls
 from temporal_worker.activities.decisions import Decisions
 from temporal_worker.activities.effects import Effects
 from temporal_worker.activities.joins import Joins
 from temporal_worker.activities.project import Projector
-from temporal_worker.constants import (
-    GRACE,
-    PATIENCE,
-    POLL,
-    PRESENCE_EVERY,
-    RECONCILE_EVERY,
-    RPC_TIMEOUT,
-    SHIP_DEADLINE,
-    SHIP_EVERY,
-    STICKY,
-    TASK_QUEUE,
-)
 from temporal_worker.delivery import away
 from temporal_worker.dispatcher import Dispatcher
 from temporal_worker.loops import describe, forever, log, nap, pause
@@ -66,7 +52,7 @@ class Options:
     every step, which tests like.
     """
 
-    task_queue: str = TASK_QUEUE
+    task_queue: str = constants.TASK_QUEUE
     build_id: str | None = None
     region: str | None = None
     metrics: str = ""
@@ -82,7 +68,7 @@ async def run(config: Config, options: Options, stop: asyncio.Event) -> None:
         raise ConfigError("database_url is not set", fix="Set BACKBEAT_DATABASE_URL, or run `backbeat up` here")
     connection(config)
     async with _environment(config) as env:
-        shipper = asyncio.create_task(forever("telemetry", _shipper(env), SHIP_EVERY, stop))
+        shipper = asyncio.create_task(forever("telemetry", _shipper(env), constants.SHIP_EVERY, stop))
         client = await connect(config, stop, options.metrics)
         if client is not None:
             await serve(env, client, options, stop)
@@ -95,7 +81,7 @@ def _shipper(env: Environment) -> Callable[[], Awaitable[bool]]:
 
     async def beat() -> bool:
         nonlocal told
-        report = await ship(config, db, SHIP_DEADLINE) if config.clickhouse_url else ShipReport()
+        report = await ship(config, db, constants.SHIP_DEADLINE) if config.clickhouse_url else ShipReport()
         if config.telemetry != "off":
             news = env.telemetry.untold - told
             await tell(config, db, max(news, 0))
@@ -114,17 +100,10 @@ async def _environment(config: Config) -> AsyncIterator[Environment]:
     data_converter(config.payload_keys_file, config.payload_dir)
     if not registry.effects:
         log.warning("no effects are loaded, so escalations wait: set BACKBEAT_DEFINITIONS to what the ticks load")
-    routes = load_routes(config.routes_file)
-    for line in routes.warnings(clock.wall().date()):
-        log.warning("%s", line)
-    telemetry = open_telemetry(config, "temporal-worker")
     async with open_pool(config.database_url, CONNECTIONS) as pool:
-        env = Environment(config, Database(pool, PATIENCE), registry, routes, telemetry, runtime="temporal")
-        try:
+        db = Database(pool, constants.PATIENCE)
+        async with surroundings(config, "temporal-worker", db, registry, runtime="temporal") as env:
             yield env
-        finally:
-            await env.aclose()
-            telemetry.close()
 
 
 async def connect(config: Config, stop: asyncio.Event, metrics: str = "") -> Client | None:
@@ -132,7 +111,7 @@ async def connect(config: Config, stop: asyncio.Event, metrics: str = "") -> Cli
     failures = 0
     while not stop.is_set():
         try:
-            return await asyncio.wait_for(_connected(config, metrics), RPC_TIMEOUT)
+            return await asyncio.wait_for(_connected(config, metrics), constants.RPC_TIMEOUT)
         except (RuntimeError, RPCError, TimeoutError) as error:
             if not failures:
                 where = connection(config)["target_host"]
@@ -183,7 +162,7 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
     async def present() -> bool:
         await queue.register(impatient, identity, "temporal", loaded)
         try:
-            await asyncio.wait_for(client.service_client.check_health(), RPC_TIMEOUT)
+            await asyncio.wait_for(client.service_client.check_health(), constants.RPC_TIMEOUT)
         except (RPCError, TimeoutError) as error:
             raise away(error) from error
         return False
@@ -195,13 +174,13 @@ async def serve(env: Environment, client: Client, options: Options, stop: asynci
             return
         log.info("running %s on task queue %s", ", ".join([*KNOWN_WORKFLOWS, *declared]), options.task_queue)
         await asyncio.gather(
-            forever("dispatcher", dispatcher.beat, POLL, stop),
-            forever("relay", relay.beat, POLL, stop),
-            forever("reconciler", reconciler.beat, RECONCILE_EVERY, stop),
-            forever("presence", present, PRESENCE_EVERY, stop),
+            forever("dispatcher", dispatcher.beat, constants.POLL, stop),
+            forever("relay", relay.beat, constants.POLL, stop),
+            forever("reconciler", reconciler.beat, constants.RECONCILE_EVERY, stop),
+            forever("presence", present, constants.PRESENCE_EVERY, stop),
             warm(env),
         )
-        log.info("stopping: activities may end for %d s", GRACE.total_seconds())
+        log.info("stopping: activities may end for %d s", constants.GRACE.total_seconds())
 
 
 def activities_of(env: Environment) -> list[Callable[..., Any]]:
@@ -246,7 +225,7 @@ def make_worker(
         interceptors=own.interceptors,
         workflow_runner=orchestrations.runner(),
         identity=identity,
-        sticky_queue_schedule_to_start_timeout=STICKY,
-        graceful_shutdown_timeout=GRACE,
+        sticky_queue_schedule_to_start_timeout=constants.STICKY,
+        graceful_shutdown_timeout=constants.GRACE,
         deployment_config=deployment,
     )

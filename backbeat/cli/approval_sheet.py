@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backbeat.cli.arguments import Id
-from backbeat.cli.output import clean, emit, one_line
+from backbeat.cli.output import emit
+from backbeat.visible import clean, one_line
 
 if TYPE_CHECKING:
     from shared.db.approvals import Request

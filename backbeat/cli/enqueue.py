@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import click
 
 from backbeat.cli.arguments import json_value, moment
-from backbeat.cli.output import clean, database, emit, output_option, run_async
+from backbeat.cli.output import database, emit, output_option, run_async
+from backbeat.visible import clean
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -17,6 +17,7 @@ from uuid import UUID
 import click
 
 from backbeat.money import dollars
+from backbeat.visible import clean
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,16 +75,6 @@ def emit(
 def talk(message: str) -> None:
     """Say something to the person at the terminal."""
     click.echo(clean(message), err=True)
-
-
-def clean(text: str) -> str:
-    """The text with everything that a terminal would obey, or hide, spelled as an escape."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-def one_line(text: str) -> str:
-    """The text with line breaks and tabs as escapes too, for where a second line could pass for ours."""
-    return clean(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backbeat.cli.output import clean, emit, say_what_is_simulated
+from backbeat.cli.output import emit, say_what_is_simulated
+from backbeat.visible import clean
 
 if TYPE_CHECKING:
     from shared.config import Config

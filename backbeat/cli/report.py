@@ -8,7 +8,8 @@ from uuid import UUID
 import click
 
 from backbeat.cli.arguments import SHORTEST_ID, Id, duration
-from backbeat.cli.output import clean, database, emit, output_option, run_async, say_what_is_simulated, talk
+from backbeat.cli.output import database, emit, output_option, run_async, say_what_is_simulated, talk
+from backbeat.visible import clean
 
 if TYPE_CHECKING:
     from backbeat.reports.ask import Answer, Period

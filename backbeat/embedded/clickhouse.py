@@ -28,7 +28,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from backbeat.embedded.clickhouse_engine import Engine, EngineError, new_tag
+from backbeat.embedded.clickhouse_engine import Engine, new_tag
+from backbeat.embedded.clickhouse_query import EngineError
 from backbeat.embedded.clickhouse_users import ANALYST_LIMITS, OWNER_LIMITS, User, admit, granted
 from backbeat.embedded.clickhouse_wire import compressed, headers_of, read_query, status_of, too_long
 from shared.errors import BackbeatError, ConfigError, ConflictError

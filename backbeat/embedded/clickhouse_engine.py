@@ -4,13 +4,15 @@ import fcntl
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backbeat.embedded.clickhouse_sessions import SessionBusyError, SessionRef, Sessions, SessionUnknownError
+from backbeat.embedded.clickhouse_guard import guarded
+from backbeat.embedded.clickhouse_query import EngineError, Query, Result, refusal
+from backbeat.embedded.clickhouse_sessions import SessionBusyError, Sessions, SessionUnknownError
 from shared.errors import BackbeatError, ConfigError, ConflictError, UnavailableError
 
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
@@ -24,48 +26,11 @@ _INLINE = {b"SELECT", b"WITH", b"VALUES", b"FROM"}
 _KILL = re.compile(rb"\s*KILL\s+QUERY\b", re.IGNORECASE)
 _QUERY_ID = re.compile(rb"\bquery_id\b")
 _UNKNOWN_ERROR = 1002
-_BAD_ARGUMENTS = 36
-
-
-class EngineError(Exception):
-    """A statement was refused. `code` is ClickHouse's number, the text is what ClickHouse would answer."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One request. `text` is SQL, followed by the rows when it is `INSERT … FORMAT name`.
-
-    `tag` is what `Engine.cancel` knows it by; an analyst's is looked at before it runs.
-    """
-
-    text: bytes
-    format: str = "TabSeparated"
-    database: str = ""
-    readonly: bool = False
-    settings: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    tag: str = ""
-    analyst: bool = False
-    session: SessionRef | None = None
 
 
 def new_tag(query_id: str) -> str:
     """A name for one run of a statement: chDB gives it an id of its own, and two clients may choose the same."""
     return f"{uuid.uuid4().hex} {query_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one request answered. `format` is None when the statement has no result set."""
-
-    body: bytes = b""
-    format: str | None = None
-    read_rows: int = 0
-    written_rows: int = 0
 
 
 class Engine:
@@ -110,8 +75,6 @@ class Engine:
         """Run one statement. Raises EngineError."""
         with self._session(query) as connection:
             if query.analyst:
-                from backbeat.embedded.clickhouse_guard import guarded
-
                 return _run(connection, replace(query, text=guarded(connection, query).encode()))
             if _KILL.match(query.text):
                 query = replace(query, text=_by_tag(query.text))
@@ -152,9 +115,9 @@ class Engine:
                 with self._sessions.use(query.session) as connection:
                     yield connection
             except SessionBusyError:
-                raise _plain(373, "SESSION_IS_LOCKED", f"Session {query.session.name} is locked") from None
+                raise refusal(373, "SESSION_IS_LOCKED", f"Session {query.session.name} is locked") from None
             except SessionUnknownError:
-                raise _plain(372, "SESSION_NOT_FOUND", f"Session {query.session.name} not found") from None
+                raise refusal(372, "SESSION_NOT_FOUND", f"Session {query.session.name} not found") from None
             return
         connection = self._connect(self._path)
         try:
@@ -225,18 +188,13 @@ def _by_tag(text: bytes) -> bytes:
     return _QUERY_ID.sub(b"substring(Settings['log_comment'], 34)", text)
 
 
-def _plain(code: int, name: str, text: str) -> EngineError:
-    return EngineError(code, f"Code: {code}. DB::Exception: {text}. ({name})")
-
-
 def _quoted(text: str, mark: str) -> str:
     return mark + text.replace("\\", "\\\\").replace(mark, "\\" + mark) + mark
 
 
 def _assignment(name: str, value: str) -> str:
     if not _SETTING.fullmatch(name):
-        message = f"Code: {_BAD_ARGUMENTS}. DB::Exception: {name!r} is not the name of a setting. (BAD_ARGUMENTS)"
-        raise EngineError(_BAD_ARGUMENTS, message)
+        raise refusal(36, "BAD_ARGUMENTS", f"{name!r} is not the name of a setting")
     return f"{name} = {_quoted(value, chr(39))}"
 
 

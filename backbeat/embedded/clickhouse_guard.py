@@ -8,8 +8,7 @@ import json
 import re
 from typing import Any
 
-from backbeat.embedded.clickhouse_engine import EngineError, Query
-from backbeat.embedded.clickhouse_wire import refusal
+from backbeat.embedded.clickhouse_query import EngineError, Query, refusal
 
 _ROOTS = {"SelectWithUnionQuery", "ShowTables", "ShowColumns", "ShowFunctions", "ShowIndexes", "DescribeQuery"}
 _ROOTS |= {"Explain", "ShowCreateTableQuery"}

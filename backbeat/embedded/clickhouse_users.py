@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from backbeat.embedded.clickhouse_engine import Query
-from backbeat.embedded.clickhouse_wire import refusal
+from backbeat.embedded.clickhouse_query import Query, refusal
 
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 OWNER_LIMITS: Mapping[str, str] = MappingProxyType(

@@ -12,7 +12,7 @@ import lz4.block  # type: ignore[import-untyped]  # ships no stubs
 import lz4.frame  # type: ignore[import-untyped]  # ships no stubs
 import zstandard
 
-from backbeat.embedded.clickhouse_engine import EngineError, Query, Result
+from backbeat.embedded.clickhouse_query import EngineError, Query, Result, refusal
 from backbeat.embedded.clickhouse_sessions import SessionRef
 
 _TRANSPORT = {
@@ -34,11 +34,6 @@ _STATUS = {
 _SYNTAX_ERROR, _NOT_IMPLEMENTED, _CANNOT_DECOMPRESS, _TOO_MANY_BYTES = 62, 48, 271, 307
 _BLOCK_HEADER = 25  # bytes: a checksum of 16, the method, compressed size with these 9, plain size
 _LZ4, _ZSTD = 0x82, 0x90
-
-
-def refusal(code: int, name: str, text: str) -> EngineError:
-    """An error in ClickHouse's own wording."""
-    return EngineError(code, f"Code: {code}. DB::Exception: {text}. ({name})")
 
 
 def read_query(

@@ -44,7 +44,7 @@ class _Tiered:
 
     async def tool(self, step: str, name: str, **args: Any) -> Any:
         # Of a tool that writes, the effect is ours to refuse.
-        return await call_tool(self, step, name, args)  # type: ignore[arg-type]
+        return await call_tool(self, step, name, args)
 
     async def run(self, definition: Definition, value: BaseModel) -> Any:
         return await definition.run(self, value)

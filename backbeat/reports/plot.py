@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 from backbeat.reports.ask import Answer
 from backbeat.reports.catalog import TIMES
 from backbeat.reports.render import provenance, shown
+from backbeat.visible import clean, one_line
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ def render_svg(answer: Answer) -> str:
 
 
 def _frame(figure: "Figure", answer: Answer, over: str | None) -> None:
-    from backbeat.cli.output import clean
 
     column = answer.report.chart[-1]
     gaps = "; a gap is unknown" if over and None in answer.column(column) else ""
@@ -192,7 +192,6 @@ def _unit(answer: Answer, columns: Sequence[str]) -> str:
 
 
 def _label(text: str) -> str:
-    from backbeat.cli.output import one_line
 
     text = one_line(text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

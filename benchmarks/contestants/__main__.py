@@ -22,7 +22,8 @@ def _ours(workflow: str, *, keyed: bool) -> dict[str, Step]:
 
     from backbeat.producer import rows as producers
     from benchmarks.contestants import work
-    from cron_worker.tick import Limits, tick
+    from cron_worker.limits import Limits
+    from cron_worker.tick import tick
     from shared.config import Config
     from shared.db import pool, queue
     from shared.ids import idempotency_key

@@ -10,7 +10,6 @@ from uuid import UUID
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from backbeat.cli.output import clean
 from backbeat.embedded.stack import StackInfo
 from backbeat.producer.rows import Enqueued
 from backbeat.producer.submit import submit
@@ -18,6 +17,7 @@ from backbeat.reports.ask import Period, ask
 from backbeat.reports.catalog import find
 from backbeat.reports.render import render_text
 from backbeat.reports.trace import trace_tree
+from backbeat.visible import clean
 from examples.code_review.approvers import Approvers
 from examples.code_review.beat import Beat, Service
 from examples.code_review.definitions import code_review

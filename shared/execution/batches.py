@@ -13,7 +13,8 @@ from shared import clock
 from shared.db import queue
 from shared.db.calls import Closing
 from shared.db.queries import load
-from shared.execution.call import Ask, CutError, bill_call, close_call
+from shared.execution.ask import Ask
+from shared.execution.call import CutError, bill_call, close_call
 from shared.execution.environment import Environment
 from shared.llm.classify import classify
 from shared.llm.prices import Price

@@ -7,11 +7,9 @@ a call that was answered is never paid again, and one whose answer was lost is o
 """
 
 import asyncio
-import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -19,13 +17,11 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel
-
 from shared import clock
 from shared.db import calls
 from shared.db.queue import Task
-from shared.db.text import clean
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
+from shared.execution.ask import Ask
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
 from shared.execution.overflow import TooLong, answer_fitting
@@ -35,10 +31,9 @@ from shared.llm import prices
 from shared.llm.classify import Verdict, backoff, classify
 from shared.llm.protocol import Provider, Reply, Request
 from shared.llm.routes import Route
-from shared.llm.structured import OutputInvalidError, json_schema, parse, reask_prompt
+from shared.llm.structured import OutputInvalidError, parse, reask_prompt
 
 TRIES_IN_TICK = 4  # sends of one call before its task is given back to the queue
-LONGEST_KEY = 500  # bytes
 LADDER = ("small", "medium", "large")  # what is answered wrongly twice climbs it; tiers of one's own do not
 AGAIN = "#again"  # behind the key of a call whose answer was sent back
 ROOM = 4  # times the output that was asked for, where that was too little
@@ -58,47 +53,12 @@ class CutError(Exception):
         self.final = limit >= most
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What an author asks of a model; `key` names the call within its task and must not depend on time or chance.
-
-    `output` is a Pydantic model, a raw JSON Schema, or None for plain text. `escalate`: what is invalid twice goes to
-    the next tier up. `batch`: it waits for a batch, where its route can do that (None: where the route says so). The
-    rest is set on the way: a `final` answer is not kept when invalid, nor a `longer` one when cut off again; `window`
-    is what it needs.
-    """
-
-    key: str
-    output: type[BaseModel] | Mapping[str, Any] | None
-    prompt: str
-    system: str = ""
-    tier: str
-    max_output_tokens: int = 1024
-    grows: bool = False  # its prompt begins with the whole one of a call before
-    escalate: bool = True
-    batch: bool | None = None
-    final: bool = False
-    longer: bool = False
-    window: int = 0
-
-    @property
-    def schema(self) -> dict[str, Any] | None:
-        """As it is sent."""
-        return None if self.output is None else json_schema(self.output)
-
-    @property
-    def request_hash(self) -> str:
-        """What must be equal for a recorded answer to count as an answer to this."""
-        body = [self.tier, self.system, self.prompt, self.schema, self.max_output_tokens]
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
 async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
     """Answer `ask`, from the record or from a model; an invalid answer goes back once with its errors, then a tier up.
 
     Returns what `ask.output` makes of it. Raises Interrupt with the attempt's outcome when it cannot be had now.
     """
-    _check_key(ask.key)
+    ask.check()
     higher = LADDER[LADDER.index(ask.tier) + 1 :] if ask.escalate and ask.tier in LADDER else ()
     have = env.config.providers
     above = next(
@@ -119,18 +79,6 @@ async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
             except OutputInvalidError as error:
                 wrong = error
     raise Interrupt(Retry("invalid_output", f"call {ask.key!r}: {wrong}", backoff(task.attempts, env.rng)))
-
-
-def _check_key(key: str) -> None:
-    """A key that Postgres cannot store would be refused at every attempt."""
-    size = len(key.encode("utf-8", "surrogatepass"))
-    if not 0 < size <= LONGEST_KEY:
-        error = f"a call's key has 1 to {LONGEST_KEY} bytes, this one {size}: {key[:60]!r}"
-    elif clean(key) != key:
-        error = f"a call's key holds NUL or a lone surrogate: {key[:60]!r}"
-    else:
-        return
-    raise Interrupt(Dead("invalid_key", error))
 
 
 async def _uncut(env: Environment, task: Payer, ask: Ask) -> Any:

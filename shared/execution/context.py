@@ -13,7 +13,8 @@ from shared.db.queue import Task
 from shared.definitions import Definition
 from shared.domain.outcome import Child, Dead, Escalate, FanOut, Hold, Release, Retry, Snooze
 from shared.errors import ConflictError
-from shared.execution.call import Ask, model_call
+from shared.execution.ask import Ask
+from shared.execution.call import model_call
 from shared.execution.effects import EffectRefusedError, perform_effect
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt

@@ -1,6 +1,9 @@
 """What an execution has around it, handed down explicitly: database, routes, vendors, telemetry, time."""
 
 import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
@@ -13,8 +16,9 @@ from shared.definitions import Registry
 from shared.errors import ConfigError
 from shared.execution.prefixes import Prefixes
 from shared.execution.routing import Routing
+from shared.execution.telemetry import open_telemetry
 from shared.llm.protocol import Provider, make_provider
-from shared.llm.routes import Routes
+from shared.llm.routes import Routes, load_routes
 from shared.telemetry.spans import Telemetry
 
 
@@ -89,3 +93,19 @@ class Environment:
         await self.routing.aclose()
         for provider in self._providers.values():
             await provider.aclose()
+
+
+@asynccontextmanager
+async def surroundings(
+    config: Config, service: str, db: Database, registry: Registry, **more: Any
+) -> AsyncIterator[Environment]:
+    """A worker's environment, closed at its end; models that are near theirs are warned of. Raises ConfigError."""
+    routes, telemetry = load_routes(config.routes_file), open_telemetry(config, service)
+    for line in routes.warnings(clock.wall().date()):
+        logging.getLogger(service).warning("%s", line)
+    env = Environment(config, db, registry, routes, telemetry, **more)
+    try:
+        yield env
+    finally:
+        await env.aclose()
+        telemetry.close()

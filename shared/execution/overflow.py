@@ -3,17 +3,15 @@
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared.db import queue
 from shared.domain.outcome import Dead
+from shared.execution.ask import Ask
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
 from shared.llm import prices
 from shared.llm.protocol import Request
-
-if TYPE_CHECKING:
-    from shared.execution.call import Ask
 
 COUNTING = 10.0  # seconds
 
@@ -26,7 +24,7 @@ class TooLong(Interrupt):
         self.tokens, self.window = tokens, window
 
 
-async def answer_fitting(env: Environment, ask: "Ask", answer: Callable[["Ask"], Awaitable[Any]]) -> Any:
+async def answer_fitting(env: Environment, ask: Ask, answer: Callable[[Ask], Awaitable[Any]]) -> Any:
     """`answer` by a route whose window suffices. Raises TooLong, which names the sizes."""
     longest = max(route.window for route in env.routing.routes.for_tier(ask.tier, env.config.providers))
     tokens, window = await _needed(env, ask)
@@ -40,7 +38,7 @@ async def answer_fitting(env: Environment, ask: "Ask", answer: Callable[["Ask"],
     raise TooLong(tokens, longest, f"call {ask.key!r} has {sizes}, the longest of tier {ask.tier!r}: {fix}")
 
 
-async def _needed(env: Environment, ask: "Ask") -> tuple[int | None, int]:
+async def _needed(env: Environment, ask: Ask) -> tuple[int | None, int]:
     """The input's tokens, where somebody counted, and the window to begin with: any, while nobody knows better."""
     request = Request(
         model="",

@@ -2,26 +2,35 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from shared import clock
-from shared.definitions import Tool
+from shared.db.queue import Task
+from shared.definitions import Definition, Tool
 from shared.domain.outcome import Release, Retry
 from shared.errors import BackbeatError
+from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
 from shared.execution.spans import tool_span
-
-if TYPE_CHECKING:
-    from shared.execution.context import Context
 
 
 class ToolError(BackbeatError):
     """A tool refuses, or cannot do what is asked: whoever called it should hear why, and not try the same again."""
 
 
-async def call_tool(ctx: "Context", step: str, name: str, args: dict[str, Any]) -> Any:
+class Caller(Protocol):
+    """Whose tool is called: a task's context, or what stands before one."""
+
+    env: Environment
+    task: Task
+    definition: Definition
+
+    async def effect(self, step: str, kind: str, request: dict[str, Any], /) -> Any: ...
+
+
+async def call_tool(ctx: Caller, step: str, name: str, args: dict[str, Any]) -> Any:
     """The JSON a tool of this task's definition answers. Raises ToolError, TimeoutError, and what the tool raises."""
     tool = next((one for one in ctx.definition.tools if one.name == name), None)
     if tool is None:
@@ -38,7 +47,7 @@ async def call_tool(ctx: "Context", step: str, name: str, args: dict[str, Any]) 
         ctx.env.telemetry.record(tool_span(ctx.env, ctx.task, step, tool.name, started, problem))
 
 
-async def _call(ctx: "Context", step: str, tool: Tool, args: dict[str, Any]) -> Any:
+async def _call(ctx: Caller, step: str, tool: Tool, args: dict[str, Any]) -> Any:
     try:
         value = tool.args.model_validate(args)
     except ValidationError as error:

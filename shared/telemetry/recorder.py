@@ -100,12 +100,7 @@ class Writer:
     """
 
     def __init__(
-        self,
-        put: Put,
-        directory: Path,
-        where: str = "",
-        form: Callable[[Any], Any] = row,
-        last: float = CLOSE_SECONDS,
+        self, put: Put, directory: Path, where: str = "", form: Callable[[Any], Any] = row, last: float = CLOSE_SECONDS
     ) -> None:
         self.shed = self.untold = self._pending = 0
         self._put, self._directory, self._where = put, directory, where or str(directory)

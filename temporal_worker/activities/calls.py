@@ -18,7 +18,8 @@ from shared.db.effects import Intent
 from shared.definitions import Orchestration
 from shared.domain.outcome import Dead, Hold, Outcome, Release, Retry, Snooze
 from shared.errors import DefinitionError
-from shared.execution.call import Ask, model_call
+from shared.execution.ask import Ask
+from shared.execution.call import model_call
 from shared.execution.effects import EffectRefusedError, perform_effect
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt

@@ -33,6 +33,7 @@ _PLANTS = [
         "import backbeat.embedded",
     ),
     ("Only the embedded package knows the engines' wheels", "backbeat/cli/planted.py", "import chdb"),
+    ("No rooms import each other in a circle", "shared/llm/planted.py", "import shared.execution"),
     ("What is installed imports nothing of the source tree around it", "backbeat/planted.py", "import tests.support"),
 ]
 

@@ -3,7 +3,8 @@
 from datetime import timedelta
 from pathlib import Path
 
-from cron_worker.tick import Limits, Report, tick
+from cron_worker.limits import Limits, Report
+from cron_worker.tick import tick
 from shared.config import Config
 from shared.db import queue
 from shared.db.pool import Database as Connection

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from cron_worker.limits import Limits, Report
 from cron_worker.round import Round
-from cron_worker.tick import Limits, Report
 from shared.config import Config, ProviderConfig
 from shared.definitions import Registry, load_definitions
 from shared.execution.environment import Environment

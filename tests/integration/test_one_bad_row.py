@@ -20,8 +20,8 @@ from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze, Succeed
 from shared.domain.usage import Usage
 from shared.errors import ConfigError, DefinitionError
 from shared.execution import call
+from shared.execution.ask import Ask
 from shared.execution.attempt import attempt
-from shared.execution.call import Ask
 from shared.execution.effects import perform_effect
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt

@@ -12,7 +12,8 @@ from uuid import UUID
 
 import pytest
 
-from backbeat.cli.output import PIPE_WIDTH, clean, emit
+from backbeat.cli.output import PIPE_WIDTH, emit
+from backbeat.visible import clean
 
 ID = UUID("01a203b6-a07d-7bfb-8827-564de37ba04f")
 
