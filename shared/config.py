@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,26 +83,8 @@ class Config:
         return "Start it: `backbeat up`" if home == Path("var") else f"Start it: `backbeat up --dir {home}`"
 
 
-_ENVIRONMENT = {
-    "database_url": "BACKBEAT_DATABASE_URL",
-    "direct_url": "BACKBEAT_DIRECT_URL",
-    "operator_url": "BACKBEAT_OPERATOR_URL",
-    "temporal_address": "BACKBEAT_TEMPORAL_ADDRESS",
-    "temporal_namespace": "BACKBEAT_TEMPORAL_NAMESPACE",
-    "temporal_profile": "BACKBEAT_TEMPORAL_PROFILE",
-    "clickhouse_url": "BACKBEAT_CLICKHOUSE_URL",
-    "analyst_url": "BACKBEAT_ANALYST_URL",
-    "definitions": "BACKBEAT_DEFINITIONS",
-    "telemetry": "BACKBEAT_TELEMETRY",
-    "capture": "BACKBEAT_CAPTURE",
-    "spool_dir": "BACKBEAT_SPOOL_DIR",
-    "routes_file": "BACKBEAT_ROUTES_FILE",
-    "token_file": "BACKBEAT_TOKEN_FILE",
-    "payload_keys_file": "BACKBEAT_PAYLOAD_KEYS_FILE",
-    "payload_dir": "BACKBEAT_PAYLOAD_DIR",
-    "github_api": "BACKBEAT_GITHUB_API",
-    "github_token_file": "BACKBEAT_GITHUB_TOKEN_FILE",
-}
+_TABLES = ("providers", "notify", "source")
+_ENVIRONMENT = {one.name: f"BACKBEAT_{one.name.upper()}" for one in fields(Config) if one.name not in _TABLES}
 _PATHS = ("spool_dir", "routes_file", "token_file", "payload_keys_file", "payload_dir", "github_token_file")
 _PROVIDER_KEYS = ("base_url", "api_key_file", "simulated", "kind")
 _VENDORS = ("anthropic", "openai")

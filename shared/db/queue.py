@@ -134,17 +134,9 @@ async def turn(
     What Postgres will not settle together is settled apart, and nothing is taken then; nor when somebody else is
     at the flows just now: ask `claim_bulk`, which waits.
     """
+    params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds}
     try:
-        rows = await db.rows(
-            _SQL["turn"],
-            {
-                "rows": _rows(ends),
-                "worker": worker,
-                "loaded": list(loaded),
-                "limit": limit,
-                "lease_seconds": lease_seconds,
-            },
-        )
+        rows = await db.rows(_SQL["turn"], params | {"rows": _rows(ends)})
     except (UnavailableError, SchemaError):
         raise
     except Exception:

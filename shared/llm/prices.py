@@ -3,9 +3,10 @@
 A price that is not known is None, never 0; a model listed without a price is not known either.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 
 from shared.domain.usage import Usage
 from shared.llm.protocol import CacheTtl
@@ -88,17 +89,42 @@ def _price(
     import genai_prices
 
     version = f"genai-prices/{genai_prices.__version__}"
-    long_writes = usage.cache_write if cache == "1h" else 0
-    counts = genai_prices.Usage(
+    try:
+        if rates := _rates(provider, model, at.replace(second=0, microsecond=0), cache):
+            into, out = rates.of(replace(usage, output=0), None), rates.of(Usage(output=usage.output), None)
+        else:
+            into, out, _ = _listed(provider, model, usage, at, cache)
+    except LookupError:
+        return None, version
+    return (None if (usage.input and not into) or (usage.output and not out) else into + out), version
+
+
+@lru_cache(maxsize=256)
+def _rates(provider: str, model: str, minute: datetime, cache: CacheTtl | None) -> Price | None:
+    """The list's prices of a minute, so that a call costs some products and not the list's own 130 µs.
+
+    None where they depend on how many tokens there are.
+    """
+    parts = ("uncached", "output", "cache_read", "cache_write")
+    found = [_listed(provider, model, Usage(**{part: 1_000_000}), minute, cache) for part in parts]
+    return None if found[0][2] else Price(*(into + out for into, out, _ in found))
+
+
+def _listed(
+    provider: str, model: str, usage: Usage, at: datetime, cache: CacheTtl | None
+) -> tuple[Decimal, Decimal, bool]:
+    """What input and output cost by the list, and whether it has tiers. Raises LookupError."""
+    from genai_prices import Usage as Counts
+    from genai_prices import calc_price
+    from genai_prices.types import TieredPrices
+
+    counts = Counts(
         input_tokens=usage.input,
         cache_read_tokens=usage.cache_read,
         cache_write_tokens=usage.cache_write,
-        cache_write_1h_tokens=long_writes,
+        cache_write_1h_tokens=usage.cache_write if cache == "1h" else 0,
         output_tokens=usage.output,
     )
-    try:
-        price = genai_prices.calc_price(counts, model, provider_id=provider, genai_request_timestamp=at)
-    except LookupError:
-        return None, version
-    unpriced = (usage.input and not price.input_price) or (usage.output and not price.output_price)
-    return (None if unpriced else price.total_price), version
+    price = calc_price(counts, model, provider_id=provider, genai_request_timestamp=at)
+    tiered = any(isinstance(one, TieredPrices) for one in vars(price.model_price).values())
+    return price.input_price, price.output_price, tiered

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 
-from temporal_worker import worker
+from temporal_worker import constants
 from tests.support.approvals import decide, start, token
 from tests.support.command import command
 from tests.support.databases import Database
@@ -31,7 +31,7 @@ async def test_what_temporal_did_since_is_not_done_again(
 
     And one that was approved before it, whose effect happened since, and that Temporal has forgotten too.
     """
-    monkeypatch.setattr(worker, "RECONCILE_EVERY", 0.5)
+    monkeypatch.setattr(constants, "RECONCILE_EVERY", 0.5)
     database, far = private_database, FarSide()
     client = await Client.connect(own_temporal.address)
     alice = token(database, "alice")

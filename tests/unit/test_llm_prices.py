@@ -1,16 +1,18 @@
 """Prices: golden figures, unknown ones, and a ceiling that no call of its size can pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 import pytest
-from genai_prices import data_snapshot
+from genai_prices import Usage as Counts
+from genai_prices import calc_price, data_snapshot
 from genai_prices.types import ModelPrice
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.usage import Usage
+from shared.llm import prices
 from shared.llm.prices import Price, ceiling, cost, upper_tokens
 from shared.llm.protocol import CacheTtl, Request
 from shared.llm.routes import Route, load_routes
@@ -58,10 +60,16 @@ def test_an_unknown_price_is_none_and_says_which_data_did_not_know_it(provider: 
 
 
 @pytest.fixture
-def list_price(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def list_price(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Change what the price data says about claude-opus-4-7."""
     _, model = data_snapshot.get_snapshot().find_provider_model("claude-opus-4-7", None, "anthropic", None)
-    return lambda **prices: monkeypatch.setattr(model, "prices", ModelPrice(**prices))
+
+    def change(**known: Decimal) -> None:
+        monkeypatch.setattr(model, "prices", ModelPrice(**known))
+        prices._rates.cache_clear()
+
+    yield change
+    prices._rates.cache_clear()
 
 
 @pytest.mark.parametrize("half", ["input_mtok", "output_mtok"])
@@ -130,6 +138,21 @@ def test_no_call_costs_more_than_its_ceiling(
     assert spent is not None
     assert most is not None
     assert spent <= most
+
+
+@given(st.sampled_from(ROUTES), st.tuples(*[st.integers(0, 400_000)] * 4), st.sampled_from(["5m", "1h"]))
+def test_the_list_itself_says_the_same(route: Route, usage: tuple[int, int, int, int], cache: CacheTtl) -> None:
+    uncached, read, written, output = usage
+    counts = Counts(
+        input_tokens=uncached + read + written,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=written if cache == "1h" else 0,
+        output_tokens=output,
+    )
+    listed = calc_price(counts, route.model, provider_id=route.provider, genai_request_timestamp=AT).total_price
+    found = cost(route.provider, route.model, Usage(*usage), AT, cache=cache).usd
+    assert found == listed.quantize(Decimal("0.000000001"), ROUND_HALF_EVEN)
 
 
 def test_every_route_we_ship_has_a_price() -> None:
