@@ -116,9 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     tick.add_argument("--grace", type=seconds, default=30.0, metavar="30s", help="then let calls end for this long")
     tick.add_argument("--max-tasks", type=positive, metavar="N", help="claim at most N tasks")
     tick.add_argument("--concurrency", type=positive, default=16, metavar="16", help="attempts under way at once")
-    tick.add_argument(
-        "--lease", type=seconds, default=60.0, metavar="60s", help="a silent worker's rows are free after"
-    )
+    tick.add_argument("--lease", type=seconds, default=60.0, metavar="60s", help="free a silent worker's rows after")
     tick.add_argument("--every", type=seconds, metavar="10s", help="do not exit: tick again at this interval")
     return parser
 

@@ -71,7 +71,7 @@ class Bulk:
             room, idle = self._room(), not self._slots.busy and not self.busy
             given = self._env.db, self._worker, self._loaded, room, self._limits.lease
             self._report.claimed += room
-            tasks = await queue.claim_bulk(*given, idle=idle) if room else []
+            tasks = await queue.claim(*given, idle=idle, bulk=True) if room else []
             self._take(hand, tasks, room)
 
     async def _turn(self, hand: int, ends: Ends) -> None:

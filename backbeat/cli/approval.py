@@ -57,18 +57,19 @@ def show(request: UUID, output: str) -> None:
     """Show exactly what would happen, and what has been decided."""
 
     async def main() -> "tuple[Request, list[dict[str, Any]]]":
+        from backbeat.operate.approvals import history
         from shared.config import load
         from shared.db import approvals
 
         async with database(load()) as db:
-            return await approvals.get(db, request), await approvals.history(db, request)
+            return await approvals.get(db, request), await history(db, request)
 
-    found, history = run_async(main())
+    found, past = run_async(main())
     if output == "json":
-        emit({**sheet(found), "history": history}, output=output)
+        emit({**sheet(found), "history": past}, output=output)
         return
     show_request(found)
-    emit([event(entry) for entry in history])
+    emit([event(entry) for entry in past])
     if found.closed_at is None:
         shown = found.content_hash[:SHORTEST_HASH]
         talk(f"\nbackbeat approval approve|reject {found.id} --hash {shown} --comment TEXT")

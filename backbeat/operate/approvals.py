@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -22,6 +23,11 @@ async def find(db: Database, state: str | None, limit: int, token_id: str | None
     states = None if state is None else ["pending", "changes"] if state == "open" else [state]
     params = {"id": None, "states": states, "token": token_id, "limit": limit}
     return [Request(**row) for row in await db.rows(_REQUESTS["list"], params)]
+
+
+async def history(db: Database, request: UUID) -> list[dict[str, Any]]:
+    """What the audit log says of a request, refusals included, oldest first."""
+    return await db.rows(_SQL["history"], {"id": str(request)})
 
 
 async def reassign(db: Database, leaver: str, heir: str, reason: str) -> int:

@@ -142,11 +142,6 @@ async def get(db: Database, request: UUID) -> Request:
     return Request(**rows[0])
 
 
-async def history(db: Database, request: UUID) -> list[dict[str, Any]]:
-    """What the audit log says of a request, refusals included, oldest first."""
-    return await db.rows(_SQL["history"], {"id": str(request)})
-
-
 async def votes(db: Database, request: UUID) -> list[dict[str, Any]]:
     """What people decided on a request: id, user_name, decision, via, decided_at; oldest first."""
     return await db.rows(_SQL["votes"], {"id": request})

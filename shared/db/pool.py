@@ -76,9 +76,8 @@ async def connect(url: str, max_size: int = 4, patience: float = PATIENCE, away:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         # Without its text, which repeats the password.
-        raise ConfigError(
-            "database_url is not a Postgres URL", fix="postgresql://user:password@host/database"
-        ) from None
+        fix = "postgresql://user:password@host/database"
+        raise ConfigError("database_url is not a Postgres URL", fix=fix) from None
     pool = open_pool(url, max_size)
     try:
         await pool.open(wait=True, timeout=CONNECT_TIMEOUT)
@@ -121,12 +120,11 @@ def open_pool(url: str, max_size: int = 4) -> type_of_pool:
 async def schema_version(db: Database) -> str:
     """The highest migration that is in place, "" when there is none."""
     try:
-        row = await db.row(
-            "SELECT max(version) AS version FROM backbeat.schema_migrations WHERE applied_at IS NOT NULL"
-        )
+        sql: LiteralString = "SELECT max(version) AS it FROM backbeat.schema_migrations WHERE applied_at IS NOT NULL"
+        row = await db.row(sql)
     except SchemaError:
         return ""
-    return row["version"] or ""
+    return row["it"] or ""
 
 
 def passes(error: psycopg.Error) -> bool:

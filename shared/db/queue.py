@@ -103,22 +103,21 @@ async def sweep(db: Database, limit: int = 5000) -> Mapping[str, int]:
 
 
 async def claim(
-    db: Database, worker: str, loaded: Sequence[str], limit: int, lease_seconds: float, *, idle: bool = True
+    db: Database,
+    worker: str,
+    loaded: Sequence[str],
+    limit: int,
+    lease_seconds: float,
+    *,
+    idle: bool = True,
+    bulk: bool = False,
 ) -> list[Task]:
-    """Take up to `limit` ready tasks of the named definitions, each under a new lease.
+    """Take up to `limit` ready tasks of the named definitions, each under a new lease; `bulk` from the bulk lanes.
 
     Only a worker that is `idle` may get a task that must run alone; it then gets that one and claims nothing beside it.
     """
     params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds, "idle": idle}
-    return [Task._make(_values(row)) for row in await db.rows(_SQL["claim"], params)]
-
-
-async def claim_bulk(
-    db: Database, worker: str, loaded: Sequence[str], limit: int, lease_seconds: float, *, idle: bool = True
-) -> list[Task]:
-    """Take up to `limit` rows of the bulk lanes; one that must run alone comes alone, and to an `idle` worker only."""
-    params = {"worker": worker, "loaded": list(loaded), "limit": limit, "lease_seconds": lease_seconds, "idle": idle}
-    return [Task._make(_values(row)) for row in await db.rows(_SQL["claim_bulk"], params)]
+    return [Task._make(_values(row)) for row in await db.rows(_SQL["claim_bulk" if bulk else "claim"], params)]
 
 
 async def turn(

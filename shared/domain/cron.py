@@ -59,9 +59,8 @@ def next_slot(expression: str, zone: str, after: datetime) -> datetime:
         return next(slots(expression, zone, after))
     except (StopIteration, CronSimError) as error:
         why = str(error).lower() or "it never comes"
-        raise InputError(
-            f"{expression[:60]!r}: {why}", fix="Five fields: minute hour day-of-month month day-of-week"
-        ) from None
+        fix = "Five fields: minute hour day-of-month month day-of-week"
+        raise InputError(f"{expression[:60]!r}: {why}", fix=fix) from None
 
 
 def plan(expression: str, zone: str, catch_up: str, watermark: datetime, now: datetime) -> Plan | None:

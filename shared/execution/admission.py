@@ -60,9 +60,6 @@ class Slot:
         """The call did not leave. A moment that has passed is lost: given back, it would be sent beside a later one."""
         self._desk.ended(self, () if clock.monotonic() > self._until else self._charged)
 
-    async def aclose(self) -> None:
-        """The provider outlives its slots."""
-
     async def send(self, request: Request) -> Reply:
         """See `Provider.send`."""
         if clock.monotonic() > self._until:

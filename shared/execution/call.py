@@ -21,6 +21,7 @@ from shared import clock
 from shared.db import calls
 from shared.db.queue import Task
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
+from shared.execution.admission import Slot
 from shared.execution.ask import Ask
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
@@ -29,7 +30,7 @@ from shared.execution.routing import PATIENCE
 from shared.execution.spans import Payer, call_span, recovered_call_span
 from shared.llm import prices
 from shared.llm.classify import Verdict, backoff, classify
-from shared.llm.protocol import Provider, Reply, Request
+from shared.llm.protocol import Reply, Request
 from shared.llm.routes import Route
 from shared.llm.structured import OutputInvalidError, parse, reask_prompt
 
@@ -218,11 +219,11 @@ async def _leave(env: Environment, task: Payer, ask: Ask, route: Route) -> calls
         await clock.sleep(RESERVATION_WAIT * (0.5 + env.rng.random()))
 
 
-async def _send(env: Environment, task: Payer, ask: Ask, route: Route, provider: Provider, seq: int) -> Any:
+async def _send(env: Environment, task: Payer, ask: Ask, route: Route, slot: Slot, seq: int) -> Any:
     """Send one reserved call and close its row: the valid answer, or the verdict on why there is none."""
     started = clock.wall_ns()
     try:
-        reply = await provider.send(_request(env, task, ask, route, seq))
+        reply = await slot.send(_request(env, task, ask, route, seq))
     except asyncio.CancelledError:
         end = calls.Closing("lost", error_class="cut_off", error="the attempt ended while the call was under way")
         await close_call(env, task, ask, route, seq, started, end)

@@ -85,8 +85,7 @@ class Environment:
 
     def simulated(self, provider: str) -> bool:
         """Whether answers of this vendor are made up by the simulator."""
-        known: Any = self.config.providers.get(provider)
-        return bool(known and known.simulated)
+        return provider in self.config.providers and self.config.providers[provider].simulated
 
     async def aclose(self) -> None:
         """Close the vendors' connections, and give back what is left of their rates."""

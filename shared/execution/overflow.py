@@ -40,14 +40,8 @@ async def answer_fitting(env: Environment, ask: Ask, answer: Callable[[Ask], Awa
 
 async def _needed(env: Environment, ask: Ask) -> tuple[int | None, int]:
     """The input's tokens, where somebody counted, and the window to begin with: any, while nobody knows better."""
-    request = Request(
-        model="",
-        prompt=ask.prompt,
-        system=ask.system,
-        schema=ask.schema,
-        max_output_tokens=ask.max_output_tokens,
-        timeout=COUNTING,
-    )
+    told = {name: getattr(ask, name) for name in ("prompt", "system", "schema", "max_output_tokens")}
+    request = Request(model="", timeout=COUNTING, **told)
     routes = env.routing.routes.for_tier(ask.tier, env.config.providers)
     if prices.upper_tokens(*request.texts) + ask.max_output_tokens <= min(route.window for route in routes):
         return None, 0

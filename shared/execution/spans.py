@@ -143,9 +143,8 @@ def tool_span(env: Environment, task: Task, step: str, tool: str, started: int, 
     """One call of a tool in one attempt."""
     about = _task(env, task) | {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool}
     parent = process_ref(task.traceparent, task.id, task.lease)
-    return _child(
-        "internal", f"execute_tool {tool}", parent, ("tool", task.id, task.lease, step), started, about, error
-    )
+    ids = "tool", task.id, task.lease, step
+    return _child("internal", f"execute_tool {tool}", parent, ids, started, about, error)
 
 
 def escalate_span(env: Environment, row: Workflow) -> SpanRecord:

@@ -23,8 +23,6 @@ from shared.llm.protocol import Reply, UnreadableReplyError
 from shared.llm.structured import OutputInvalidError
 
 Kind = Literal["ok", "immediate", "backoff", "hold_route", "dead", "context_overflow"]
-
-
 LONGEST_PAUSE = 3600.0  # seconds; a vendor that names more is asked again after this
 
 

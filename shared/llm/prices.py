@@ -93,7 +93,7 @@ def _price(
         if rates := _rates(provider, model, at.replace(second=0, microsecond=0), cache):
             into, out = rates.of(replace(usage, output=0), None), rates.of(Usage(output=usage.output), None)
         else:
-            into, out, _ = _listed(provider, model, usage, at, cache)
+            into, out, _ = _list(provider, model, usage, at, cache)
     except LookupError:
         return None, version
     return (None if (usage.input and not into) or (usage.output and not out) else into + out), version
@@ -106,11 +106,11 @@ def _rates(provider: str, model: str, minute: datetime, cache: CacheTtl | None) 
     None where they depend on how many tokens there are.
     """
     parts = ("uncached", "output", "cache_read", "cache_write")
-    found = [_listed(provider, model, Usage(**{part: 1_000_000}), minute, cache) for part in parts]
+    found = [_list(provider, model, Usage(**{part: 1_000_000}), minute, cache) for part in parts]
     return None if found[0][2] else Price(*(into + out for into, out, _ in found))
 
 
-def _listed(
+def _list(
     provider: str, model: str, usage: Usage, at: datetime, cache: CacheTtl | None
 ) -> tuple[Decimal, Decimal, bool]:
     """What input and output cost by the list, and whether it has tiers. Raises LookupError."""

@@ -2,8 +2,7 @@
 
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
@@ -67,14 +66,15 @@ def tracer_provider(service: str, keeps: Sequence[Callable[[ReadableSpan], None]
     return provider
 
 
-def emit(provider: TracerProvider, record: SpanRecord) -> None:
-    """Run one finished span through the provider, with its own ids and times."""
+def emit(tracer: trace.Tracer, record: SpanRecord) -> None:
+    """Run one finished span through its provider, with its own ids and times."""
     context = Context()
     if record.parent_span_id:
         parent = SpanRef(record.trace_id, record.parent_span_id)
         context = trace.set_span_in_context(NonRecordingSpan(_remote(parent)), context)
-    with _ids_of(record):
-        span = provider.get_tracer(SCOPE).start_span(
+    token = _given.set(SpanRef(record.trace_id, record.span_id))
+    try:
+        span = tracer.start_span(
             record.name,
             context=context,
             kind=SpanKind[record.kind.upper()],
@@ -82,18 +82,11 @@ def emit(provider: TracerProvider, record: SpanRecord) -> None:
             links=[Link(_remote(ref)) for ref in record.links],
             start_time=record.start_ns,
         )
+    finally:
+        _given.reset(token)
     if record.error is not None:
         span.set_status(Status(StatusCode.ERROR, record.error))
     span.end(record.end_ns)
-
-
-@contextmanager
-def _ids_of(record: SpanRecord) -> Iterator[None]:
-    token = _given.set(SpanRef(record.trace_id, record.span_id))
-    try:
-        yield
-    finally:
-        _given.reset(token)
 
 
 def _remote(ref: SpanRef) -> SpanContext:

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from shared import clock
-from shared.telemetry.otel import emit, row, tracer_provider
+from shared.telemetry.otel import SCOPE, emit, row, tracer_provider
 from shared.telemetry.spans import SpanRecord
 from shared.telemetry.spool import MAX_SPANS, batches, count_shed, make_room, model_calls, write_batch
 
@@ -32,6 +32,7 @@ class Recorder:
     def __init__(self, service: str, writers: "Sequence[Writer]") -> None:
         self._writers = writers
         self.provider = tracer_provider(service, [writer.keep for writer in writers])
+        self._tracer = self.provider.get_tracer(SCOPE)
 
     @property
     def shed(self) -> int:
@@ -46,7 +47,7 @@ class Recorder:
     def record(self, span: SpanRecord) -> None:
         """Keep a finished span for the next flush."""
         try:
-            emit(self.provider, span)
+            emit(self._tracer, span)
         except Exception as error:
             self._writers[0].give_up(1, f"span {span.name!r} cannot be recorded: {error!r}")
 

@@ -68,7 +68,7 @@ class Storm:
 
     async def claim_bulk(self) -> None:
         lease = self.dice.choice((0.02, 30.0))
-        self.running += await queue.claim_bulk(self.db, "A", BULK, self.dice.randint(1, 9), lease)
+        self.running += await queue.claim(self.db, "A", BULK, self.dice.randint(1, 9), lease, bulk=True)
 
     async def turn(self) -> None:
         some, limit = self._some(), self.dice.randint(1, 9)

@@ -24,8 +24,7 @@ from shared.config import ProviderConfig
 from shared.domain.usage import Usage
 from shared.llm.classify import Verdict, classify
 from shared.llm.prices import upper_tokens
-from shared.llm.protocol import Provider, Reply, Request, UnreadableReplyError, make_provider
-from shared.llm.providers.sdk import SdkProvider
+from shared.llm.protocol import Pools, Provider, Reply, Request, UnreadableReplyError, make_provider
 from shared.llm.structured import OutputInvalidError, json_schema, parse
 
 WINDOW = 3_000  # tokens the simulated provider takes
@@ -168,7 +167,7 @@ async def test_a_cache_mark_is_sent_where_the_endpoint_wants_one(simulated: Simu
 @pytest.mark.parametrize("vendor", COUNTERS)
 async def test_a_request_is_counted_without_being_made(vendor: str, provider: Provider, simulated: Simulated) -> None:
     request = ask(vendor, "counted")
-    assert isinstance(provider, SdkProvider)
+    assert isinstance(provider, Pools)
     counted = await provider.count(request)
     assert not simulated.ends(f"counted-{vendor}")
     assert counted == (await provider.send(request)).usage.input
@@ -176,7 +175,7 @@ async def test_a_request_is_counted_without_being_made(vendor: str, provider: Pr
 
 async def test_where_nobody_counts_beforehand(simulated: Simulated) -> None:
     async with aclosing(make_provider(config("compatible", f"{simulated.url}/v1"))) as provider:
-        assert isinstance(provider, SdkProvider)
+        assert isinstance(provider, Pools)
         assert await provider.count(ask("compatible", "uncounted")) is None
 
 

@@ -21,7 +21,7 @@ async def _known(db: Connection) -> None:
 
 
 async def _rows(db: Connection, limit: int = 50) -> list[queue.Task]:
-    return await queue.claim_bulk(db, "w", LOADED, limit, 60.0)
+    return await queue.claim(db, "w", LOADED, limit, 60.0, bulk=True)
 
 
 async def _beat(database: Database, spool: Path, most: int | None = None) -> Report:
@@ -99,7 +99,7 @@ async def test_bulk_rows_and_single_rows_are_claimed_apart(database: Database) -
         await tasks.submit(db, [{}], workflow="screen")
         await tasks.submit(db, [{}], workflow="judge")
         assert [task.workflow for task in await tasks.take(db, loaded=["screen@1", "judge@1"])] == ["judge"]
-        assert [task.workflow for task in await queue.claim_bulk(db, "w", ["screen@1", "judge@1"], 9, 60.0)] == [
+        assert [task.workflow for task in await queue.claim(db, "w", ["screen@1", "judge@1"], 9, 60.0, bulk=True)] == [
             "screen"
         ]
 

@@ -77,7 +77,7 @@ SMALL, LARGE = ("acme", "small", "normal"), ("acme", "large", "normal")
 CASES = {
     "enqueue": Case(lambda db, _: tasks.add(db, 2, tenant="acme"), first=SMALL),
     "claim": Case(lambda db, _: tasks.take(db, loaded=LOADED), first=LARGE),
-    "claim_bulk": Case(lambda db, _: queue.claim_bulk(db, "A", LOADED, 100, 60.0)),
+    "claim_bulk": Case(lambda db, _: queue.claim(db, "A", LOADED, 100, 60.0, bulk=True)),
     "settle": Case(_settling(Retry("x", "y")), running=True),
     "settle, ending": Case(_settling(Succeed(1)), running=True),
     "fan_out": Case(_settling(MORE), running=True),
@@ -103,7 +103,7 @@ async def _prepared(database: Database, db: Connection, case: Case) -> list[Task
             for workflow in WORKFLOWS:
                 await tasks.add(db, 2, workflow, tenant=tenant)
         if case.running and not again:
-            given = await tasks.take(db, loaded=LOADED) + await queue.claim_bulk(db, "A", LOADED, 100, 60.0)
+            given = await tasks.take(db, loaded=LOADED) + await queue.claim(db, "A", LOADED, 100, 60.0, bulk=True)
             assert len(given) == 18
     # Rows that wait, and room for them, in each flow: what a sweep promotes.
     database.sql(DEMOTE)
@@ -166,7 +166,7 @@ async def test_these_wait_for_no_flow_and_no_task(database: Database) -> None:
     async with tasks.worker(database, url=database.owner_url) as db:
         await queue.register(db, "A", "cron", DEFINITIONS)
         await tasks.add(db, 4, "screen")
-        first = await queue.claim_bulk(db, "A", LOADED, 2, 60.0)
+        first = await queue.claim(db, "A", LOADED, 2, 60.0, bulk=True)
         await tasks.add(db, 3)
         for outcome in (Dead("x", "y"), Hold("route", "r")):
             assert await tasks.settle(db, (await tasks.take(db, 1))[0], outcome)
@@ -178,7 +178,7 @@ async def test_these_wait_for_no_flow_and_no_task(database: Database) -> None:
                 await db.rows("SELECT backbeat.pause('workflow', 'alpha', 'a test', 'test')")
                 await db.rows("SELECT backbeat.unpause('workflow', 'alpha', 'test')")
                 assert await tasks.take(db, loaded=LOADED) == []
-                assert await queue.claim_bulk(db, "A", LOADED, 9, 60.0) == []
+                assert await queue.claim(db, "A", LOADED, 9, 60.0, bulk=True) == []
                 await db.rows("SELECT backbeat.sweep()")
             other.rollback()
             # Settling, it has flows already, and must not wait for more.

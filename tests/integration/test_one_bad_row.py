@@ -134,7 +134,12 @@ async def test_an_answer_is_billed_whatever_its_reader_raises(database: Database
         seq = await tasks.opened(db, task)
         with pytest.raises(OutputInvalidError, match="KeyError"):
             await call._send(
-                env, task, Ask(key="answer", output=Touchy, prompt="?", tier="small"), route, Simulated(), seq
+                env,
+                task,
+                Ask(key="answer", output=Touchy, prompt="?", tier="small"),
+                route,
+                Simulated(),  # type: ignore[arg-type]
+                seq,
             )
     assert database.sql("SELECT status, valid, output FROM backbeat.model_calls") == [("done", False, 5)]
 

@@ -68,11 +68,11 @@ async def test_a_paused_workflow_in_a_bulk_lane_is_parked_too(database: Database
         await queue.register(db, "w", "cron", [SCREEN])
         await tasks.submit(db, [{}] * 5, workflow="screen")
         _pause(database, "workflow", "screen")
-        assert await queue.claim_bulk(db, "w", ["screen@1"], 9, 60.0) == []
+        assert await queue.claim(db, "w", ["screen@1"], 9, 60.0, bulk=True) == []
         await queue.sweep(db)
         assert _states(database) == {"screen held": 5}
         _resume(database, "workflow", "screen")
-        assert len(await queue.claim_bulk(db, "w", ["screen@1"], 9, 60.0)) == 5
+        assert len(await queue.claim(db, "w", ["screen@1"], 9, 60.0, bulk=True)) == 5
 
 
 async def test_urgent_rows_go_first_within_their_share(database: Database) -> None:

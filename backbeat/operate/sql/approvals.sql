@@ -24,3 +24,6 @@ SELECT * FROM (SELECT a.id, CASE
 -- name: audit_rows
 SELECT id, at, actor, action, subject, detail, encode(prev_hash, 'hex') AS prev_hash, encode(hash, 'hex') AS hash
 FROM backbeat.audit_log WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+
+-- name: history
+SELECT at, actor, action, detail FROM backbeat.audit_log WHERE subject = %(id)s ORDER BY id

@@ -36,6 +36,3 @@ ORDER BY r.closed_at IS NOT NULL, r.deadline, r.id LIMIT %(limit)s
 -- name: votes
 SELECT id, user_name, decision, via, decided_at FROM backbeat.approval_decisions
 WHERE request_id = %(id)s AND decision IN ('approve', 'reject', 'request_changes', 'edit', 'revoke') ORDER BY decided_at, id
-
--- name: history
-SELECT at, actor, action, detail FROM backbeat.audit_log WHERE subject = %(id)s ORDER BY id

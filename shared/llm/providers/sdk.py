@@ -48,7 +48,7 @@ class SdkBatches:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SdkProvider:
     """One vendor, by the names of its SDK.
 
