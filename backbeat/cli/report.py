@@ -68,7 +68,7 @@ def report(
     chosen = find(name)
     terms = parse(condition) if condition is not None else []
     period = read_period(since, until, zone, chosen.since)
-    keys = chosen.choose([key.strip() for key in by.split(",") if key.strip()])
+    keys = [key.strip() for key in by.split(",") if key.strip()]
     billed = _bill(name, bill)
     if billed and not (since or until):
         period = _days_of(billed, zone)

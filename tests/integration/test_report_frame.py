@@ -8,12 +8,13 @@ import sys
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from backbeat.cli.report import read_period
+from backbeat.cli.report import OUTPUTS, read_period
 from backbeat.cli.report import report as command
 from backbeat.reports.ask import Answer, Period
 from backbeat.reports.catalog import find, names, read
@@ -180,6 +181,23 @@ def test_the_command(facts: Facts, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert run(*asked, "--fail-if", "calls > 1").exit_code == 0
     for wrong in (("--by", "colour"), ("--fail-if", "calls"), ("--since", "x"), ("--zone", "x")):
         assert isinstance(run(*asked, *wrong).exception, InputError)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_command_prints_every_report(
+    name: str, facts: Facts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BACKBEAT_CLICKHOUSE_URL", facts.url)
+    facts.add("llm_calls", {})
+    facts.add("task_runs", {})
+    (tmp_path / "bill.csv").write_text("day,model,cost_usd\n2026-11-22,opus,0.01\n")
+    bills = [[], ["--bill", "bill.csv"]] if name == "reconcile" else [[]]
+    for output, bill in product(OUTPUTS, bills):
+        asked = [name, "--since", "2026-11-16", "--until", "2026-11-24", "-o", output]
+        done = CliRunner().invoke(command, [*asked, *bill])
+        assert done.exit_code == 0, done.exception
+        assert done.stdout
 
 
 def test_the_panels_are_current() -> None:
