@@ -75,7 +75,6 @@ class SpoolTelemetry(Recorder):
 
 def spool(directory: Path, capacity: int = MAX_SPOOL) -> Put:
     """Into files on this host's disk. Over the capacity, what is no model call goes: the oldest, then what comes."""
-
     room, look_at = 0, 0.0
 
     def put(batch: list[bytes]) -> int:
@@ -171,7 +170,7 @@ class Writer:
         self.give_up(shed, why)
         self._failing = self._failing and shed > 0
         if untold := self.untold:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # the thread goes on, whatever the count's file is
                 count_shed(self._directory, untold)
                 with self._changed:
                     self.untold -= untold

@@ -124,7 +124,8 @@ def count_shed(directory: Path, spans: int) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with os.fdopen(os.open(directory / COUNTER, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        total = max(0, int(file.read() or 0) + spans)
+        digits = file.read(20)  # damage counts as nothing: it may not end the thread that writes
+        total = max(0, (int(digits) if digits.isdigit() else 0) + spans)
         file.seek(0)
         file.write(b"%020d" % total)
         os.fsync(file.fileno())
@@ -171,5 +172,5 @@ def spool_status(directory: Path) -> SpoolStatus:
     oldest = max(0.0, clock.wall().timestamp() - min(waiting)) if waiting else None
     shed = 0
     with suppress(OSError, ValueError):
-        shed = int((directory / COUNTER).read_bytes())
+        shed = int((directory / COUNTER).read_bytes()[:20])
     return SpoolStatus(len(waiting), oldest, len(stats(directory / QUARANTINE, "")), shed)

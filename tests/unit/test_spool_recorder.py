@@ -277,6 +277,20 @@ def test_what_waits_for_a_week_keeps_its_model_calls(tmp_path: Path) -> None:
     assert spool_status(tmp_path)[0::3] == (3, 1)
 
 
+@pytest.mark.parametrize("damaged", [b"\0" * 20, b"letters", b"12x", b"9" * 5_000, b""])
+def test_a_damaged_count_of_shed_spans_ends_no_writer(tmp_path: Path, damaged: bytes) -> None:
+    """A power cut leaves NULs: the count begins anew, and every span of every process on the host is still written."""
+    (tmp_path / spool.COUNTER).write_bytes(damaged)
+    telemetry = SpoolTelemetry(tmp_path, "cron-worker")
+    telemetry._writers[0].give_up(2, "x")
+    for number in range(3):
+        telemetry.record(record(number))
+        telemetry.flush()
+        assert telemetry._writers[0].wait(20)
+    telemetry.close()
+    assert (len(rows(tmp_path)), telemetry.untold) == (3, 0)
+
+
 def test_many_threads_record_everything_once(tmp_path: Path) -> None:
     telemetry = SpoolTelemetry(tmp_path, "cron-worker")
 
