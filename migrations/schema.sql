@@ -1211,6 +1211,7 @@ BEGIN FOREACH v_table IN ARRAY string_to_array('finished_tasks id payload result
         THEN '%1$s = left(%1$s, 0)' ELSE '%1$s = CASE WHEN %1$s IS NOT NULL THEN ''{}''::jsonb END' END, c), ', '), v[2]) FROM unnest(v[3:]) c) USING v_ids;
     GET DIAGNOSTICS v_n = ROW_COUNT; v_rows := v_rows || jsonb_build_object(v[1], v_n); END LOOP;
     UPDATE dead_letters SET payload = NULL, error = '', resolved_at = coalesce(resolved_at, clock()), resolved_by = p_by, reason = p_reason WHERE id = ANY (v_ids);
+    DELETE FROM feedback WHERE task_id = ANY (v_ids); GET DIAGNOSTICS v_n = ROW_COUNT; v_rows := v_rows || jsonb_build_object('feedback', v_n);
     UPDATE notifications o SET facts = '{}' FROM approval_requests r WHERE r.id = o.request_id AND r.workflow_id = ANY (v_ids);
     UPDATE approval_requests SET payload = payload || '{"request": null}', title = 'erased' WHERE workflow_id = ANY (v_ids);
     PERFORM audit(session_user, 'erased', p_subject, v_rows || jsonb_build_object('by', p_by, 'reason', p_reason)); RETURN v_rows; END $_$;

@@ -18,10 +18,10 @@ from backbeat.cli.output import database, emit, os_user, run_async, talk
 def erase(tenant: str | None, task: UUID | None, reason: str, yes: bool, output: str) -> None:
     """Take out what was written about a tenant or a task.
 
-    That is payloads, results, recorded answers, agents' steps, what approvers were shown, and telemetry. Without --yes
-    it counts and changes nothing. Rows stay, with times and costs, without what was written in them; ClickHouse's spans
+    That is payloads, results, recorded answers, agents' steps, what approvers were shown, feedback, and telemetry.
+    Without --yes it counts and changes nothing. Rows stay, with times and costs, without what was written in them; ClickHouse's spans
     and facts are deleted. It says what it cannot reach: Temporal's histories, backups, decisions and the audit log.
-    What still goes on must end first.
+    What still goes on must end first, and what waits here for ClickHouse is shipped first: exit 75 while that fails.
     """
     from backbeat.operate import erase as door
     from shared.config import load
@@ -37,11 +37,17 @@ def erase(tenant: str | None, task: UUID | None, reason: str, yes: bool, output:
         async with database(config, operator=True) as db:
             return await door.look(db, scope)
 
+    async def shipped() -> None:
+        async with database(config) as db:
+            await door.ship_what_waits(db, config)
+
     async def erased() -> dict[str, int]:
         async with database(config, operator=True) as db:
             return await door.erase(db, scope, found, os_user(), reason)
 
     found = run_async(looked())
+    if yes and config.clickhouse_url:
+        run_async(shipped())
     spans = door.telemetry(config.clickhouse_url, scope, really=yes) if config.clickhouse_url else {}
     if yes:
         run_async(erased())
@@ -69,5 +75,8 @@ def _remains(found: Any, clickhouse: bool) -> list[str]:
     lines.append("backups, replicas' logs and files that were exported; idempotency keys, which are hashes of payloads")
     if clickhouse:
         lines.append("hourly sums, which name nobody; spool files that other hosts have not shipped: erase again after")
+        lines.append("batches of spans that were set aside, in quarantine/ and in telemetry_outbox.refused")
+    else:
+        lines.append("spans that wait on disks and in telemetry_outbox")
     lines.append("what vendors, effects and messages have sent elsewhere")
     return lines

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from backbeat.operate.actions import do
+from shared.config import Config
 from shared.db.pool import Database
 from shared.db.queries import load
 from shared.db.text import clean
-from shared.errors import ConflictError, NotFoundError
+from shared.errors import ConflictError, NotFoundError, UnavailableError
+from shared.execution.telemetry import ship
+from shared.telemetry.spool import SUFFIX, stats
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -22,6 +25,7 @@ WHERE database = currentDatabase() AND name IN ('Tenant', 'TaskId', 'OriginId') 
     SELECT name FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree')
 GROUP BY table ORDER BY has(groupArray(name), 'Tenant'), table
 """
+SHIP_SECONDS = 30.0  # a round
 BATCH = 500  # rows a transaction: locks are short, and an interrupted erasure is run again
 
 
@@ -76,6 +80,25 @@ async def look(db: Database, scope: Scope) -> Found:
         counts.update(await db.row(_SQL["count"], {"ids": some}))
         decisions += (await db.row(_SQL["kept"], {"ids": some}))["decisions"]
     return Found(ordered, counts, [row["temporal_id"] for row in workflows], decisions)
+
+
+async def ship_what_waits(db: Database, config: Config) -> None:
+    """Take to ClickHouse what waits on this disk and in Postgres, so that none of it arrives after an erasure.
+
+    Raises UnavailableError while it does not take all that waited at the beginning.
+    """
+    left, error = await _waiting(db, config), ""
+    while left and not error:
+        report = await ship(config, db, SHIP_SECONDS)
+        before, left = left, left & await _waiting(db, config)
+        error = report.error or ("" if left < before else "somebody else is shipping")
+    if left:
+        what = f"{len(left)} batches of spans are still on their way to ClickHouse ({error}), so nothing was erased"
+        raise UnavailableError(what, fix="`backbeat telemetry ship`, then erase again")
+
+
+async def _waiting(db: Database, config: Config) -> set[str]:
+    return {str(row["id"]) for row in await db.rows(_SQL["waiting"])} | {*map(str, stats(config.spool_dir, SUFFIX))}
 
 
 async def erase(db: Database, scope: Scope, found: Found, by: str, reason: str) -> dict[str, int]:

@@ -25,6 +25,7 @@ SECRET = "c4n4ry of a customer"
 TABLES = (
     *("simple_tasks", "finished_tasks", "dead_letters", "model_calls", "agents", "agent_steps", "side_effects"),
     *("orchestrated_workflows", "orchestrated_workflows_steps", "approval_requests", "notifications", "messages"),
+    "feedback",
 )
 
 
@@ -151,6 +152,61 @@ def test_a_task_leaves_with_what_came_of_it(database: Database, clickhouse: str,
     assert _leaks(database) == {}
     assert "Temporal's histories of 1 workflows (approve_effect/" in done.err
     assert "1 decisions with their comments" in done.err
+
+
+@pytest.mark.parametrize("by", ["tenant", "task"])
+def test_nothing_tells_of_the_erased_again(
+    database: Database,
+    clickhouse: str,
+    run: Callable[..., Said],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    by: str,
+) -> None:
+    """What waits on this disk and in Postgres arrives first; feedback goes; what was erased is told no more."""
+    monkeypatch.setenv("BACKBEAT_SPOOL_DIR", str(tmp_path / "spool"))
+    monkeypatch.setenv("BACKBEAT_TELEMETRY", "spool,postgres")
+    first, second = asyncio.run(_work(database, "leaver"))
+    for task in (first, second):
+        assert main(["feedback", "add", str(task), "wrong", "--finding", SECRET]) == 0
+    spool(tmp_path / "spool", call(1, backbeat__tenant="leaver", backbeat__task_id=str(first)))
+    assert database.value("SELECT count(*) FROM backbeat.telemetry_outbox") == 2
+    whom = [["--tenant", "leaver"]] if by == "tenant" else [["--task", first], ["--task", second]]
+    for one in whom:
+        done = run(*one, "--reason", "GDPR 17", "--yes", "-o", "json")
+        assert _rows(done, "postgres")["feedback"] == 2 / len(whom)
+        assert sum(_rows(done, "clickhouse").values()) > 0
+    assert _leaks(database) == {}
+    for again in ("telemetry ship", "telemetry rebuild", "feedback retell", "telemetry ship"):
+        assert main(again.split()) == 0
+    for table in ("otel_traces", "llm_calls", "task_runs", "feedback"):
+        assert ask(clickhouse, f"SELECT count() FROM {table}") == [(0,)], table
+    others = asyncio.run(_work(database, "leaver"))  # of whoever comes back, all is told
+    assert main(["telemetry", "rebuild"]) == 0
+    told = ask(clickhouse, "SELECT DISTINCT TaskId FROM llm_calls")
+    assert {task for (task,) in told} == {str(task) for task in others}
+
+
+def test_nothing_is_erased_while_spans_of_it_may_still_arrive(
+    database: Database, clickhouse: str, run: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKBEAT_SPOOL_DIR", str(tmp_path / "spool"))
+    asyncio.run(_work(database, "leaver"))
+    leaks, for_it = _leaks(database), ("--tenant", "leaver", "--reason", "GDPR 17", "--yes")
+    database.sql("SELECT backbeat.put_spans(%s, 1, '')", [UUID(int=1)])
+    database.sql("UPDATE backbeat.telemetry_outbox SET leased_until = backbeat.clock() + interval '1 minute'")
+    said = run(*for_it)  # somebody else is about to send it
+    assert (said.code, said.out, said.err.count("\n")) == (75, "", 1)
+    assert "1 batches of spans are still on their way to ClickHouse" in said.err
+    database.sql("UPDATE backbeat.telemetry_outbox SET refused = 'broken'")
+    spool(tmp_path / "spool", call(1))
+    monkeypatch.setenv("BACKBEAT_CLICKHOUSE_URL", "http://127.0.0.1:9/x")
+    said = run(*for_it)
+    assert (said.code, said.out, said.err.count("\n")) == (75, "", 1)
+    assert _leaks(database) == leaks
+    monkeypatch.setenv("BACKBEAT_CLICKHOUSE_URL", "")
+    assert "remains: spans that wait on disks and in telemetry_outbox\n" in run(*for_it).err
+    assert _leaks(database) == {}
 
 
 @pytest.mark.parametrize(
