@@ -72,8 +72,8 @@ def status(output: str) -> None:
 def rebuild(since: timedelta, dry_run: bool, output: str) -> None:
     """Fill the facts from Postgres: model calls and attempts that ClickHouse does not know, and the hours they are in.
 
-    What did arrive is recognised by its span and stays. Ship first: what arrives later counts in the hourly sums once
-    more, until the next rebuild.
+    What did arrive is recognised by its span and counts once, also when it arrives again later. What was erased is not
+    told again.
     """
     done = run_async(_rebuild(_config(), since, dry_run))
     emit(done, output=output)

@@ -38,7 +38,7 @@ GROUP BY SpanId
 _WRONG_HOURS = """
 SELECT Hour FROM (
     SELECT toStartOfHour(toDateTime(Timestamp)) AS Hour, toInt64(countIf(CallStatus != 'lost')) AS Calls,
-        toInt64(countIf(CallStatus = 'lost')) AS Lost, sum(ifNull(CostUsd, 0)) AS Cost FROM v_llm_calls GROUP BY Hour
+        toInt64(countIf(CallStatus = 'lost')) AS Lost, sum(ifNull(CostUsd, 0)) AS Cost FROM llm_calls GROUP BY Hour
     UNION ALL
     SELECT Hour, -toInt64(sum(h.Calls)), -toInt64(sum(h.LostCalls)), -sum(h.CostUsd) FROM llm_hourly AS h GROUP BY Hour
 )
@@ -175,7 +175,7 @@ def _send(spans: Iterable[SpanRecord], config: Config) -> None:
 
 
 def _hours(client: "Client", since: datetime) -> list[int]:
-    """Hours, as seconds, whose sums are not those of their facts."""
+    """Hours, as seconds, whose sums are not those of their facts: of all that was told, as a sum adds it."""
     rows = client.query(_WRONG_HOURS, parameters={"since": f"{since:%Y-%m-%d %H:00:00}"}).result_rows
     return [int(hour.timestamp()) for (hour,) in rows]
 
@@ -188,7 +188,7 @@ def _remake(client: "Client", hours: Sequence[int]) -> None:
     select = client.query(
         "SELECT as_select FROM system.tables WHERE name = 'llm_hourly_mv' AND database = currentDatabase()"
     ).result_rows[0][0]
-    facts = f"FROM (SELECT * FROM v_llm_calls WHERE toStartOfHour(toDateTime(Timestamp)) IN ({among}))"  # noqa: S608
+    facts = f"FROM (SELECT * FROM llm_calls WHERE toStartOfHour(toDateTime(Timestamp)) IN ({among}))"  # noqa: S608
     client.command(f"ALTER TABLE llm_hourly DELETE WHERE Hour IN ({among}) SETTINGS mutations_sync = 2")
     remade = re.sub(r"FROM\s+(?:\S+\.)?`?llm_calls`?", lambda _: facts, select, count=1)
     client.command(f"INSERT INTO llm_hourly {remade} SETTINGS insert_deduplicate = 0")

@@ -85,7 +85,8 @@ TTL toDateTime(Timestamp) + INTERVAL 400 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000,
     fsync_after_insert = 1, fsync_part_directory = 1;
 
--- Sums over whole hours for charts: additive, so it counts deliveries, and keeps lost calls apart from the rest.
+-- Sums over whole hours for charts: additive, so it counts every telling of a call: ask v_llm_hourly, which takes off what
+-- was told twice.
 -- UnpricedCalls says how many calls the cost does not cover.
 CREATE TABLE IF NOT EXISTS llm_hourly (
     Hour DateTime COMMENT 'UTC: the hour it began in',
@@ -104,7 +105,7 @@ CREATE TABLE IF NOT EXISTS llm_hourly (
     CacheReadTokens SimpleAggregateFunction(sum, UInt64) COMMENT 'tokens: of the calls whose count is known',
     CacheWriteTokens SimpleAggregateFunction(sum, UInt64) COMMENT 'tokens: of the calls whose count is known',
     Tasks AggregateFunction(uniq, String) COMMENT 'tasks: distinct, estimated',
-    DurationMs AggregateFunction(quantilesTDigest(0.5, 0.95, 0.99), Float32) COMMENT 'ms: p50, p95 and p99, estimated'
+    DurationMs AggregateFunction(quantilesTDigest(0.5, 0.95, 0.99), Float32) COMMENT 'ms: p50, p95 and p99, estimated; a call told twice weighs twice'
 ) ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(Hour)
 ORDER BY (Workflow, Model, ToolBucket, Tier, Provider, Hour)

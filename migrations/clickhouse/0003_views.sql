@@ -23,7 +23,7 @@ WHERE SpanKey NOT IN (SELECT SpanKey FROM llm_calls GROUP BY SpanKey HAVING coun
 UNION ALL
 SELECT *, CacheRatio, ToolBucket, SpanKey, TaskKey FROM llm_calls
 WHERE SpanKey IN (SELECT SpanKey FROM llm_calls GROUP BY SpanKey HAVING count() > 1)
-ORDER BY CallStatus = 'lost', Timestamp
+ORDER BY CallStatus = 'lost', Timestamp, CostUsd
 LIMIT 1 BY SpanKey;
 
 CREATE VIEW IF NOT EXISTS v_llm_calls_in AS
@@ -41,7 +41,7 @@ UNION ALL
 SELECT * FROM (
     SELECT *, CacheRatio, ToolBucket, SpanKey, TaskKey FROM llm_calls
     WHERE Timestamp >= since - INTERVAL 1 HOUR AND Timestamp < until + INTERVAL 1 HOUR AND SpanKey IN (twice)
-    ORDER BY CallStatus = 'lost', Timestamp
+    ORDER BY CallStatus = 'lost', Timestamp, CostUsd
     LIMIT 1 BY SpanKey
 )
 WHERE Timestamp >= since AND Timestamp < until;
@@ -75,6 +75,8 @@ SELECT * FROM (
 )
 WHERE Timestamp >= since AND Timestamp < until;
 
+-- The sums of llm_hourly, less the tellings that v_llm_calls does not choose of the calls that were told more than once. What
+-- cannot be subtracted is an estimate: in DurationMs such a call weighs as often as it was told.
 CREATE VIEW IF NOT EXISTS v_llm_hourly AS
 SELECT
     Hour, Workflow, Tier, Provider, Model, ToolBucket,
@@ -89,8 +91,28 @@ SELECT
     sum(h.CacheWriteTokens) AS CacheWriteTokens,
     uniqMerge(h.Tasks) AS Tasks,
     quantilesTDigestMerge(0.5, 0.95, 0.99)(h.DurationMs) AS DurationMs
-FROM llm_hourly AS h
-GROUP BY Hour, Workflow, Tier, Provider, Model, ToolBucket;
+FROM (
+    SELECT
+        Hour, Workflow, Tier, Provider, Model, ToolBucket, toInt64(Calls) AS Calls, toInt64(LostCalls) AS LostCalls,
+        toInt64(Errors) AS Errors, toInt64(UnpricedCalls) AS UnpricedCalls, CostUsd, toInt64(InputTokens) AS InputTokens,
+        toInt64(OutputTokens) AS OutputTokens, toInt64(CacheReadTokens) AS CacheReadTokens,
+        toInt64(CacheWriteTokens) AS CacheWriteTokens, Tasks, DurationMs
+    FROM llm_hourly
+    UNION ALL
+    SELECT
+        toStartOfHour(toDateTime(Timestamp)), Workflow, Tier, Provider, Model, ToolBucket, -toInt64(CallStatus != 'lost'),
+        -toInt64(CallStatus = 'lost'), -toInt64(StatusCode = 'Error' AND CallStatus != 'lost'),
+        -toInt64(CostUsd IS NULL AND CallStatus != 'lost'), -toDecimal128(ifNull(CostUsd, 0), 9), -toInt64(ifNull(InputTokens, 0)),
+        -toInt64(ifNull(OutputTokens, 0)), -toInt64(ifNull(CacheReadTokens, 0)), -toInt64(ifNull(CacheWriteTokens, 0)),
+        arrayReduce('uniqState', emptyArrayString()), arrayReduce('quantilesTDigestState(0.5, 0.95, 0.99)', emptyArrayFloat32())
+    FROM (
+        SELECT *, ToolBucket, row_number() OVER (PARTITION BY SpanKey ORDER BY CallStatus = 'lost', Timestamp, CostUsd) AS place
+        FROM llm_calls WHERE SpanKey IN (SELECT SpanKey FROM llm_calls GROUP BY SpanKey HAVING count() > 1)
+    )
+    WHERE place > 1
+) AS h
+GROUP BY Hour, Workflow, Tier, Provider, Model, ToolBucket
+HAVING Calls > 0 OR LostCalls > 0;
 
 CREATE VIEW IF NOT EXISTS v_model_prices AS
 SELECT * FROM model_prices FINAL;

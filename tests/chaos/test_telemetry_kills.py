@@ -19,7 +19,7 @@ from shared.telemetry.spool import spool_status
 from tests.chaos.conftest import soaking
 from tests.chaos.support.spanner import spans
 from tests.integration import _clickhouse
-from tests.integration._clickhouse import Server, ask
+from tests.integration._clickhouse import CALLS, HOURS, Server, ask
 from tests.support.command import clean_environ
 from tests.support.tree import ROOT
 
@@ -123,4 +123,5 @@ def _balance(url: str, seed: int, begun: list[int], acknowledged: list[int]) -> 
     calls = {span.span_id for span in told}
     shown = "SELECT count(), countIf(CallStatus = 'lost'), sum(CostUsd) FROM v_llm_calls"
     assert ask(url, shown) == [(len(calls), len(calls - {span.span_id for span in real}), paid)]
+    assert ask(url, CALLS) == ask(url, HOURS)
     assert len(arrived) >= len(acknowledged) >= 6

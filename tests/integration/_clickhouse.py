@@ -26,6 +26,18 @@ PASSWORD = "open sesame/1"
 ANALYST_PASSWORD = "look, do not touch"
 START_NS = time.time_ns() - 60_000_000_000
 
+# What the views say of all calls: in all, lost, failed, unpriced, money, tokens.
+CALLS = """
+SELECT count() - countIf(CallStatus = 'lost'), countIf(CallStatus = 'lost'),
+    countIf(StatusCode = 'Error' AND CallStatus != 'lost'), countIf(CostUsd IS NULL AND CallStatus != 'lost'),
+    sum(ifNull(CostUsd, 0)), sum(ifNull(InputTokens, 0)), sum(ifNull(OutputTokens, 0)), sum(ifNull(CacheReadTokens, 0)),
+    sum(ifNull(CacheWriteTokens, 0)) FROM v_llm_calls
+"""
+HOURS = """
+SELECT sum(Calls), sum(LostCalls), sum(Errors), sum(UnpricedCalls), sum(CostUsd), sum(InputTokens), sum(OutputTokens),
+    sum(CacheReadTokens), sum(CacheWriteTokens) FROM v_llm_hourly
+"""
+
 
 class Server:
     """`python -m backbeat.embedded.clickhouse` over one directory; it keeps its port when started again."""
@@ -147,7 +159,9 @@ def span(name: str, *parts: object, parent: str | None = None, seconds: float = 
     )
 
 
-def call(number: int, *, status: str = "done", seconds: float = 1.0, **attributes: Any) -> SpanRecord:
+def call(
+    number: int, *, status: str = "done", seconds: float = 1.0, after: float = 0.0, **attributes: Any
+) -> SpanRecord:
     """A model call; its attributes' dots are written as double underscores."""
     lost = status == "lost"
     usage = {} if lost else {"gen_ai.usage.input_tokens": 1000, "gen_ai.usage.output_tokens": 10}
@@ -164,7 +178,8 @@ def call(number: int, *, status: str = "done", seconds: float = 1.0, **attribute
     }
     identity = ("call", "task-1", number, 0)
     values = about | usage | known | given
-    return span("chat opus-1", *identity, parent=process_id(), kind="client", seconds=seconds, attributes=values)
+    about_it = {"seconds": seconds, "after": after, "attributes": values}
+    return span("chat opus-1", *identity, parent=process_id(), kind="client", **about_it)
 
 
 def process(outcome: str = "succeed", **other: Any) -> SpanRecord:

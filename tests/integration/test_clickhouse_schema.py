@@ -17,7 +17,19 @@ from shared.errors import AuthError, ConfigError, SchemaError, UnavailableError
 from shared.ids import span_id
 from shared.telemetry.shipper import ShipReport
 from tests.integration import _clickhouse
-from tests.integration._clickhouse import PASSWORD, START_NS, Server, ask, call, process, process_id, span, tick_link
+from tests.integration._clickhouse import (
+    CALLS,
+    HOURS,
+    PASSWORD,
+    START_NS,
+    Server,
+    ask,
+    call,
+    process,
+    process_id,
+    span,
+    tick_link,
+)
 
 clickhouse_server = _clickhouse.clickhouse_server
 empty_clickhouse = _clickhouse.empty_clickhouse
@@ -167,6 +179,26 @@ def test_a_dead_workers_span_told_twice_counts_once(clickhouse: str, deliver: De
     spans = "SELECT SpanName, SpanAttributes['backbeat.effect_status'] FROM v_spans ORDER BY SpanName, SpanId"
     assert {row for row in ask(clickhouse, spans) if row[1]} == {("effect review", "done")}
     assert len(ask(clickhouse, spans)) == 4
+
+
+def test_hours_count_a_call_once_however_often_it_was_told(clickhouse: str, deliver: Deliver) -> None:
+    done, late = call(1, backbeat__cost_usd="1.5"), call(2, seconds=9, after=7200.0, backbeat__cost_usd="2.5")
+    for told in (
+        done,
+        done,
+        done,
+        call(2, status="lost"),
+        late,
+        call(3, backbeat__cost_usd=None),
+        call(4, status="lost"),
+    ):
+        deliver(told)
+    deliver(call(4, status="lost"), call(5))
+    assert ask(clickhouse, CALLS) == ask(clickhouse, HOURS)
+    assert ask(clickhouse, HOURS)[0][:5] == (4, 1, 0, 1, Decimal("4.000000001"))
+    later = "SELECT Calls, LostCalls FROM v_llm_hourly WHERE Hour > (SELECT min(Hour) FROM llm_hourly)"
+    assert ask(clickhouse, later) == [(1, 0)]
+    assert ask(clickhouse, "SELECT sum(Calls) FROM llm_hourly") == [(6,)]  # the table only ever adds
 
 
 def test_the_hour_holds_latency_and_tasks_by_number_of_tools(clickhouse: str, deliver: Deliver) -> None:
