@@ -21,8 +21,8 @@ def erase(tenant: str | None, task: UUID | None, reason: str, yes: bool, output:
     That is payloads, results, recorded answers, agents' steps, what approvers were shown, feedback, and telemetry.
     Without --yes it counts and changes nothing. Rows stay, with times and costs, without what was written in them;
     ClickHouse's spans and facts are deleted. It says what it cannot reach: Temporal's histories, backups, decisions and
-    the audit log. What still goes on must end first. What waits here for ClickHouse is shipped first: exit 75 while that
-    fails.
+    the audit log. What still goes on must end first. What waits here for ClickHouse is shipped first: exit 75 while
+    that fails.
     """
     from backbeat.operate import erase as door
     from shared.config import load
