@@ -41,7 +41,8 @@ class Period:
 class Answer:
     """What a report says. Money is Decimal, what is unknown is None.
 
-    `by` are the keys, which are the first columns; `watermark` is when the newest record begins, None without any.
+    `by` are the keys, which are the first columns. `watermark` is when the newest record begins, of the source that is
+    furthest behind, None without any; `empty` are the sources that have no records at all.
     """
 
     report: Report
@@ -50,6 +51,7 @@ class Answer:
     columns: tuple[str, ...]
     rows: list[Row]
     watermark: datetime | None
+    empty: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -88,12 +90,13 @@ def ask(
             if error.code != _NO_VIEW:
                 raise
             raise SchemaError("ClickHouse lacks a view of the reports", fix="Run `backbeat migrate up`") from error
-        reach = [_reach(client, source) for source in report.sources]
+        reach = {source: _reach(client, source) for source in report.sources}
     answer = json.loads(said)
     types = [column["type"] for column in answer["meta"]]
     rows = [tuple(map(_typed, types, row)) for row in answer["data"]]
-    watermark = None if None in reach else min(moment for moment in reach if moment)
-    return Answer(report, period, keys, tuple(column["name"] for column in answer["meta"]), rows, watermark)
+    watermark = min((moment for moment in reach.values() if moment), default=None)
+    empty = tuple(source for source, moment in reach.items() if moment is None)
+    return Answer(report, period, keys, tuple(column["name"] for column in answer["meta"]), rows, watermark, empty)
 
 
 def _reach(client: "Client", source: str) -> datetime | None:

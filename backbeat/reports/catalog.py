@@ -38,7 +38,11 @@ _PARAMETERS = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One file. `units` by column, `keys` their SQL by name; `chart` is a kind and its columns, `n` ends in one."""
+    """One file. `units` by column, `keys` their SQL by name; `chart` is a kind and its columns.
+
+    `n` is the column that counts what the figures are about: summed, or with `max` or `most` before it the largest,
+    where rows are about the same things (`most`: not quite).
+    """
 
     name: str
     title: str

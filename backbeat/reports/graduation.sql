@@ -1,9 +1,9 @@
 -- title: What has outgrown cron
 -- units: measured as `evidence` says, limit like `measured`, of_limit share of the limit, n attempts or tasks or origins
--- units: crossed 1 or 0, evidence words, advice words
+-- units: of_attempts attempts, crossed 1 or 0, evidence words, advice words
 -- labels: workflow, threshold
 -- chart: bars of_limit
--- n: n
+-- n: max of_attempts
 -- since: 30d
 -- source: task_runs
 -- source: llm_calls
@@ -36,7 +36,8 @@ WITH
 SELECT
     Workflow AS workflow, threshold, round(measured, 3) AS measured, limit, round(measured / limit, 3) AS of_limit, n,
     toUInt8(ifNull(measured > limit AND n >= enough, 0)) AS crossed,
-    if(n = 0, 'nothing to measure', evidence) AS evidence, if(crossed, advice, 'stay on cron') AS advice
+    if(n = 0, 'nothing to measure', evidence) AS evidence, if(crossed, advice, 'stay on cron') AS advice,
+    (SELECT count() FROM runs) AS of_attempts
 FROM (
     SELECT
         Workflow, 1 AS place, 'sub-second need' AS threshold, quantileExactOrNullIf(0.95)(wait_s, Class = 'urgent') AS measured,

@@ -1,11 +1,12 @@
 -- title: Is telemetry to be believed
--- units: measured as `what` says, bad_from like `measured`, of_limit share of what is bad, n records, bad 1 or 0
+-- units: measured as `what` says, bad_from like `measured`, of_limit share of what is bad, n records a check, bad 1 or 0
 -- units: where host or model, what words
 -- labels: check
 -- chart: bars of_limit
--- n: n
+-- n: most n
 -- source: tick_runs
 -- source: otel_traces
+-- source: llm_calls
 --
 -- A row a check, of what there are records of. What a host's ticks tell of its spool is as of their last one in the period; a host whose spool is stuck
 -- cannot say so here, but falls silent: ask `backbeat telemetry status` there.

@@ -16,9 +16,12 @@ UNKNOWN = "unknown"
 
 def provenance(answer: Answer) -> str:
     """Period, n, source and watermark: the line under every table and chart."""
-    n = f"n = {answer.n:,} {answer.report.units[answer.report.n[-1]]}"
-    reach = "no records" if answer.watermark is None else f"records up to {_moment(answer, answer.watermark)}"
-    return f"{period(answer)}; {n}; {', '.join(answer.report.sources)}: {reach}"
+    most = "up to " if answer.report.n[0] == "most" else ""
+    n = f"n = {most}{answer.n:,} {answer.report.units[answer.report.n[-1]]}"
+    told = [source for source in answer.report.sources if source not in answer.empty]
+    reach = [f"{', '.join(told)}: records up to {_moment(answer, answer.watermark)}"] if answer.watermark else []
+    nothing = [f"{', '.join(answer.empty)}: no records"] if answer.empty else []
+    return "; ".join([period(answer), n, *reach, *nothing])
 
 
 def period(answer: Answer) -> str:
@@ -66,6 +69,7 @@ def render_json(answer: Answer) -> str:
         "n": answer.n,
         "source": answer.report.sources,
         "watermark": answer.watermark and answer.watermark.isoformat(),
+        "empty": answer.empty,
         "rows": answer.records(),
     }
     return json.dumps(said, default=_plain, ensure_ascii=False, indent=2)

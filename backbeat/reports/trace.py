@@ -38,6 +38,8 @@ ORDER BY
 LIMIT 1 BY SpanId
 """
 _NOTES = ("backbeat.call_status", "backbeat.outcome", "backbeat.effect_status", "backbeat.validation")
+_CALLS = ("chat", "generate_content", "text_completion", "embeddings")  # as llm_calls has them; a tool costs nothing
+_AFTER = {"approval.voted": 1, "approval.decided": 2}  # what is told as of one moment, by cause
 Span = Mapping[str, Any]
 
 
@@ -58,7 +60,11 @@ def trace_spans(client_or_url: "Client | str", trace_id: str) -> list[dict[str, 
             )
         first, last = bounds[0]
         answer = client.query(_SPANS, {"trace": trace_id, "first": first, "last": last})
-        return sorted(answer.named_results(), key=lambda span: (span["start"], span["id"]))
+        return sorted(answer.named_results(), key=_place)
+
+
+def _place(span: Span) -> tuple[int, int, str]:
+    return span["start"], _AFTER.get(span["name"], 0), span["id"]
 
 
 def complete_trace(url: str, prefix: str) -> str:
@@ -120,7 +126,7 @@ def _line(span: Span, began: int) -> str:
 
 
 def _is_call(span: Span) -> bool:
-    return "gen_ai.operation.name" in span["attributes"]
+    return span["attributes"].get("gen_ai.operation.name") in _CALLS
 
 
 def _cost(span: Span) -> Decimal | None:

@@ -113,6 +113,19 @@ def test_failures_show_in_the_tree(clickhouse: str, deliver: Deliver) -> None:
     assert "effect mail  +0.000 s  1.000 s  ! the far side [said] no" in trace_tree(clickhouse, trace_id("task", 1))
 
 
+def test_a_tool_costs_nothing_and_a_vote_comes_before_its_decision(clickhouse: str, deliver: Deliver) -> None:
+    of_it = {"attributes": {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search"}}
+    votes = [
+        span(name, name, parent=process_id()) for name in ("approval.decided", "approval.voted", "approval.requested")
+    ]
+    deliver(process(), call(1), span("execute_tool search", "tool", parent=process_id(), **of_it), *votes)
+    tree = trace_tree(clickhouse, trace_id("task", 1))
+    assert tree.splitlines()[0].endswith(", 1.000 s, $0.000000001")
+    assert "execute_tool search  +0.000 s  1.000 s\n" in tree
+    names = [one["name"] for one in trace_spans(clickhouse, trace_id("task", 1)) if "approval" in one["name"]]
+    assert names == ["approval.requested", "approval.voted", "approval.decided"]
+
+
 def test_a_trace_that_is_not_there(clickhouse: str) -> None:
     with pytest.raises(NotFoundError, match="no span of trace"):
         trace_tree(clickhouse, "ab" * 16)

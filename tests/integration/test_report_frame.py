@@ -82,6 +82,25 @@ def test_the_same_answer_four_ways(facts: Facts) -> None:
     assert "<script" not in drawn
 
 
+def test_an_empty_source_is_named_and_hides_no_other(facts: Facts) -> None:
+    facts.add("origins", {"OriginId": "a", "Timestamp": NOW - timedelta(hours=2)})
+    facts.add("llm_calls", {"OriginId": "a", "Timestamp": NOW - timedelta(hours=3)})
+    answer = facts.ask("journey")
+    assert (answer.watermark, answer.empty) == (NOW - timedelta(hours=3), ("effects",))
+    assert render_text(answer).endswith("; origins, llm_calls: records up to 2026-11-23 09:00; effects: no records\n")
+    said = json.loads(render_json(answer))
+    assert (said["watermark"], said["empty"]) == ("2026-11-23T09:00:00+00:00", ["effects"])
+
+
+def test_n_counts_no_record_twice(facts: Facts) -> None:
+    """Each check of health, and each threshold, is about the same records again."""
+    facts.add("llm_calls", {}, count=3)
+    facts.add("task_runs", {}, count=2)
+    facts.add("task_runs", {"Runtime": "temporal"})
+    assert "; n = up to 3 records a check; " in render_text(facts.ask("health"))
+    assert "; n = 2 attempts; " in render_text(facts.ask("graduation"))
+
+
 def test_a_curve_over_days_of_a_zone(facts: Facts) -> None:
     at = datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
     facts.add("llm_calls", {"Timestamp": at}, {"Timestamp": at - timedelta(hours=1)})
