@@ -10,7 +10,9 @@ With a column of time (day, week, month, hour) any of them is a curve over it, o
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, datetime, time
+from textwrap import fill
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -42,7 +44,8 @@ _STYLE: Any = {
     "axes.axisbelow": True,
 }
 _WIDE, _ROW, _MARGINS, _CURVES = 9.0, 0.32, 1.9, 4.4  # inches
-_LONGEST = 58  # characters of a label
+_LONGEST, _LINE = 58, 120  # characters of a label, and of a line below the chart
+_LONG = {"d": 86_400, "h": 3_600}  # seconds
 _drawing = Lock()  # matplotlib's settings are the process'
 
 
@@ -50,36 +53,66 @@ def render_svg(answer: Answer) -> str:
     """The same answer makes the same bytes. Raises ConfigError where the plotting library is not installed."""
     try:
         import matplotlib as mpl
-        from matplotlib.figure import Figure
     except ImportError:
         fix = "Install the extra `plots`: pip install 'backbeat[plots]'"
         raise ConfigError("no charts without matplotlib", fix=fix) from None
+    out = io.StringIO()
     with _drawing, mpl.rc_context(_STYLE):
-        over = next((name for name in (*TIMES, "hour") if name in answer.columns), None)
-        rows = min(len(answer.rows), MOST_ROWS)
-        high = 2.2 if not rows else _CURVES if over else _MARGINS + _ROW * max(rows, 2)
-        figure = Figure(figsize=(_WIDE, high), layout="constrained")
-        axes = figure.add_subplot()
-        if not rows:
-            axes.set_axis_off()
-            axes.text(0.5, 0.5, "nothing in this period", ha="center", va="center", color="#555555", fontsize=12)
-        elif over:
-            _curves(axes, answer, over)
-        else:
-            _KINDS[answer.report.chart[0]](axes, answer, answer.report.chart[1:])
-        _frame(figure, answer, over)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": "Backbeat"})
-        return out.getvalue()
+        draw(answer).savefig(out, format="svg", metadata={"Date": None, "Creator": "Backbeat"})
+    return out.getvalue()
+
+
+def draw(answer: Answer) -> "Figure":
+    """The chart."""
+    from matplotlib.figure import Figure
+
+    answer = _in_sensible_units(answer)
+    over = next((name for name in (*TIMES, "hour") if name in answer.columns), None)
+    rows = min(len(answer.rows), MOST_ROWS)
+    high = 2.2 if not rows else _CURVES if over else _MARGINS + _ROW * max(rows, 2)
+    figure = Figure(figsize=(_WIDE, high), layout="constrained")
+    axes = figure.add_subplot()
+    if not rows:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "nothing in this period", ha="center", va="center", color="#555555", fontsize=12)
+    elif over:
+        _curves(axes, answer, over)
+    else:
+        _KINDS[answer.report.chart[0]](axes, answer, answer.report.chart[1:])
+    _frame(figure, answer, over)
+    return figure
+
+
+def _in_sensible_units(answer: Answer) -> Answer:
+    """Seconds as hours or days where they are many: columns, legend and axis."""
+    report = answer.report
+    seconds = [name for name in report.chart[1:] if name.endswith("_s") and report.units[name] == "s"]
+    most = max((abs(value) for name in seconds for value in answer.column(name) if value is not None), default=0)
+    unit = next((unit for unit in _LONG if most >= 2 * _LONG[unit]), None)
+    if unit is None:
+        return answer
+    names = {name: f"{name[:-1]}{unit}" for name in seconds}
+    units = {names.get(name, name): unit if name in names else said for name, said in report.units.items()}
+    chart = tuple(names.get(word, word) for word in report.chart)
+    rows = [
+        tuple(
+            value / _LONG[unit] if name in names and value is not None else value
+            for name, value in zip(answer.columns, row, strict=True)
+        )
+        for row in answer.rows
+    ]
+    columns = tuple(names.get(name, name) for name in answer.columns)
+    return replace(answer, report=replace(report, chart=chart, units=units), columns=columns, rows=rows)
 
 
 def _frame(figure: "Figure", answer: Answer, over: str | None) -> None:
-
     column = answer.report.chart[-1]
     gaps = "; a gap is unknown" if over and None in answer.column(column) else ""
     cut = f"; the first {MOST_ROWS} of {len(answer.rows)} rows" if len(answer.rows) > MOST_ROWS and not over else ""
     figure.suptitle(clean(answer.report.title), x=0.01, ha="left", fontsize=13)
-    figure.supxlabel(clean(provenance(answer) + gaps + cut), x=0.01, ha="left", fontsize=8, color="#555555")
+    foot = fill(clean(provenance(answer) + gaps + cut), _LINE)
+    figure.supxlabel(foot, x=0.01, ha="left", fontsize=8, color="#555555")
+    figure.set_figheight(figure.get_figheight() + foot.count("\n") * 0.15)
 
 
 def _bars(axes: "Axes", answer: Answer, columns: Sequence[str]) -> None:
@@ -121,10 +154,13 @@ def _parts(axes: "Axes", answer: Answer, columns: Sequence[str]) -> None:
 
 
 def _shares(axes: "Axes", answer: Answer, columns: Sequence[str]) -> None:
-    _bars(axes, answer, columns[:1])
-    for at, target in enumerate(answer.column(columns[1])[:MOST_ROWS]):
+    values, targets = (answer.column(name)[:MOST_ROWS] for name in columns)
+    axes.barh(range(len(values)), [_number(value) or 0.0 for value in values], color=_COLORS[0], height=0.62)
+    for at, (value, target) in enumerate(zip(values, targets, strict=True)):
+        _write(axes, max(_number(value) or 0.0, _number(target) or 0.0), at, shown(value))
         if target is not None:
             axes.plot([float(target)] * 2, [at - 0.42, at + 0.42], color="#c0392b", linewidth=2)
+    _rows(axes, answer, columns[:1])
     _legend(axes, [columns[1]], "|", "#c0392b")
 
 
@@ -141,8 +177,11 @@ def _curves(axes: "Axes", answer: Answer, over: str) -> None:
         times = [at for at, _ in points]
         values = [float("nan") if value is None else value for _, value in points]
         color = _COLORS[index % len(_COLORS)]
-        axes.plot(times, values, color=color, marker="o", markersize=3.5, linewidth=1.6, label=_label(label))
+        axes.plot(
+            times, values, color=color, marker="o", markersize=3.5, linewidth=1.6, label=_label(label), clip_on=False
+        )
     axes.grid(axis="y")
+    axes.yaxis.set_major_formatter(_plain)
     low, high = axes.get_ylim()
     axes.set_ylim(min(0.0, low), high if high > 0 else 1.0)
     zone = ZoneInfo(answer.period.zone)
@@ -163,8 +202,9 @@ def _rows(axes: "Axes", answer: Answer, columns: Sequence[str]) -> None:
     labels = [" · ".join(shown(row[key]) if row[key] != "" else "–" for key in answer.by) for row in rows]
     axes.set_yticks(range(len(rows)), [_label(label) for label in labels])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_ylabel(" · ".join(answer.by))
+    axes.set_title(_label(" · ".join(answer.by)), loc="left", fontsize=8, color="#555555")
     axes.margins(x=0.14)
+    axes.xaxis.set_major_formatter(_plain)
     high = axes.get_xlim()[1]
     if axes.dataLim.x0 >= 0:
         axes.set_xlim(0, high if high > 0 else 1.0)
@@ -183,12 +223,21 @@ def _legend(axes: "Axes", columns: Sequence[str], marker: str, color: str = "") 
         Line2D([], [], color=color or _COLORS[n], marker=marker, linestyle="", label=name)
         for n, name in enumerate(columns)
     ]
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    where: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
+    axes.legend(handles=handles, ncols=len(columns), frameon=False, fontsize=8, **where)
+
+
+def _plain(value: float, _: float) -> str:
+    return f"{value:,.10g}"
 
 
 def _unit(answer: Answer, columns: Sequence[str]) -> str:
     said = dict.fromkeys(answer.report.units[name] for name in columns)
-    return f"{columns[0] if len(columns) == 1 else ''} [{', '.join(said)}]".strip()
+    return (
+        columns[0]
+        if list(said) == list(columns)
+        else f"{columns[0] if len(columns) == 1 else ''} [{', '.join(said)}]".strip()
+    )
 
 
 def _label(text: str) -> str:

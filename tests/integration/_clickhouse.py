@@ -178,7 +178,7 @@ def call(
     }
     identity = ("call", "task-1", number, 0)
     values = about | usage | known | given
-    about_it = {"seconds": seconds, "after": after, "attributes": values}
+    about_it: dict[str, Any] = {"seconds": seconds, "after": after, "attributes": values}
     return span("chat opus-1", *identity, parent=process_id(), kind="client", **about_it)
 
 

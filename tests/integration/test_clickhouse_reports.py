@@ -114,7 +114,7 @@ def test_failures_show_in_the_tree(clickhouse: str, deliver: Deliver) -> None:
 
 
 def test_a_tool_costs_nothing_and_a_vote_comes_before_its_decision(clickhouse: str, deliver: Deliver) -> None:
-    of_it = {"attributes": {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search"}}
+    of_it: Any = {"attributes": {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search"}}
     votes = [
         span(name, name, parent=process_id()) for name in ("approval.decided", "approval.voted", "approval.requested")
     ]
