@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from backbeat.clickhouse import session
+from backbeat.visible import for_sheet
 from shared.errors import AuthError, BackbeatError, InputError
 
 _DENIED = {164, 497}
@@ -65,7 +66,7 @@ def refused(error: Any) -> BackbeatError:
 
 
 def as_csv(answer: Answer) -> str:
-    """The answer as RFC 4180 text with a header; the unknown is empty."""
+    """The answer as RFC 4180 text with a header; the unknown is empty, and no cell is a formula."""
     sheet = io.StringIO()
     writer = csv.writer(sheet)
     writer.writerow(answer.columns)
@@ -76,6 +77,8 @@ def as_csv(answer: Answer) -> str:
 def _flat(cell: Any) -> Any:
     if isinstance(cell, Decimal):
         return format(cell, "f")
+    if isinstance(cell, str):
+        return for_sheet(cell)
     return json.dumps(cell, default=str, ensure_ascii=False) if isinstance(cell, dict | list) else cell
 
 

@@ -53,12 +53,14 @@ def emit(
     output: str = "text",
     title: str | None = None,
     fold: bool = False,
+    as_is: bool = False,
 ) -> None:
     """Print rows (a sequence of mappings or dataclasses) as a table, or one of them as a sheet of its fields.
 
     `columns` chooses and orders what text shows (JSON has everything). The first is what the next command takes and
     is never cut, nor is any id; where a terminal's room is scarce, text is cut from the right, or with `fold` goes on
-    in the next line. No rows print no table, but a line on stderr.
+    in the next line. Names of columns lose their underscores, unless they are to stand `as_is`. No rows print no
+    table, but a line on stderr.
     """
     if output == "json":
         click.echo(json.dumps(_plain(data), indent=2))
@@ -66,7 +68,7 @@ def emit(
         talk(f"{title}: none" if title else "none")
     elif _is_rows(data):
         rows = [_mapping(row) for row in data]
-        _print(_table(rows, columns or list(rows[0]), fold), title, _ENDLESS)
+        _print(_table(rows, columns or list(rows[0]), fold, as_is), title, _ENDLESS)
     else:
         sheet = _mapping(data)
         _print(_sheet({name: sheet.get(name) for name in columns or sheet}), title, _width())
@@ -170,13 +172,13 @@ def _text(value: Any) -> str:
             return str(value)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], fold: bool) -> "Table":
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], fold: bool, as_is: bool = False) -> "Table":
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     cells = [[clean(" ".join(_text(row.get(name)).split())) for name in columns] for row in rows]
-    heads = [name.replace("_", " ") for name in columns]
+    heads = list(columns) if as_is else [name.replace("_", " ") for name in columns]
     numeric = [all(isinstance(row.get(name), int | float | Decimal | None) for row in rows) for name in columns]
     fixed = [
         number or name == "key" or any(isinstance(row.get(name), datetime | UUID) for row in rows)

@@ -40,7 +40,7 @@ def query(sql: str, output: str) -> None:
         click.echo(clean(as_csv(answer).replace("\r\n", "\n")), nl=False)
     else:
         rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-        emit(rows if output == "json" else [_exact(row) for row in rows], output=output)
+        emit(rows if output == "json" else [_exact(row) for row in rows], output=output, as_is=True)
 
 
 def _exact(row: dict[str, Any]) -> dict[str, Any]:

@@ -70,9 +70,10 @@ def down(directory: Path, output: str) -> None:
 def status(ctx: click.Context, directory: Path, check: bool, output: str) -> None:
     """Show the embedded engines, and how the database is.
 
-    Exits 1 unless all engines are ready, and where spans of this host wait for ClickHouse for 15 minutes. The health is
-    that of the database in the settings, embedded or not: work that waits, partitions, vacuum and what keeps it from
-    its work. Nothing is needed beyond the workers' login; what that may not see is said.
+    Exits 1 unless all engines are ready, and where spans of this host wait for ClickHouse for 15 minutes or were set
+    aside; what is wrong elsewhere, as with spans of other hosts, fails it with --check. The health is that of the
+    database in the settings, embedded or not: work that waits, partitions, vacuum and what keeps it from its work.
+    Nothing is needed beyond the workers' login; what that may not see is said.
     """
     from backbeat.embedded import stack
     from shared.config import load
@@ -115,13 +116,15 @@ async def _health(config: "Config") -> "list[Check]":
 
 
 def _late(config: "Config") -> bool:
-    """Whether this host's spool is old, which is said."""
+    """Whether spans of this host wait for long, or were set aside, which is said."""
+    from backbeat.cli.telemetry import say_what_was_set_aside
     from backbeat.operate.health import spool_is_old
     from shared.telemetry.spool import spool_status
 
     waiting = spool_status(config.spool_dir)
+    say_what_was_set_aside(config.spool_dir)
     if not spool_is_old(waiting.oldest_seconds):
-        return False
+        return waiting.quarantined > 0
     minutes = (waiting.oldest_seconds or 0.0) / 60
     talk(f"{waiting.depth} spool files in {config.spool_dir} wait, the oldest for {minutes:.0f} min: telemetry ship")
     return True

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shared.config import Config
     from shared.telemetry.shipper import ShipReport
 
+MOST_SAID = 10  # batches that were set aside, the newest
 WATCH_SECONDS, LONGEST_SECONDS = 5.0, 60.0  # between rounds that found nothing, and that failed
 
 
@@ -63,6 +64,15 @@ def status(output: str) -> None:
 
     config = load()
     emit({"spool": config.spool_dir, **spool_status(config.spool_dir)._asdict()}, output=output)
+    say_what_was_set_aside(config.spool_dir)
+
+
+def say_what_was_set_aside(spool: Path) -> None:
+    """Batches of this host that ClickHouse cannot read, and why."""
+    from shared.telemetry.spool import QUARANTINE, REASON
+
+    for path in sorted((spool / QUARANTINE).glob(f"*{REASON}"))[-MOST_SAID:]:
+        talk(f"set aside: {path.stem}: {path.read_text(encoding='utf-8')}")
 
 
 @telemetry.command()

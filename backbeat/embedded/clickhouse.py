@@ -174,7 +174,8 @@ def _users(options: argparse.Namespace) -> list[User]:
     analyst = _password(options.analyst_password_file)
     if not owner.password or not analyst or options.analyst == options.user:
         raise ConfigError("an analyst needs a password, and so does the owner", fix="Give both --…password-file")
-    return [owner, User(options.analyst, analyst, True, _limits(ANALYST_LIMITS, options.analyst_limit))]
+    limits = _limits(ANALYST_LIMITS, options.analyst_limit)
+    return [owner, User(options.analyst, analyst, True, limits, options.analyst_database)]
 
 
 def _limits(usual: Mapping[str, str], given: Sequence[str]) -> dict[str, str]:
@@ -195,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--password-file", type=Path, help="without it, whoever reaches the port may use it")
     parser.add_argument("--analyst", help="a user who can only read")
     parser.add_argument("--analyst-password-file", type=Path)
+    parser.add_argument("--analyst-database", default="", help="the only one to read; any without it")
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help="what a statement may use")
     parser.add_argument("--analyst-limit", action="append", default=[], metavar="NAME=NUMBER")
     return parser

@@ -26,6 +26,7 @@ _SYSTEM = {"one", "numbers", "tables", "columns", "databases", "functions", "par
 _SYSTEM |= {"settings", "time_zones", "data_type_families", "table_engines", "table_functions", "keywords"}
 _SYSTEM |= {"data_skipping_indices", "aggregate_function_combinators", "collations", "contributors", "licenses"}
 _NODE = re.compile(r"^( *)(\w+) ?(.*?)(?: \(alias .*?\))?(?: \(children \d+\))?$")
+_TEXT, _WORD = re.compile(r"'(?:[^'\\]|\\.)*'"), re.compile(r"`[^`]+`|\w+")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"})
 
 
@@ -42,6 +43,9 @@ def guarded(connection: Any, query: Query) -> str:
         raise _denied(f"{nodes[0][2] if nodes else 'this'} is not a statement that reads")
     if query.database.lower() == "system":
         raise _denied("the database system is read by its full names")
+    if query.only:
+        named = {node[3].partition(".")[0] for node in nodes} | {query.database}
+        _stays(connection, query.only, named | {word.strip("`") for word in _WORD.findall(_TEXT.sub("", statement))})
     outside = _OUTSIDE | (_names(connection) - _TABLE_FUNCTIONS)
     for node in nodes[1:]:
         _check(len(node[1]), node[2], node[3].lower(), outside)
@@ -66,6 +70,14 @@ def _check(depth: int, kind: str, name: str, outside: set[str]) -> None:
         raise _denied(f"{name} reaches outside of the database")
     if kind in {"Identifier", "TableIdentifier"} and name.startswith("system.") and name[7:] not in _SYSTEM:
         raise _denied(f"{name} is not for analysts")
+
+
+def _stays(connection: Any, home: str, words: set[str]) -> None:
+    """What has the name of another database is refused, whatever it means: no statement that reads needs one."""
+    answer = connection.query("SELECT groupArray(name) FROM system.databases FORMAT JSONCompactEachRow")
+    others = set(json.loads(answer.bytes())[0]) - {home, "system", "information_schema", "INFORMATION_SCHEMA"}
+    if found := others & words:
+        raise _denied(f"{min(found)} is another database")
 
 
 def _names(connection: Any) -> set[str]:

@@ -23,7 +23,8 @@ def refusal(code: int, name: str, text: str) -> EngineError:
 class Query:
     """One request. `text` is SQL, followed by the rows when it is `INSERT … FORMAT name`.
 
-    `tag` is what `Engine.cancel` knows it by; an analyst's is looked at before it runs.
+    `tag` is what `Engine.cancel` knows it by; an analyst's is looked at before it runs,
+    and reads `only` that database, if there is one.
     """
 
     text: bytes
@@ -34,6 +35,7 @@ class Query:
     params: Mapping[str, str] = field(default_factory=dict)
     tag: str = ""
     analyst: bool = False
+    only: str = ""
     session: SessionRef | None = None
 
 

@@ -32,12 +32,13 @@ _SHAPE = {"session_timezone", "join_use_nulls", "max_block_size", "log_comment",
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One login. `password` None lets whoever reaches the port be the owner."""
+    """One login. `password` None lets whoever reaches the port be the owner; `database` is the only one to read."""
 
     name: str
     password: str | None
     analyst: bool = False
     limits: Mapping[str, str] = field(default_factory=lambda: OWNER_LIMITS)
+    database: str = ""
 
     @property
     def body_limit(self) -> int:
@@ -79,7 +80,8 @@ def granted(user: User, query: Query) -> Query:
         else:
             raise refusal(164, "READONLY", f"Cannot modify '{name}' setting in readonly mode")
     settings = {**user.limits, **settings, "readonly": "1"}
-    return replace(query, settings=settings, analyst=True, session=None)
+    home = query.database or user.database
+    return replace(query, settings=settings, analyst=True, session=None, database=home, only=user.database)
 
 
 def _lower(asked: str, limit: str) -> str:

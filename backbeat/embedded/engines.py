@@ -58,6 +58,7 @@ def _clickhouse(site: Site) -> Engine:
     flags = ["--path", str(site.home("clickhouse") / "data"), "--user", "backbeat"]
     flags += ["--password-file", str(site.secret_file("clickhouse"))]
     flags += ["--analyst", "analyst", "--analyst-password-file", str(site.secret_file("analyst"))]
+    flags += ["--analyst-database", "backbeat"]
     return _service(site, "clickhouse", flags, "/ping", needs=("chdb", "lz4", "starlette", "uvicorn", "zstandard"))
 
 

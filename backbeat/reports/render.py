@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from backbeat.money import dollars
 from backbeat.reports.ask import Answer
+from backbeat.visible import for_sheet
 
 UNKNOWN = "unknown"
 
@@ -100,9 +101,7 @@ def _grouped(value: Any) -> str:
 
 
 def _field(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"  # a spreadsheet would run it
-    return _plain(value)
+    return for_sheet(value) if isinstance(value, str) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -41,10 +41,8 @@ class SpanOutbox:
 
     def put(self, token: str, spans: int, file: bytes) -> None:
         """Store one batch, once, however often it is told. Raises psycopg.Error when Postgres stays away."""
-        params, until = (
-            {"id": UUID(token), "spans": spans, "body": zlib.compress(file, 1)},
-            clock.monotonic() + PATIENCE,
-        )
+        params = {"id": UUID(token), "spans": spans, "body": zlib.compress(file, 1)}
+        until = clock.monotonic() + PATIENCE
         while True:
             try:
                 if self._connection is None or self._connection.closed:

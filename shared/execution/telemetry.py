@@ -14,7 +14,7 @@ from shared.db.pool import Database
 from shared.errors import ConfigError
 from shared.telemetry.shipper import ShipReport, ship_once
 from shared.telemetry.spans import NullTelemetry, Telemetry
-from shared.telemetry.spool import QUARANTINE, SUFFIX, content, count_shed, model_calls, new_token, spool_status
+from shared.telemetry.spool import QUARANTINE, REASON, SUFFIX, content, count_shed, model_calls, new_token, spool_status
 
 LAST_EXPORT = 1.0  # seconds that the end of a process waits for a collector
 
@@ -75,8 +75,8 @@ async def ship(config: Config, db: Database | None, seconds: float) -> ShipRepor
         sent = await asyncio.to_thread(ship_once, Path(space), config.clickhouse_url, seconds)
         for one, name in names.items():
             if not (Path(space) / name).exists():
-                refused = "ClickHouse cannot read it" if (Path(space) / QUARANTINE / name).exists() else None
-                await outbox.settle(db, one, refused)
+                why = Path(space) / QUARANTINE / f"{name}{REASON}"
+                await outbox.settle(db, one, why.read_text(encoding="utf-8") if why.exists() else None)
     sums = {name: getattr(report, name) + getattr(sent, name) for name in report._fields[:4]}
     return sent._replace(**sums)
 

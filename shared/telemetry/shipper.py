@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 from shared import clock
 from shared.errors import ConfigError
-from shared.telemetry.spool import QUARANTINE, SUFFIX, UNFINISHED, Batch, NewerError, read_batch, stats
+from shared.telemetry.spool import QUARANTINE, REASON, SUFFIX, UNFINISHED, Batch, NewerError, read_batch, stats
 
 FORGOTTEN_SECONDS = 600.0  # an unfinished file this old has no writer any more
 _SETTINGS = {
@@ -117,7 +117,9 @@ def _quarantine(path: Path, why: str) -> int:
     shelf = path.parent / QUARANTINE
     shelf.mkdir(mode=0o700, exist_ok=True)
     path.rename(shelf / path.name)
-    _log.error("telemetry: %s is set aside in %s: %s", path.name, shelf, why.partition("\n")[0][:300])
+    why = why.partition("\n")[0][:300]
+    _log.error("telemetry: %s is set aside in %s: %s", path.name, shelf, why)
+    (shelf / f"{path.name}{REASON}").write_text(why, encoding="utf-8")
     return 1
 
 

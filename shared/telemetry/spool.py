@@ -21,7 +21,7 @@ MAX_SPANS = 5_000  # a file
 MAX_BYTES = 8 * 2**20  # a file
 SUFFIX, UNFINISHED = ".spool", ".tmp"
 MAX_AGE = 7 * 86_400.0  # seconds that anything but a model call may wait
-QUARANTINE, COUNTER = "quarantine", ".shed"
+QUARANTINE, REASON, COUNTER = "quarantine", ".reason", ".shed"
 
 
 class NewerError(ValueError):
@@ -173,4 +173,5 @@ def spool_status(directory: Path) -> SpoolStatus:
     shed = 0
     with suppress(OSError, ValueError):
         shed = int((directory / COUNTER).read_bytes()[:20])
-    return SpoolStatus(len(waiting), oldest, len(stats(directory / QUARANTINE, "")), shed)
+    aside = stats(directory / QUARANTINE, "").keys() - stats(directory / QUARANTINE, REASON)
+    return SpoolStatus(len(waiting), oldest, len(aside), shed)

@@ -45,6 +45,7 @@ class Server:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.path, self.port = directory / "click house", 0
+        self.more: list[str] = []
         self._password = directory / "password"
         self._password.write_text(PASSWORD)
         self._analyst = directory / "analyst"
@@ -56,7 +57,7 @@ class Server:
         users = ["--user", "tester", "--password-file", str(self._password)]
         users += ["--analyst", "analyst", "--analyst-password-file", str(self._analyst)]
         limits = ["--analyst-limit", "max_execution_time=3", "--analyst-limit", "max_result_rows=200000"]
-        return [*module, *place, *users, *limits]
+        return [*module, *place, *users, *limits, *self.more]
 
     def start(self) -> "Server":
         """Start it, and return when it says that it listens."""

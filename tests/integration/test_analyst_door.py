@@ -80,6 +80,9 @@ def test_an_analyst_asks_one_select(
     text = backbeat("query", "SELECT sum(CostUsd) AS cost, count() AS n FROM v_llm_calls").out
     assert [line.split() for line in text.splitlines()] == [["cost", "n"], ["1234.567890124", "3"]]
     assert backbeat("query", "SELECT 1 WHERE 0").err == "none\n"
+    assert backbeat("query", "SELECT 1 AS of_limit").out.split() == ["of_limit", "1"]
+    guarded = backbeat("query", "SELECT '=1+1' AS a, '@x' AS b, -1 AS c, '' AS d", "-o", "csv").out.splitlines()
+    assert guarded == ["a,b,c,d", "'=1+1,'@x,-1,"]
 
 
 @pytest.mark.parametrize(

@@ -209,3 +209,36 @@ def test_an_owner_without_a_password_can_have_no_analyst(clickhouse_server: Serv
 def test_code_of_an_unknown_user_is_no_other(clickhouse_server: Server) -> None:
     with pytest.raises(DatabaseError):
         clickhouse_connect.get_client(dsn=clickhouse_server.analyst_url().replace("analyst:", "nobody:"))
+
+
+def test_an_analyst_reads_only_its_own_database(tmp_path: Path) -> None:
+    """As the grants of deploy/clickhouse/analyst.sql have it on a server."""
+    server = Server(tmp_path / "private")
+    server.more = ["--analyst-database", "mine"]
+    server.start()
+    try:
+        with session(server.url()) as client:
+            for name in ("mine", "other"):
+                client.command(f"CREATE DATABASE {name}")
+                client.command(f"CREATE TABLE {name}.t ENGINE = MergeTree ORDER BY a AS SELECT 1 AS a, '{name}' AS s")
+        for given in ({}, {"database": "mine"}):
+            assert send(server, given, b"SELECT s FROM t UNION ALL SELECT s FROM mine.t WHERE s != 'other'") == (
+                0,
+                "mine\nmine\n",
+            )
+        named = {"database": "mine", "param_t": "other.t"}
+        for sql in (
+            *("SELECT * FROM other.t", "SELECT * FROM `other`.t", "SELECT 1 IN other.t", "SHOW TABLES FROM other"),
+            *(
+                "DESCRIBE other.t",
+                "SHOW CREATE TABLE other.t",
+                "EXPLAIN SELECT * FROM other.t",
+                "SHOW COLUMNS FROM t FROM other",
+            ),
+            *("SELECT * FROM {t:Identifier}", "WITH x AS (SELECT * FROM other.t) SELECT * FROM x"),
+        ):
+            code, text = send(server, named, sql.encode())
+            assert (code, "other is another database" in text) == (497, True), (sql, text)
+        assert send(server, {"database": "other"}, b"SELECT * FROM t")[0] == 497
+    finally:
+        server.kill()

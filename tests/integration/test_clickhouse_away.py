@@ -5,11 +5,13 @@ import os
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -21,12 +23,17 @@ from shared.db.pool import connect
 from shared.errors import UnavailableError
 from shared.execution.telemetry import open_telemetry, ship
 from shared.telemetry import recorder
-from shared.telemetry.spool import count_shed, spool_status, write_batch
+from shared.telemetry.spool import content, count_shed, spool_status, write_batch
 from temporal_worker.worker import _shipper
+from tests.integration import _clickhouse
 from tests.integration._clickhouse import call, process
 from tests.support.command import command
 from tests.support.databases import Database
 from tests.support.temporal import FarSide, Spans, environment
+
+clickhouse_server = _clickhouse.clickhouse_server
+empty_clickhouse = _clickhouse.empty_clickhouse
+clickhouse = _clickhouse.clickhouse
 
 LINE = b'{"SpanName":"x"}\n'
 TOLD = "SELECT files, quarantined, shed, oldest_at IS NOT NULL FROM backbeat.telemetry_hosts"
@@ -161,3 +168,35 @@ async def test_status_fails_where_spans_wait_for_long(database: Database, tmp_pa
     assert found["found"].startswith("1 batches wait, 0 spans were shed, 0 batches set aside; the oldest, on ")
     os.utime(path, (time.time() - 60,) * 2)
     assert command("backbeat", "status", home=tmp_path, environ=database.environ).code == 0
+
+
+async def test_what_was_set_aside_says_why(database: Database, tmp_path: Path) -> None:
+    database.sql("SELECT backbeat.maintain_partitions()")
+    spool = tmp_path / "var/spool"
+    broken = write_batch(spool, [LINE])
+    broken.write_bytes(broken.read_bytes().replace(b'"rows": 1', b'"rows": 2'))
+    config = Config(
+        telemetry="spool", spool_dir=spool, clickhouse_url="http://127.0.0.1:1/x", database_url=database.worker_url
+    )
+    async with connect(database.worker_url, max_size=1) as db:
+        await at_tick_end.ship(config, db, 0)
+    environ = {**database.environ, "BACKBEAT_SPOOL_DIR": str(spool)}
+    said = command("backbeat", "telemetry", "status", "-o", "json", home=tmp_path, environ=environ).fine()
+    assert said.json["quarantined"] == 1
+    assert said.err == f"set aside: {broken.name}: the rows are not those of the header's checksum\n"
+    wrong = command("backbeat", "status", "-o", "json", home=tmp_path, environ=environ)
+    assert wrong.code == 1
+    assert f"set aside: {broken.name}: the rows are not" in wrong.err
+
+
+async def test_what_clickhouse_cannot_read_of_the_outbox_says_why(
+    database: Database, tmp_path: Path, clickhouse: str
+) -> None:
+    config = Config(
+        telemetry="postgres", spool_dir=tmp_path, clickhouse_url=clickhouse, database_url=database.worker_url
+    )
+    unreadable = zlib.compress(content([b'{"Timestamp": "never"}\n']))
+    database.sql("SELECT backbeat.put_spans(%s, 1, %s)", [UUID(int=1), unreadable])
+    async with connect(database.worker_url, max_size=1) as db:
+        assert (await ship(config, db, 20)).quarantined == 1
+    assert "ClickHouse refuses: Code: " in database.value("SELECT refused FROM backbeat.telemetry_outbox")

@@ -82,7 +82,7 @@ SCENARIOS: Mapping[str, tuple[Callable[[Facts], None], Mapping[str, Rows]]] = {
                 ("tier", "large", 1, 1, CENT, 0, 1.0, 0.05, 0.95, 1),
                 ("runtime", "cron", 1, 1, CENT, 0, 1.0, 0.9, 0.1, 1),
             ],
-            "prompts": [("review", "1", 1, 1, 1.0, 1000.0, 10.0, CENT, 1.0, 0)],
+            "prompts": [("review", "1", 1, 1, 1.0, 1000.0, 10.0, CENT, 1.0, 0, 0, None, None)],
             "reconcile": [(SUNDAY, "opus", 1, 0, CENT, None, None)],
             "regression": [("review", LAST, 1, 0, CENT, None, *NOT_COMPARED, 0)],
             "slowest": [("review", "opus", "", AT, 1.0, 1000, 10, 10.0, 0, CENT, 1)],
@@ -102,7 +102,7 @@ SCENARIOS: Mapping[str, tuple[Callable[[Facts], None], Mapping[str, Rows]]] = {
                 ("tier", "large", 1, 1, None, 1, 1.0, 0.05, 0.95, 1),
                 ("runtime", "cron", 1, 1, None, 1, 1.0, 0.9, 0.1, 1),
             ],
-            "prompts": [("review", "1", 1, 1, 1.0, None, None, None, None, 1)],
+            "prompts": [("review", "1", 1, 1, 1.0, None, None, None, None, 1, 0, None, None)],
             "reconcile": [(SUNDAY, "opus", 1, 1, None, None, None)],
             "regression": [("review", LAST, 0, 0, None, None, *NOT_COMPARED, 1)],
             "slowest": [],
@@ -125,7 +125,7 @@ SCENARIOS: Mapping[str, tuple[Callable[[Facts], None], Mapping[str, Rows]]] = {
                 ("tier", "large", 3, 3, NANO, 1, 1.0, 0.05, 0.95, 3),
                 ("runtime", "cron", 3, 3, NANO, 1, 1.0, 0.9, 0.1, 3),
             ],
-            "prompts": [("review", "1", 3, 3, 1.0, 1000.0, 10.0, NANO, 1.0, 1)],
+            "prompts": [("review", "1", 3, 3, 1.0, 1000.0, 10.0, NANO, 1.0, 1, 0, None, None)],
             "reconcile": [(SUNDAY, "busy", 1, 0, ZERO, None, None), (SUNDAY, "opus", 2, 1, NANO, None, None)],
             "regression": [("review", LAST, 1, 0, NANO, None, *NOT_COMPARED, 1)],
             "slowest": [
@@ -348,3 +348,23 @@ def test_list_prices_of_what_was_called(facts: Facts) -> None:
 
 def _rounded(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(round(value, 9) if isinstance(value, float) else value for value in row)
+
+
+def test_prompts_stand_beside_what_people_say_of_their_results(facts: Facts) -> None:
+    """Of version 1 two findings are right and one is none; of version 2 the last word on its only one is wrong."""
+    for version, tasks in (("1", ("a", "b")), ("2", ("c", "d"))):
+        facts.add("llm_calls", *({"Version": version, "TaskId": task} for task in tasks), count=2)
+    words = [
+        ("a", "x", "correct"),
+        ("a", "y", "false_positive"),
+        ("b", "", "correct"),
+        ("c", "", "correct"),
+        ("c", "", "wrong"),
+    ]
+    about = {"Timestamp": NOW - timedelta(hours=2), "Workflow": "review"}
+    for number, (task, finding, label) in enumerate(words):
+        facts.add("feedback", {**about, "FeedbackId": str(number), "TaskId": task, "Finding": finding, "Label": label})
+    facts.add("feedback", {**about, "FeedbackId": "9", "TaskId": "elsewhere", "Label": "wrong"})
+    names = ("version", "tasks", "calls", "findings", "false_positive_rate", "accuracy")
+    found = [tuple(row[name] for name in names) for row in facts.ask("prompts").records()]
+    assert found == [("1", 2, 4, 3, 0.3333, 0.6667), ("2", 2, 4, 1, 0.0, 0.0)]
