@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -14,6 +15,7 @@ from backbeat.metrics.catalogue import CATALOGUE
 from backbeat.metrics.collect import Sample, collect
 from backbeat.metrics.expose import text, write
 from shared.errors import InputError
+from shared.telemetry.spool import count_shed
 from tests.support import tasks
 from tests.support.command import clean_environ, command
 from tests.support.databases import Database
@@ -111,6 +113,25 @@ def test_the_command_shows_writes_and_serves(database: Database, tmp_path: Path)
     server.send_signal(signal.SIGTERM)
     assert server.wait(20) == 0
     server.stderr.close()
+
+
+def test_each_tick_writes_the_figures_where_the_settings_say(database: Database, tmp_path: Path) -> None:
+    """Also one that finds nothing to do; what cannot be written fails no tick."""
+    database.sql("SELECT backbeat.put_spans(%s, 1, '')", [UUID(int=1)])
+    database.sql("SELECT backbeat.tell_spool('elsewhere', 0, NULL, 0, 7)")
+    spool = tmp_path / "spool"
+    count_shed(spool, 2)
+    file = tmp_path / "backbeat.prom"
+    environ = {**database.environ, "BACKBEAT_SPOOL_DIR": str(spool), "BACKBEAT_METRICS_TEXTFILE": str(file)}
+    command("cron_worker", "tick", home=tmp_path, environ=environ).fine()
+    said = parsed(file.read_text())
+    assert (said["backbeat_up"], said["backbeat_telemetry_outbox_batches"]) == ({"": 1}, {"": 1})
+    assert (said["backbeat_shed_spans"], said["backbeat_spool_shed_spans"]) == ({"": 7}, {"": 2})
+    file.unlink()
+    done = command(
+        "cron_worker", "tick", home=tmp_path, environ={**environ, "BACKBEAT_METRICS_TEXTFILE": f"{file}/x"}
+    ).fine()
+    assert "backbeat.prom" in done.err
 
 
 def test_rules_and_dashboard_ask_for_metrics_that_exist() -> None:
