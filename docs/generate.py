@@ -44,6 +44,7 @@ SETTINGS = {
     "token_file": "The token of whoever decides approvals.",
     "payload_keys_file": "Keys that encrypt what Temporal stores, a line each: name, blank, 32 bytes in base64",
     "payload_dir": "Where payloads of 256 KiB and more lie, instead of in histories; all workers must see it.",
+    "metrics_textfile": "A file that each tick writes at its end with `backbeat metrics`, for node_exporter.",
     "github_api": "Base URL of a GitHub-compatible API, for the example `code_review`.",
     "github_token_file": "Its token.",
 }

@@ -58,6 +58,7 @@ class Config:
     token_file: Path | None = None
     payload_keys_file: Path | None = None
     payload_dir: Path | None = None
+    metrics_textfile: Path | None = None
     github_api: str = ""
     github_token_file: Path | None = None
     providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
@@ -85,7 +86,7 @@ class Config:
 
 _TABLES = ("providers", "notify", "source")
 _ENVIRONMENT = {one.name: f"BACKBEAT_{one.name.upper()}" for one in fields(Config) if one.name not in _TABLES}
-_PATHS = ("spool_dir", "routes_file", "token_file", "payload_keys_file", "payload_dir", "github_token_file")
+_PATHS = tuple(key for key in _ENVIRONMENT if key.endswith(("_dir", "_file", "_textfile")))
 _PROVIDER_KEYS = ("base_url", "api_key_file", "simulated", "kind")
 _VENDORS = ("anthropic", "openai")
 

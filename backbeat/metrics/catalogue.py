@@ -73,6 +73,12 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("backbeat_dead_letters", "count", "Dead letters that nobody resolved."),
     Metric("backbeat_unknown_effects", "count", "Writes to the outside of which nobody knows whether they happened."),
     Metric("backbeat_stops", "count", "Kill switches that are thrown."),
+    Metric("backbeat_telemetry_outbox_batches", "count", "Batches of spans in Postgres that are not shipped."),
+    Metric(
+        "backbeat_telemetry_outbox_refused", "count", "Batches of spans in Postgres that ClickHouse could not read."
+    ),
+    Metric("backbeat_shed_spans", "count", "Spans that were given up, as hosts of the last 30 days told Postgres."),
+    Metric("backbeat_spool_shed_spans", "count", "Spans that this host gave up and has not told Postgres of."),
     Metric("backbeat_spool_files", "count", "Telemetry files of this host that are not shipped."),
     Metric("backbeat_spool_oldest_seconds", "seconds", "Age of the oldest of them."),
     Metric("backbeat_spool_quarantined", "count", "Telemetry files of this host that ClickHouse could not read."),

@@ -37,6 +37,7 @@ def host(spool: Path) -> list[Sample]:
     """What this host knows alone."""
     waiting = spool_status(spool)
     found = {"files": waiting.depth, "oldest_seconds": waiting.oldest_seconds, "quarantined": waiting.quarantined}
+    found["shed_spans"] = waiting.shed
     return _plain({f"spool_{name}": value for name, value in found.items()})
 
 
@@ -68,6 +69,7 @@ async def _database(db: Database, most: Mapping[str, Any]) -> list[Sample]:
 async def _totals(db: Database) -> list[Sample]:
     ticks, spent = await db.row(_SQL["ticks"]), await db.row(_SQL["spent"])
     outbox, people = await db.row(_SQL["outbox"]), await db.row(_SQL["people"])
+    spans = await db.row(_SQL["spans"])
     return _plain(
         {
             "ticks": ticks["ticks"],
@@ -82,6 +84,9 @@ async def _totals(db: Database) -> list[Sample]:
             "outbox_messages": outbox["waiting"],
             "outbox_oldest_seconds": outbox["age"],
             "outbox_dead": outbox["dead"],
+            "telemetry_outbox_batches": spans["waiting"],
+            "telemetry_outbox_refused": spans["refused"],
+            "shed_spans": spans["shed"],
             "approvals": people["waiting"],
             "approvals_oldest_seconds": people["age"],
             "approvals_due": people["urgent"],

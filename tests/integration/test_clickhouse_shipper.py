@@ -135,8 +135,8 @@ def test_broken_files_are_set_aside_and_hold_nobody_up(
         report = ship_once(spool_dir, clickhouse, 20)
         assert report == ShipReport(files, files, remaining=1, quarantined=aside_now, error=newer)
     aside = {path.name for path in (spool_dir / "quarantine").iterdir()}
-    files = {flipped.name, cut.name, nonsense.name, "0.spool"}
-    assert aside == files | {f"{name}.reason" for name in files}
+    names = {flipped.name, cut.name, nonsense.name, "0.spool"}
+    assert aside == names | {f"{name}.reason" for name in names}
     assert spool_status(spool_dir)[0::2] == (1, 4)
     assert len(caplog.records) == 4
     assert "checksum" in next(record.getMessage() for record in caplog.records if flipped.name in record.getMessage())

@@ -59,6 +59,11 @@ SELECT count(*) AS waiting, extract(epoch FROM backbeat.now() - min(o.created_at
        (SELECT count(*) FROM backbeat.temporal_outbox d WHERE d.dead_at IS NOT NULL) AS dead
 FROM backbeat.temporal_outbox o WHERE o.delivered_at IS NULL AND o.dead_at IS NULL
 
+-- name: spans
+SELECT count(*) FILTER (WHERE o.refused IS NULL) AS waiting, count(o.refused) AS refused,
+       (SELECT coalesce(sum(h.shed), 0) FROM backbeat.telemetry_hosts h) AS shed
+FROM backbeat.telemetry_outbox o
+
 -- name: people
 SELECT count(*) AS waiting, extract(epoch FROM backbeat.now() - min(a.requested_at))::double precision AS age,
        count(*) FILTER (WHERE a.deadline < backbeat.now() + interval '1 hour') AS urgent,
