@@ -47,7 +47,7 @@ clean-demo:
 clean: clean-demo
 	rm -rf $(VENV) dist
 
-soak: $(STAMP)
+soak: $(STAMP) $(VENV)/.bench
 	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_plans.py tests/integration/test_held_rows.py tests/integration/test_queue_machine.py tests/integration/test_approval_machine.py tests/integration/test_fulfilment.py
 	BACKBEAT_TEST_UNCACHED=1 $(BIN)/python -m pytest $(addprefix tests/integration/test_,approval_flow.py orchestrations.py dispatcher.py fan_out.py orchestrated_calls.py)
 
@@ -57,7 +57,7 @@ $(VENV)/llmock/.installed: requirements/llmock.lock $(STAMP)
 	@$(VENV)/llmock/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/llmock.lock
 	@touch $@
 
-# The queues that ours is measured against.
+# The queues that ours is measured against, and the collector that the soak sends spans through.
 $(VENV)/.bench: requirements/bench.lock $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
 	@touch $@

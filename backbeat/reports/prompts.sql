@@ -15,12 +15,13 @@
 -- What people said in the period of the results of these tasks is counted as in `quality`.
 WITH words AS (
     SELECT
-        cityHash64(TaskId) AS task, countIf(label = 'correct') AS correct, countIf(label = 'false_positive') AS false_positive,
+        task, countIf(label = 'correct') AS correct, countIf(label = 'false_positive') AS false_positive,
         countIf(label = 'wrong') AS wrong, countIf(label = 'missed') AS missed, count() AS findings
     FROM (
-        SELECT TaskId, argMax(Label, (f.Timestamp, FeedbackId)) AS label FROM v_feedback AS f
-        WHERE f.Timestamp >= {since} AND f.Timestamp < {until} GROUP BY TaskId, Finding)
-    GROUP BY TaskId
+        -- Told twice, a word is still the last one.
+        SELECT cityHash64(TaskId) AS task, argMax(Label, (Timestamp, FeedbackId)) AS label FROM feedback
+        WHERE Timestamp >= {since} AND Timestamp < {until} GROUP BY task, cityHash64(Finding))
+    GROUP BY task
 )
 SELECT
     {keys},

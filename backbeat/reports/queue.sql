@@ -13,7 +13,7 @@
 WITH
     ticks AS (
         SELECT *, toUnixTimestamp64Milli(Timestamp) AS at
-        FROM v_tick_runs WHERE Timestamp >= {since} AND Timestamp < {until}
+        FROM tick_runs WHERE Timestamp >= {since} AND Timestamp < {until} LIMIT 1 BY SpanId
     ),
     (
         SELECT min(middle) FROM (

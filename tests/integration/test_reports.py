@@ -13,7 +13,7 @@ import pytest
 from backbeat.clickhouse import session
 from backbeat.reports import prices
 from backbeat.reports.ask import Period
-from backbeat.reports.catalog import find
+from backbeat.reports.catalog import find, names
 from backbeat.reports.condition import Verdict, judge, parse
 from backbeat.reports.plot import render_svg
 from backbeat.reports.reconcile import beside, read_bill
@@ -159,19 +159,30 @@ def test_every_report_on(scenario: str, facts: Facts) -> None:
 def test_in_a_week_whose_clocks_change_each_hour_is_in_one_day(facts: Facts) -> None:
     """The last Sunday of October has 25 hours in Berlin, and the week before Monday the 26th has 169."""
     first = datetime(2026, 10, 24, 22, tzinfo=UTC)
-    hours = ({"Timestamp": first + timedelta(hours=n), "TaskId": f"t{n}"} for n in range(26))
-    facts.add("llm_calls", *hours)
-    facts.add("task_runs", *({"Timestamp": first + timedelta(hours=n), "TaskId": f"t{n}"} for n in range(26)))
+    hours = [(first + timedelta(hours=n), f"t{n}") for n in range(26)]
+    for table in ("llm_calls", "task_runs"):
+        facts.add(table, *({"Timestamp": at, "TaskId": task} for at, task in hours))
+    facts.add("tick_runs", *({"Timestamp": at, "TickId": task, "Slots": 1} for at, task in hours))
+    facts.add("origins", *({"Timestamp": at, "OriginId": task} for at, task in hours))
+    facts.add("effects", *({"Timestamp": at, "OriginId": task, "Status": "done"} for at, task in hours))
+    facts.add("approvals", *({"Timestamp": at, "ApprovalId": task, "Event": "decided"} for at, task in hours))
+    facts.add(
+        "feedback", *({"Timestamp": at, "FeedbackId": task, "TaskId": task, "Label": "wrong"} for at, task in hours)
+    )
     period = Period(datetime(2026, 10, 12, tzinfo=UTC), datetime(2026, 11, 2, 12, tzinfo=UTC), "Europe/Berlin")
-    for name in SCENARIOS["one row"][1]:
+    both = {date(2026, 10, 25): 25, date(2026, 10, 26): 1}
+    for name in names():
         answer = facts.ask(name, *(["day"] if "day" in find(name).keys else []), period=period)
+        assert answer.rows or name == "unpriced", name
         if "day" in answer.columns and answer.rows:
-            days = dict(zip(answer.column("day"), answer.column(answer.report.n[-1]), strict=True))
-            assert days == {date(2026, 10, 25): 25, date(2026, 10, 26): 1}, name
+            assert dict(zip(answer.column("day"), answer.column(answer.report.n[-1]), strict=True)) == both, name
     weeks = facts.ask("regression", period=period)
     assert weeks.rows[0][1:4] == (date(2026, 10, 26), 1, 25)
     utc = facts.ask("regression", period=Period(period.since, period.until, "UTC"))
     assert utc.rows[0][1:4] == (date(2026, 10, 26), 0, 26)
+    facts.add("llm_calls", *({"Timestamp": at, "CostUsd": None} for at, _ in hours))
+    unpriced = facts.ask("unpriced", "day", period=period)
+    assert dict(zip(unpriced.column("day"), unpriced.column("calls"), strict=True)) == both
 
 
 def test_a_regression_is_taken_apart(facts: Facts) -> None:
