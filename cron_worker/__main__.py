@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from cron_worker.watchdog import Watchdog
 
 LONGEST = 604_800.0  # seconds that a flag may name
-PUBLISH = 10.0  # seconds that the figures for node_exporter may take
 _SUFFIXES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -82,7 +81,7 @@ async def _beat(
         if config.metrics_textfile:  # by a process of its own, so that a tick imports nothing of what it takes
             figures = "-m", "backbeat", "metrics", "--textfile", str(config.metrics_textfile)
             writing = await asyncio.create_subprocess_exec(sys.executable, *figures)
-            await asyncio.wait([asyncio.create_task(writing.wait())], timeout=PUBLISH)
+            await asyncio.wait([asyncio.create_task(writing.wait())], timeout=LATE / 2)
         watchdog.disarm()
         if not every or stop.is_set():
             return 0
