@@ -173,10 +173,14 @@ class Registry:
         return [definition.row for definition in self.tasks.values()]
 
 
-def load_definitions(modules: Iterable[str]) -> Registry:
-    """Import modules and collect what they declare. Raises DefinitionError with file and line."""
+def load_definitions(modules: Iterable[str], prompt_tools: Iterable[str] = ()) -> Registry:
+    """Import modules and collect what they declare. Raises DefinitionError with file and line.
+
+    `prompt_tools` are the places (module:name) of what the built-in task may call.
+    """
+    built_in: Definition = _import(BUILT_IN).with_tools(prompt_tools)
     tasks: dict[str, Definition] = {}
-    effects: dict[str, Effect] = {}
+    effects = {tool.effect.kind: tool.effect for tool in built_in.tools if tool.effect}
     orchestrations: dict[str, Orchestration] = {}
     for name in modules:
         found: list[Any] = list(vars(_import(name)).values())
@@ -188,7 +192,6 @@ def load_definitions(modules: Iterable[str]) -> Registry:
                     raise DefinitionError(f"{name}: {value.full_name} is defined twice", fix="Give one a new version")
             elif isinstance(value, Effect) and effects.setdefault(value.kind, value) is not value:
                 raise DefinitionError(f"{name}: the effect {value.kind!r} is defined twice", fix="Rename one")
-    built_in: Definition = _import(BUILT_IN).prompt
     return Registry({built_in.full_name: built_in} | tasks, effects, orchestrations)
 
 
