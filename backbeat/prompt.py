@@ -71,8 +71,6 @@ class Completion(BaseModel):
 
 
 async def _run(ctx: Context, asked: Prompt) -> Completion | Dead:
-    if asked.tier not in ctx.tiers:
-        return Dead("unknown_tier", f"no tier is called {asked.tier!r}: use one of {', '.join(ctx.tiers)}")
     allowed = {one.name: one for one in ctx.definition.tools}
     if unknown := [name for name in asked.tools if name not in allowed]:
         known = f"use {', '.join(allowed)}" if allowed else "there is none, prompt_tools of the worker is empty"

@@ -233,5 +233,6 @@ def _where(name: str, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{name} does not import: {error.filename}:{error.lineno}: {error.msg}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    last = frames[-1]
+    ours = tuple(f"{Path(__file__).parents[1] / part}/" for part in ("backbeat", "shared"))
+    last = ([f for f in frames if not f.filename.startswith(ours)] or frames)[-1]
     return f"{name} does not import: {Path(last.filename)}:{last.lineno}: {type(error).__name__}: {error}"

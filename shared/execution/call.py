@@ -60,6 +60,10 @@ async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
     Returns what `ask.output` makes of it. Raises Interrupt with the attempt's outcome when it cannot be had now.
     """
     ask.check()
+    await env.routing.read()
+    if ask.tier not in (tiers := env.routing.routes.tiers):
+        line = f"no tier is called {ask.tier!r}: use one of {', '.join(tiers)}"
+        raise Interrupt(Dead("unknown_tier", line))
     higher = LADDER[LADDER.index(ask.tier) + 1 :] if ask.escalate and ask.tier in LADDER else ()
     have = env.config.providers
     above = next(

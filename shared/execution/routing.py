@@ -38,7 +38,7 @@ class Routing:
         Raises ConfigError when none has a key, Interrupt with a free release while rates are in the way, with a hold
         while somebody must act.
         """
-        await self._read()
+        await self.read()
         # The last bits of a uuid are random: a task keeps its place in every canary, also when it is tried again.
         routes = self.routes.for_tier(tier, self._providers, task.int % 100)
         candidates = [route for route in routes if route.window >= window] or routes
@@ -90,7 +90,8 @@ class Routing:
         desk = self._desks.get(route.name)
         return (wait > PATIENCE and why in _PASSING) or (desk is not None and clock.monotonic() < desk.busy_until)
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Hear what is said of routes, unless that was done a moment ago."""
         if clock.monotonic() < self._read_at + REREAD:
             return
         self._read_at = clock.monotonic()
