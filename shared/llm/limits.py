@@ -1,10 +1,4 @@
-"""What a vendor's headers say that it still allows: `anthropic-ratelimit-*` and `x-ratelimit-*`.
-
-| headers | requests | input | output |
-|---|---|---|---|
-| `anthropic-ratelimit-…-limit` | requests | input-tokens | output-tokens |
-| `x-ratelimit-limit-…` | requests | tokens: input and the most output together | |
-"""
+"""What a vendor's headers say that it still allows: `anthropic-ratelimit-*` and `x-ratelimit-*`."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +11,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 def read_limits(headers: Mapping[str, str], now: datetime) -> tuple[list[float | None], float]:
     """Requests, input and output tokens a minute (None: not said), and the seconds in which nothing should be sent.
 
-    A limit of input and none of output is one of both together.
+    A limit of input and none of output is one of both together, as OpenAI has.
     Something that is used up fills steadily until its reset: a tenth of that time, at most 6 s, brings enough to go on.
     """
 
