@@ -71,7 +71,7 @@ def test_init_replaces_nothing(project: Path) -> None:
     assert before == {path: path.read_bytes() for path in project.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["my-tasks", "json", "backbeat", "../x", "class", ""])
+@pytest.mark.parametrize("name", ["my-tasks", "json", "backbeat", "pydantic", "tests", "../x", "class", ""])
 def test_a_name_that_no_module_can_have(tmp_path: Path, name: str) -> None:
     command("backbeat", "init", "--", name, home=tmp_path).refused(2)
     assert list(tmp_path.iterdir()) == []
