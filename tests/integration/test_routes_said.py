@@ -273,6 +273,10 @@ def test_one_tiny_call_shows_that_a_route_works(database: Database, tmp_path: Pa
         )
         assert float(tried["usd"]) > 0
         assert len(provider.ends()) == 1
+        shape = ("provider=anthropic", "model=claude-haiku-5-5", "window=9000", "max_output=900", "bounded=true")
+        command("backbeat", "route", "change", "new", *shape, home=tmp_path, environ=environ).fine()
+        line = command("backbeat", "route", "test", "new", home=tmp_path, environ=environ).fine().out
+        assert "claude-haiku-5-5" in line, "before it serves a tier"
     refused = command("backbeat", "route", "test", "one", home=tmp_path, environ=environ).refused(75)
     assert refused.startswith("backbeat: route 'one': not_sent: ")
     assert "has no route 'nine'" in command(
