@@ -174,10 +174,7 @@ class Registry:
 
 
 def load_definitions(modules: Iterable[str], prompt_tools: Iterable[str] = ()) -> Registry:
-    """Import modules and collect what they declare. Raises DefinitionError with file and line.
-
-    `prompt_tools` are the places (module:name) of what the built-in task may call.
-    """
+    """What modules declare, `prompt` with `prompt_tools` (module:name). Raises DefinitionError with file and line."""
     built_in: Definition = _import(BUILT_IN).with_tools(prompt_tools)
     tasks: dict[str, Definition] = {}
     effects = {tool.effect.kind: tool.effect for tool in built_in.tools if tool.effect}

@@ -321,10 +321,7 @@ def _expected(env: Environment, route: Route) -> float:
 
 
 def _outcome(verdict: Verdict, route: Route, delay: float, opened: bool) -> Any:
-    """How an attempt ends when one of its calls did not come off.
-
-    Of all that fail by a route's own fault only the one that opened its circuit dies: one alert, not ten thousand.
-    """
+    """How an attempt ends when one of its calls did not come off; of many on a route at fault the first dies."""
     error = f"{route.model}: {verdict.reason}"
     if verdict.hold_route and not (opened and verdict.kind == "dead"):
         why = f"{route.name}: {verdict.reason}"
