@@ -54,7 +54,7 @@ def single_shot(
     Raises DefinitionError when the prompt asks for a field that `input` lacks.
     """
     try:
-        unknown = _placeholders(prompt) - set(input.model_fields)
+        unknown = {path for path in _placeholders(prompt) if _lacks(input, path)}
     except ValueError as error:
         raise _mistake(name, f"its prompt is no valid template: {error}") from error
     if unknown:
@@ -69,7 +69,10 @@ def single_shot(
             return await in_pieces(ctx, "answer", output=output, **asked)
         return await ctx.llm("answer", output=output, **asked)
 
-    return _definition(name, version, input, output, tier, attempts, run, **options)
+    made = _definition(name, version, input, output, tier, attempts, run, **options)
+    if not isinstance(output, Mapping):
+        _check_schema(name, output)
+    return made
 
 
 def bounded_loop(
@@ -168,14 +171,30 @@ def orchestration(
 
 
 def _placeholders(template: str) -> set[str]:
-    """The field names a prompt template asks for. Raises ValueError when it is no valid template."""
-    return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
+    """The fields, and fields of fields, that a prompt asks for. Raises ValueError when it is no valid template."""
+    names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    if "" in names:
+        raise ValueError("a placeholder has no name")
+    return {name.split("[")[0] for name in names}
 
 
-def _check_schema(name: str, schema: Mapping[str, Any]) -> None:
+def _lacks(model: type[BaseModel], path: str) -> bool:
+    """Whether it is certain that no value of the model has this field of a field."""
+    kind: Any = model
+    for name in path.split("."):
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and name in kind.model_fields:
+            kind = kind.model_fields[name].annotation
+        else:
+            known = isinstance(kind, type) and (issubclass(kind, BaseModel) or kind.__module__ == "builtins")
+            return known and (kind is model or not hasattr(kind, name))
+    return False
+
+
+def _check_schema(name: str, schema: Output) -> None:
     """What no vendor can decode by, or is no schema, would fail at every call."""
     try:
-        validator(json.dumps(schema))
+        if isinstance(schema, Mapping):
+            validator(json.dumps(schema))
         json_schema(schema)
     except (DefinitionError, TypeError) as error:
         raise _mistake(name, f"its output: {getattr(error, 'what', error)}") from error
@@ -207,6 +226,8 @@ def _definition(
     **options: Unpack[Options],
 ) -> Definition:
     _check_name(name, version)
+    if unknown := options.keys() - Options.__annotations__.keys():
+        raise _mistake(name, f"it has no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}")
     if not 1 <= attempts <= 100:
         raise _mistake(name, "attempts are 1 to 100")
     for role, model in (("input", given), ("output", made)):

@@ -88,7 +88,7 @@ def agent(
             tools=parts.told or "none",
             output=_json(parts.done),
         ),
-        action=_action([*parts.args], list(parts.args.values()), parts.done),
+        action=one_step(parts.args | {"done": parts.done}, "tool_call", "respond", "done", "escalate"),
         output=output,
         tier=tier,
         max_output_tokens=max_output_tokens,
@@ -246,9 +246,14 @@ class _Schemas:
         self.args, self.done, self.told = args, done, told
 
 
-def _schemas(tools: Sequence[Tool], children: Mapping[str, Definition], output: type[BaseModel]) -> _Schemas:
+def described(tools: Sequence[Tool]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The arguments of each, and the line that tells a model of it. Raises DefinitionError."""
     args = {one.name: json_schema(one.args) if one.args.model_fields else {"type": "null"} for one in tools}
-    lines = [f"- {one.name}: {one.description} args: {_json(args[one.name])}" for one in tools]
+    return args, [f"- {one.name}: {one.description} args: {_json(args[one.name])}" for one in tools]
+
+
+def _schemas(tools: Sequence[Tool], children: Mapping[str, Definition], output: type[BaseModel]) -> _Schemas:
+    args, lines = described(tools)
     if children:
         kinds = [
             _object({"definition": {"type": "string", "enum": [one.name]}, "input": json_schema(one.input)})
@@ -265,18 +270,15 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 
-def _action(names: list[str], args: list[dict[str, Any]], done: dict[str, Any]) -> type[BaseModel]:
+def one_step(args: Mapping[str, dict[str, Any]], *actions: str) -> type[BaseModel]:
     """What one answer must be. Which arguments go with which tool is checked when they are used."""
-    variants = [
-        {**one, "description": f"args of {what}"} for what, one in zip([*names, "done"], [*args, done], strict=True)
-    ]
-    shapes = [one for one in variants if one["type"] != "null"]
-    tool: Any = Literal[tuple(names)] | None if names else None
+    shapes = [{**one, "description": f"args of {what}"} for what, one in args.items() if one["type"] != "null"]
+    names = tuple(name for name in args if name != "done")
+    tool: Any = Literal[names] | None if names else None
     given: Any = Annotated[dict[str, Any] | None, WithJsonSchema({"anyOf": [*shapes, {"type": "null"}]})]
-    action: Any = Literal["tool_call", "respond", "done", "escalate"]
     fields: dict[str, Any] = {
         "reasoning": (str, ...),
-        "action": (action, ...),
+        "action": (Literal[actions], ...),
         "tool": (tool, ...),
         "args": (given, ...),
     }

@@ -1,22 +1,28 @@
 """Everything that is wrong with the definition modules, not only what a worker would stop at."""
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from backbeat import authoring
+from backbeat import authoring, authoring_agents
+from backbeat.tools import function
 from shared.definitions import Definition, Orchestration, load_definitions
 from shared.errors import ConfigError, DefinitionError
 from shared.llm.routes import Routes
-from shared.llm.structured import json_schema
 
-_CONSTRUCTORS = ("single_shot", "bounded_loop", "bulk", "effect", "orchestration", "agent")
+_CONSTRUCTORS = {
+    authoring: ("single_shot", "bounded_loop", "bulk", "effect", "orchestration"),
+    authoring_agents: ("agent", "orchestrator"),
+    function: ("tool", "writing_tool"),
+}
 _PLACE = re.compile(
     r"(?:(?P<module>[\w.]+) does not import: )?(?P<file>[^:\n]+):(?P<line>\d+): (?P<what>.*)", re.DOTALL
 )
+Place = tuple[str | None, int | None]  # a file and a line
 _NAMED = re.compile(r"'(\w+)': ")
 
 
@@ -48,9 +54,10 @@ def check(modules: Iterable[str], routes: Routes) -> Checked:
     declared: list[str] = []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
+    places: dict[int, Place] = {}
     built_in = load_definitions([]).tasks
     for module in modules:
-        with _collecting(module, problems):
+        with _collecting(module, problems, places):
             try:
                 registry = load_definitions([module])
             except DefinitionError as error:
@@ -59,7 +66,7 @@ def check(modules: Iterable[str], routes: Routes) -> Checked:
         own = {name: one for name, one in registry.tasks.items() if one is not built_in.get(name)}
         ones: list[Definition | Orchestration] = [*own.values(), *registry.orchestrations.values()]
         for one in ones:
-            problems += _flaws(module, one, routes)
+            problems += _flaws(module, one, places.get(id(one), (None, None)), routes)
         kinds = [f"effect {kind}" for kind in registry.effects]
         for name in [*own, *registry.orchestrations, *kinds]:
             if name in seen and seen[name] != module:
@@ -70,29 +77,16 @@ def check(modules: Iterable[str], routes: Routes) -> Checked:
     return Checked(declared, problems)
 
 
-def _flaws(module: str, one: Definition | Orchestration, routes: Routes) -> Iterator[Problem]:
-    file, line = None, None
-    if isinstance(one, Orchestration):
-        try:
+def _flaws(module: str, one: Definition | Orchestration, place: Place, routes: Routes) -> Iterator[Problem]:
+    try:
+        if isinstance(one, Orchestration):
             one.load()
-        except DefinitionError as error:
-            yield Problem(module, file, line, one.full_name, error.what, error.fix)
-        return
-    code = getattr(one.run, "__code__", None)
-    if code is not None and code.co_filename != authoring.__file__:
-        file, line = code.co_filename, code.co_firstlineno
-    if one.bulk is not None:
-        return
-    try:
-        routes.for_tier(one.tier)
-    except ConfigError as error:
-        yield Problem(module, file, line, one.full_name, error.what, f"{error.fix}; or name another tier")
-    try:
-        # Of a handler's own calls nothing is known before they are made; of a single shot, this is the schema sent.
-        if code is not None and code.co_filename == authoring.__file__:
-            json_schema(one.output)
+        elif one.bulk is None:
+            routes.for_tier(one.tier)
     except DefinitionError as error:
-        yield Problem(module, file, line, one.full_name, f"no vendor can answer by its output: {error.what}", error.fix)
+        yield Problem(module, *place, one.full_name, error.what, error.fix)
+    except ConfigError as error:
+        yield Problem(module, *place, one.full_name, error.what, f"{error.fix}; or name another tier")
 
 
 def _problem(module: str, error: DefinitionError) -> Problem:
@@ -105,25 +99,38 @@ def _problem(module: str, error: DefinitionError) -> Problem:
 
 
 @contextmanager
-def _collecting(module: str, problems: list[Problem]) -> Iterator[None]:
+def _collecting(module: str, problems: list[Problem], places: dict[int, Place]) -> Iterator[None]:
     """Constructors that note a mistake and go on, so that the import meets the next one too."""
-    kept = {name: getattr(authoring, name) for name in _CONSTRUCTORS if hasattr(authoring, name)}
+    kept = [(home, name, getattr(home, name)) for home, names in _CONSTRUCTORS.items() for name in names]
 
     def lenient(make: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(make)
         def made(*given: Any, **named: Any) -> Any:
+            frame = sys._getframe(1)  # noqa: SLF001
+            place = frame.f_code.co_filename, frame.f_lineno
             try:
-                return make(*given, **named)
+                one = make(*given, **{name: _there(value) for name, value in named.items()})
             except DefinitionError as error:
                 problems.append(_problem(module, error))
                 return None
+            except (TypeError, ValueError) as error:
+                name = next((value for value in given if isinstance(value, str)), None)
+                problems.append(Problem(module, *place, name, str(error), "Correct the definition"))
+                return None
+            places[id(one)] = place
+            return one
 
         return made
 
     try:
-        for name, make in kept.items():
-            setattr(authoring, name, lenient(make))
+        for home, name, make in kept:
+            setattr(home, name, lenient(make))
         yield
     finally:
-        for name, make in kept.items():
-            setattr(authoring, name, make)
+        for home, name, make in kept:
+            setattr(home, name, make)
+
+
+def _there(value: Any) -> Any:
+    """Without the tools and definitions that could not be made, which are problems of their own."""
+    return [one for one in value if one is not None] if isinstance(value, list | tuple) else value

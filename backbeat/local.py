@@ -54,6 +54,8 @@ class Memory(Database):
             return [{"n": n} for n, end in enumerate(_plain(given["ends"]), 1) if self._close(end)]
         if query == _EFFECTS["begin_effect"]:
             return [self._effect(given)]
+        if query == _RATES["block"]:
+            return [{"first": True}]
         if query == _RATES["admit"]:
             return [
                 {"n": n, "verdict": "go", "wait": 0.0, "charged": []} for n, _ in enumerate(_plain(given["asks"]), 1)

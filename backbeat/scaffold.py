@@ -78,13 +78,13 @@ With `ANTHROPIC_API_KEY` or `OPENAI_API_KEY` set, the real vendor is asked, and 
 def write(name: str, parent: Path) -> list[Path]:
     """Make the directory `name` in `parent`; returns its files. Raises InputError, ConflictError: none is replaced."""
     import keyword
-    import sys
+    from importlib.util import find_spec
 
     if not name.isidentifier() or not name.isascii() or keyword.iskeyword(name) or name != name.lower():
         raise InputError(f"{name!r} cannot name a Python module", fix="Use lower case letters, digits and underscores")
-    if name in sys.stdlib_module_names or name in ("backbeat", "shared", "cron_worker", "temporal_worker", "pytest"):
-        raise InputError(f"{name!r} is the name of a module that is there already", fix="Take another one")
     home = parent / name
+    if not home.exists() and find_spec(name):
+        raise InputError(f"{name!r} is the name of a module that is there already", fix="Take another one")
     texts = {
         f"{name}.py": _MODULE,
         f"test_{name}.py": _TEST,

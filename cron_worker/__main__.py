@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING, NoReturn
 
 from shared.config import Config, load
@@ -49,7 +50,7 @@ async def _run(config: Config, arguments: argparse.Namespace) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    limits = Limits(**{name: value for name, value in vars(arguments).items() if name not in ("command", "every")})
+    limits = Limits(**{one.name: getattr(arguments, one.name) for one in fields(Limits)})
     watchdog = Watchdog()
     try:
         return await _beat(config, limits, arguments.every, stop, watchdog)

@@ -36,7 +36,7 @@ POLL = 0.5  # seconds between looks for new rows while slots are free and other 
 @contextlib.asynccontextmanager
 async def environment(config: Config, db: Database, limits: Limits) -> AsyncIterator[Environment]:
     """Everything a round needs, closed at its end. Raises DefinitionError and ConfigError."""
-    registry = load_definitions(config.definitions)
+    registry = load_definitions(config.definitions, config.prompt_tools)
     set_json_loads(from_json)  # seven times as fast as Python's own
     known = {
         "deadline": Deadline.after(limits.budget, limits.grace),

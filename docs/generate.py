@@ -36,6 +36,8 @@ SETTINGS = {
     "clickhouse_url": "`http://user:password@host:port/database`. Not needed by ticks.",
     "analyst_url": "The same, as the user who only reads: `backbeat query`.",
     "definitions": "Modules that declare tasks and effects: a list, or names with commas.",
+    "prompt_tools": "What [`prompt`](../how-to/enqueue.md) may call, as `module:name` of functions and tools: a list, "
+    "or names with commas.",
     "telemetry": "Where spans go: `spool` on this host's disk, `postgres`, `otlp`, several of them with commas; `off` "
     "imports nothing of it. See [telemetry](../how-to/telemetry.md).",
     "capture": "`redacted` puts prompts and answers into spans, without keys, addresses and card numbers; or `off`.",

@@ -106,14 +106,14 @@ BEGIN
     SELECT * INTO v_rate FROM llm_rate r WHERE r.route = p_route FOR UPDATE;
     v_now := extract(epoch FROM clock());
     v_block := greatest(extract(epoch FROM v_rate.blocked_until) - v_now, 0);
-    SELECT array_agg(coalesce(t.told, u.told) ORDER BY u.k), array_agg(v_rate.period * 1.07 / (least(p_limits[u.k], coalesce(t.told, u.told)) * shrunk(v_rate)) ORDER BY u.k)
+    SELECT array_agg(coalesce(t.told, u.told) ORDER BY u.k), array_agg(v_rate.period * 1.07
+        / coalesce(least(p_limits[u.k], coalesce(t.told, u.told)) * shrunk(v_rate), CASE u.k WHEN 1 THEN v_rate.pace * power(2, least((v_now - extract(epoch FROM v_rate.shrunk_at)) / v_rate.period, 50)) END) ORDER BY u.k)
     INTO v_rate.told, v_unit FROM unnest(v_rate.told) WITH ORDINALITY AS u(told, k)
     LEFT JOIN LATERAL (SELECT nullif((p_news -> 'told' ->> (u.k - 1)::integer)::double precision, 0) AS told) t ON true;
     v_rate.given := ARRAY(SELECT g - coalesce((p_news -> 'back' ->> (k - 1)::integer)::double precision * v_unit[k], 0) FROM unnest(v_rate.given) WITH ORDINALITY AS u(g, k) ORDER BY k);
-    v_rate.share := ARRAY(
+    v_rate.share := 1::double precision || ARRAY(
         SELECT s + coalesce((1 - power(0.9, (p_news -> 'seen' ->> 0)::integer)) * ((p_news -> 'seen' ->> (k - 1)::integer)::double precision - s), 0)
         FROM unnest(v_rate.share[2:]) WITH ORDINALITY AS u(s, j) CROSS JOIN LATERAL (SELECT j + 1) AS p(k) ORDER BY k);
-    v_rate.share := 1::double precision || v_rate.share;
     SELECT coalesce(jsonb_object_agg(key, value), '{}'), coalesce(sum((value ->> 0)::integer), 0) INTO v_rate.running, v_others FROM jsonb_each(v_rate.running) WHERE key <> p_worker AND (value ->> 1)::double precision > v_now;
 
     FOR n, v_ask, v_known IN
@@ -335,17 +335,18 @@ CREATE FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) RETURNS SETOF b
     WHERE (t.id, t.lease, t.status) = (p_task, p_lease, 'running')
     ON CONFLICT (id) DO UPDATE SET status = 'thinking', parent_id = excluded.parent_id, error = NULL, finished_at = NULL RETURNING agents.*; $$;
 
-CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) RETURNS void
+CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean, OUT first boolean) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 BEGIN
-    INSERT INTO llm_rate (route) VALUES (p_route) ON CONFLICT DO NOTHING;
-    UPDATE llm_rate r
-    SET blocked_by = CASE WHEN p_seconds > 0 THEN p_why END, blocked_until = CASE WHEN p_seconds > 0 THEN greatest(r.blocked_until, clock() + make_interval(secs => p_seconds)) END,
-        shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
-        shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
-    WHERE r.route = p_route;
+    INSERT INTO llm_rate AS r (route) VALUES (p_route) ON CONFLICT (route) DO UPDATE SET route = p_route RETURNING (r.blocked_until > clock() AND r.blocked_by = p_why) IS NOT TRUE INTO first;
+    UPDATE llm_rate r SET blocked_by = p_why, blocked_until = CASE WHEN p_seconds >= 0 THEN greatest(r.blocked_until, clock() + make_interval(secs => p_seconds)) END WHERE r.route = p_route;
+    UPDATE llm_rate r SET shrink = greatest(0.05, shrunk(r) * 0.7), shrunk_at = clock(), pace = (
+        SELECT coalesce(greatest(6, 0.7 * count(*) * r.period / extract(epoch FROM clock() - min(w.since))), 6)
+        FROM (SELECT greatest(r.shrunk_at, clock() - make_interval(secs => r.period)) AS since) w JOIN model_calls c
+            ON c.route = p_route AND c.opened_at > w.since AND (c.status = 'open' OR c.status = 'done' AND c.closed_at > w.since))
+    WHERE p_shrink AND r.route = p_route AND r.shrunk_at < clock() - interval '2 seconds';
     IF p_seconds IS NULL THEN PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}'); END IF;
 END $$;
 
@@ -2596,6 +2597,7 @@ CREATE TABLE backbeat.llm_rate (
     share double precision[] DEFAULT '{1,0.33,0.5}'::double precision[] NOT NULL,
     shrink double precision DEFAULT 1 NOT NULL,
     shrunk_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    pace double precision,
     blocked_until timestamp with time zone,
     blocked_by text,
     running jsonb DEFAULT '{}'::jsonb NOT NULL,
@@ -3699,9 +3701,9 @@ GRANT SELECT ON TABLE backbeat.agents TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.agents TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.begin_step(p_task uuid, p_lease bigint) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) TO backbeat_worker;
-GRANT ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) TO backbeat_operator;
+REVOKE ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean, OUT first boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean, OUT first boolean) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean, OUT first boolean) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.book(p_call backbeat.model_calls, p_status text, p_cost numeric, p_tokens bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.cancel_agent(p_agent uuid, p_reason text, p_by text) TO backbeat_operator;

@@ -51,6 +51,7 @@ class Config:
     clickhouse_url: str = ""
     analyst_url: str = ""
     definitions: tuple[str, ...] = ()
+    prompt_tools: tuple[str, ...] = ()
     telemetry: str = "off"
     capture: str = "off"
     spool_dir: Path = Path("var/spool")
@@ -117,7 +118,7 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
 
 def _typed(key: str, value: Any, where: str) -> Any:
     """A setting as `Config` holds it."""
-    if key == "definitions":
+    if key in ("definitions", "prompt_tools"):
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list | tuple):
             raise _wrong(f"{where}{key}", "a text or a list of texts")

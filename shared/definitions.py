@@ -173,10 +173,11 @@ class Registry:
         return [definition.row for definition in self.tasks.values()]
 
 
-def load_definitions(modules: Iterable[str]) -> Registry:
-    """Import modules and collect what they declare. Raises DefinitionError with file and line."""
+def load_definitions(modules: Iterable[str], prompt_tools: Iterable[str] = ()) -> Registry:
+    """What modules declare, `prompt` with `prompt_tools` (module:name). Raises DefinitionError with file and line."""
+    built_in: Definition = _import(BUILT_IN).with_tools(prompt_tools)
     tasks: dict[str, Definition] = {}
-    effects: dict[str, Effect] = {}
+    effects = {tool.effect.kind: tool.effect for tool in built_in.tools if tool.effect}
     orchestrations: dict[str, Orchestration] = {}
     for name in modules:
         found: list[Any] = list(vars(_import(name)).values())
@@ -188,7 +189,6 @@ def load_definitions(modules: Iterable[str]) -> Registry:
                     raise DefinitionError(f"{name}: {value.full_name} is defined twice", fix="Give one a new version")
             elif isinstance(value, Effect) and effects.setdefault(value.kind, value) is not value:
                 raise DefinitionError(f"{name}: the effect {value.kind!r} is defined twice", fix="Rename one")
-    built_in: Definition = _import(BUILT_IN).prompt
     return Registry({built_in.full_name: built_in} | tasks, effects, orchestrations)
 
 
@@ -230,5 +230,6 @@ def _where(name: str, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{name} does not import: {error.filename}:{error.lineno}: {error.msg}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    last = frames[-1]
+    ours = tuple(f"{Path(__file__).parents[1] / part}/" for part in ("backbeat", "shared"))
+    last = ([f for f in frames if not f.filename.startswith(ours)] or frames)[-1]
     return f"{name} does not import: {Path(last.filename)}:{last.lineno}: {type(error).__name__}: {error}"

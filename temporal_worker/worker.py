@@ -95,7 +95,7 @@ def _shipper(env: Environment) -> Callable[[], Awaitable[bool]]:
 
 @contextlib.asynccontextmanager
 async def _environment(config: Config) -> AsyncIterator[Environment]:
-    registry = load_definitions(config.definitions)
+    registry = load_definitions(config.definitions, config.prompt_tools)
     orchestrations.load(registry.orchestrations.values())
     data_converter(config.payload_keys_file, config.payload_dir)
     if not registry.effects:

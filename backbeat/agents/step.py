@@ -1,7 +1,7 @@
 """One step of an agent, which is one task: the past is told, one action decided and done, and what follows is said."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,13 +92,18 @@ async def think(ctx: Context, value: BaseModel, agent: Agent) -> Outcome:
 
 async def transcript(ctx: Context, value: BaseModel, steps: Sequence[Step], most: int) -> str:
     """The prompt of the next step; it begins with the whole one of the step before, which vendors cache."""
-    parts = [f"<input>\n{_data(value.model_dump_json())}\n</input>"]
+    parts = [f"<input>\n{data(value.model_dump_json())}\n</input>"]
     for step in steps:
-        seen = step.observation or _cut(_shown(await read_page(ctx, step, 1)), most)
+        seen = step.observation or cut(shown(await read_page(ctx, step, 1)), most)
         taken = {"action": step.action, "tool": step.tool, "args": step.args, "reasoning": step.reasoning}
-        parts.append(f'<step number="{step.number}">\n{_data(_shown(taken))}\n</step>')
-        parts.append(f"<observation>\n{_data(seen)}\n</observation>")
+        parts.append(told(step.number, taken, seen))
     return "\n\n".join(parts)
+
+
+def told(number: int, taken: dict[str, Any], seen: str) -> str:
+    """A step and what came of it, as the prompt of the next has it."""
+    step = f'<step number="{number}">\n{data(shown(taken))}\n</step>'
+    return f"{step}\n\n<observation>\n{data(seen)}\n</observation>"
 
 
 async def read_page(ctx: Context, step: Step, page: int) -> dict[str, Any]:
@@ -114,21 +119,29 @@ def hand_over(taken: dict[str, Any], made: Sequence[Child], tolerated: int) -> O
 
 
 async def _call(ctx: Context, state: State, taken: dict[str, Any], agent: Agent) -> Outcome:
-    """What came of a tool. One that fails is tried again later while attempts are left; then the model hears of it."""
-    output: Any = None
+    args = taken["args"] or {}
+    reads = agent.delegate and taken["tool"] == READ
+    act = _read(ctx, state, args.get("page")) if reads else call_tool(ctx, "tool", taken["tool"], args)
+    output, seen = await observe(ctx, taken["tool"], act)
+    return _on(taken | {"output": output if len(shown(output)) <= KEPT else None}, seen, agent)
+
+
+async def observe(ctx: Context, tool: str, act: Awaitable[Any]) -> tuple[Any, str]:
+    """What a tool answered, and what a model is told of it.
+
+    One that fails ends the attempt while attempts are left; then the model hears of it.
+    """
     try:
-        if agent.delegate and taken["tool"] == READ:
-            output = await _read(ctx, state, (taken["args"] or {}).get("page"))
-        else:
-            output = await call_tool(ctx, "tool", taken["tool"], taken["args"] or {})
-        seen = _shown(output) or "(empty)"
+        output = await act
+        return output, shown(output) or "(empty)"
     except ToolError as error:
-        seen = f"error: {error}"
+        return None, f"error: {error}"
     except Exception as error:
         seen = f"error: {type(error).__name__}: {error}"
         if ctx.task.attempts < ctx.task.max_attempts:
-            return Retry("tool_failed", f"{taken['tool']}: {seen}", backoff(ctx.task.attempts, ctx.env.rng))
-    return _on(taken | {"output": output if len(_shown(output)) <= KEPT else None}, seen, agent)
+            again = Retry("tool_failed", f"{tool}: {seen}", backoff(ctx.task.attempts, ctx.env.rng))
+            raise Interrupt(again) from error
+        return None, seen
 
 
 async def _read(ctx: Context, state: State, page: Any) -> Any:
@@ -140,20 +153,21 @@ async def _read(ctx: Context, state: State, page: Any) -> Any:
 
 
 def _on(taken: dict[str, Any], seen: str, agent: Agent) -> Succeed:
-    return Succeed({"agent": "thinking", "step": taken | {"observation": _cut(seen, agent.max_observation)}})
+    return Succeed({"agent": "thinking", "step": taken | {"observation": cut(seen, agent.max_observation)}})
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
     """The beginning and the end of what is too long, with a line between that says so."""
     head, tail = most * 3 // 4, most // 4
     left = len(text) - head - tail
     return text if left <= 0 else f"{text[:head]}\n… {left} characters are left out here …\n{text[-tail:]}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """What a model is told of a value: a text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
 
 
-def _data(text: str) -> str:
+def data(text: str) -> str:
     """Nothing that is told can end the element it is told in."""
     return text.replace("</", "<\\/")

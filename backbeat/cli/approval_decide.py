@@ -118,7 +118,7 @@ def edit(
         from shared.definitions import load_definitions
 
         body = given if file else {**found.payload["request"], **dict(_field(text) for text in fields)}
-        effects = load_definitions(config.definitions).effects
+        effects = load_definitions(config.definitions, config.prompt_tools).effects
         # One that nobody may edit is refused by Postgres, on record, whatever is loaded here.
         problem = edit_problem(effects, found.payload["effect"], body) if found.editable else None
         return Wish("edit", comment, body, problem)

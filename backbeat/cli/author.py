@@ -53,7 +53,7 @@ def run(
     from shared.errors import NotFoundError
 
     config = load()
-    registry = load_definitions(config.definitions)
+    registry = load_definitions(config.definitions, config.prompt_tools)
     definition = registry.newest(name) if version is None else registry.tasks.get(f"{name}@{version}")
     if definition is None:
         raise NotFoundError(f"no loaded module defines {name}@{version}", fix=f"Loaded: {', '.join(registry.tasks)}")

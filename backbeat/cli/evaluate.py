@@ -38,7 +38,13 @@ def evaluate() -> None:
 @click.option("--tier", "tiers", multiple=True, help="Only these; may be given again.")
 @click.option("--scorer", type=click.Choice(["exact", "schema", "model"]), default="exact", show_default=True)
 @click.option("--grader", default="large", show_default=True, help="With --scorer model: the tier that grades.")
-@click.option("--within", type=click.FloatRange(1), default=900.0, show_default=True, help="Seconds a round may take.")
+@click.option(
+    "--within",
+    type=click.FloatRange(1),
+    default=900.0,
+    show_default=True,
+    help="Seconds a round may take; then what waits is ended.",
+)
 @click.option("--svg", type=_FILE, help="Write a picture too.")
 @output_option
 def tiers(dataset: Path | None, from_feedback: bool, output: str, svg: Path | None, **how: Any) -> None:
@@ -87,9 +93,14 @@ def _line(one: "TierScore") -> dict[str, Any]:
 
 def _draw(path: Path, scores: "Sequence[TierScore]", target: float, why: str) -> None:
     from backbeat.evaluate.picture import svg
+    from shared.config import load
 
+    providers = load().providers
+    names = {name for name, one in providers.items() if one.simulated}
+    simulated = [one.tier for one in scores if any(model.split(" ")[0] in names for model in one.models)]
+    drawn = svg("Tiers on the same sample", scores, target, why, simulated)
     try:
-        path.write_text(svg("Tiers on the same sample, 95 % Wilson intervals", scores, target, why), encoding="utf-8")
+        path.write_text(drawn, encoding="utf-8")
     except OSError as error:
         raise click.UsageError(f"cannot write {path}: {error.strerror}") from error
     talk(f"wrote {path}")
@@ -161,7 +172,9 @@ async def _tiers(
     source = (config.definitions, definition.full_name, tiers, graded)
     salt = uuid4().hex
     payloads = [case.input for case in cases]
-    ids = {tier: await enqueue(db, telemetry, variant(definition, tier), payloads, salt) for tier in tiers}
+    ids = {
+        tier: await enqueue(db, telemetry, variant(definition, tier), payloads, salt, how["within"]) for tier in tiers
+    }
     every = [one for some in ids.values() for one in some]
     rows = await drained(db, every, source, how["within"], talk)
     right: dict[Any, bool | None] = {}
@@ -175,7 +188,7 @@ async def _tiers(
         texts = [(case.input, case.expected, rows[task]["result"]) for task, case in asked]
         names = ("asked", "expected", "answered")
         questions = [dict(zip(names, map(json.dumps, text), strict=True)) for text in texts]
-        grades = await enqueue(db, telemetry, grader(definition, graded), questions, salt)
+        grades = await enqueue(db, telemetry, grader(definition, graded), questions, salt, how["within"])
         told = await drained(db, grades, source, how["within"], talk)
         for (task, _), grade in zip(asked, grades, strict=True):
             said = told.get(grade)

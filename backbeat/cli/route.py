@@ -156,17 +156,15 @@ def _say(scope: str, key: str, new: dict[str, Any]) -> bool:
 
 
 def _known(name: str) -> Any:
-    """The route as it is now. Raises NotFoundError."""
+    """The route as it is now, whether it serves a tier or not. Raises NotFoundError."""
     from backbeat.operate import routes
     from shared.errors import NotFoundError
 
     base = _file()
     now = pausing.with_database(lambda db: routes.current(db, base), operator=False)
-    known = {one.name: one for tier in now.tiers.values() for one in tier}
-    known |= {one.name: one for one, _ in now.canaries.values()}
-    if name not in known:
+    if name not in (known := now.table["routes"]):
         raise NotFoundError(f"{now.source} has no route {name!r}", fix=f"It has {', '.join(sorted(known))}")
-    return known[name]
+    return now.known("", name)
 
 
 async def _tested(name: str) -> dict[str, Any]:

@@ -110,9 +110,22 @@ async def _health(config: "Config") -> "list[Check]":
 
     try:
         async with database(config) as db:
-            return await examine(db)
+            return [*await examine(db), _models(config)]
     except BackbeatError as error:
         return [Check("database", "wrong", error.what, error.fix)]
+
+
+def _models(config: "Config") -> "Check":
+    """Models whose vendors stop to answer, or have stopped."""
+    from backbeat.operate.health import Check
+    from shared import clock
+    from shared.llm.routes import load_routes
+
+    lines = load_routes(config.routes_file).warnings(clock.wall().date())
+    ended = any(" ended on " in line for line in lines)
+    found = "; ".join(lines) or "none ends within 90 days"
+    fix = "docs/how-to/routes.md" if lines else ""
+    return Check("models", "wrong" if ended else "ok", found, fix)
 
 
 def _late(config: "Config") -> bool:

@@ -117,7 +117,7 @@ def _detail(row: Mapping[str, Any]) -> str:
     """The one thing worth knowing about a task in its state."""
     match row["status"]:
         case "held":
-            return f"{row['hold_reason']} {row['hold_key']}"
+            return f"{row['hold_reason']} {row['hold_why'] or row['hold_key']}"
         case "delayed":
             return f"until {row['run_after']:%Y-%m-%d %H:%M:%S}Z"
         case "succeeded" | "escalated":

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from backbeat.producer.submit import submit
 from shared import clock
+from shared.db import queue
 from shared.db.pool import Database
 from shared.db.queries import load
 from shared.definitions import Definition
@@ -23,19 +25,21 @@ _PAUSE = 0.5  # seconds between ticks that found nothing to do
 
 
 async def enqueue(
-    db: Database, telemetry: Telemetry, definition: Definition, payloads: Sequence[Any], salt: str
+    db: Database, telemetry: Telemetry, definition: Definition, payloads: Sequence[Any], salt: str, within: float
 ) -> list[UUID]:
-    """A task a case, in order; equal cases are tasks of their own."""
+    """A task a case, in order, equal ones too. One that has not begun after `within` seconds expires."""
     added: list[UUID] = []
+    ends = clock.wall() + timedelta(seconds=within)
     for n, payload in enumerate(payloads):
-        added += [one.task_id for one in await submit(db, telemetry, definition, [payload], salt=f"{salt}:{n}")]
+        made = await submit(db, telemetry, definition, [payload], salt=f"{salt}:{n}", expires_at=ends)
+        added += [one.task_id for one in made]
     return added
 
 
 async def drained(
     db: Database, ids: Sequence[UUID], source: tuple[Any, ...], within: float, tell: Callable[[str], object]
 ) -> dict[UUID, dict[str, Any]]:
-    """Run ticks until no task of `ids` is left, or `within` seconds; then how each stands.
+    """Run ticks until no task of `ids` is left, or `within` seconds; then end those that wait, and say how each stands.
 
     The ticks load the module that `source` describes and nothing else, so they leave other tasks to other workers.
     Raises UnavailableError when a tick fails.
@@ -58,4 +62,6 @@ async def drained(
                 last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
                 raise UnavailableError(f"a tick ended with {tick.returncode}: {''.join(last)}", fix="Try again")
             await clock.sleep(_PAUSE)
+    if left:
+        await queue.sweep(db)
     return {row["id"]: row for row in await db.rows(_SQL["ended"], {"ids": list(ids)})}

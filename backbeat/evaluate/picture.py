@@ -1,31 +1,36 @@
 """The tiers as SVG: each one's accuracy with its interval on one axis, and the target as a line."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 from backbeat.evaluate.score import TierScore
 from backbeat.money import dollars
 
-_LEFT, _WIDE, _RIGHT, _ROW, _TOP = 110, 440, 330, 44, 62  # pixels
+_LEFT, _WIDE, _RIGHT, _ROW, _TOP = 110, 440, 350, 48, 74  # pixels
 _GOOD, _OPEN, _BAD = "#2f8a4a", "#c29a1b", "#c0392b"
 
 
-def svg(title: str, scores: Sequence[TierScore], target: float, note: str) -> str:
-    """A row a tier. Green: its lower bound reaches the target; red: its upper bound does not; else open."""
-    floor = max(math.floor(10 * min([target, *(one.low for one in scores)])) / 10, 0.0)
+def svg(title: str, scores: Sequence[TierScore], target: float, note: str, simulated: Collection[str] = ()) -> str:
+    """A row a tier. Green: its lower bound reaches the target; red: its upper bound does not; else open.
+
+    `simulated` are the tiers whose answers were made up.
+    """
+    floor = max(math.floor(10 * min([target, *(one.low for one in scores if one.answered)])) / 10, 0.0)
     floor = min(floor, 0.9)
 
     def at(share: float) -> float:
         return _LEFT + _WIDE * (share - floor) / (1 - floor)
 
     bottom = _TOP + _ROW * len(scores)
-    size = f'width="{_LEFT + _WIDE + _RIGHT}" height="{bottom + 62}"'
+    size = f'width="{_LEFT + _WIDE + _RIGHT}" height="{bottom + 86}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="16" y="24" font-size="15">{escape(title)}</text>',
     ]
+    heads = ((16, "tier"), (_LEFT + _WIDE + 16, "right answers, what one costs, seconds it takes"))
+    parts += [f'<text x="{x}" y="{_TOP - 16}" fill="#555">{words}</text>' for x, words in heads]
     ticks = round((1 - floor) * 10)
     for n in range(ticks + 1):
         share = floor + n * (1 - floor) / ticks
@@ -35,8 +40,14 @@ def svg(title: str, scores: Sequence[TierScore], target: float, note: str) -> st
     words = f"target {target:.0%}"
     parts.append(f'<text x="{at(target):.1f}" y="{_TOP - 14}" text-anchor="middle" fill="#2d6cc0">{words}</text>')
     for n, one in enumerate(scores):
-        parts += _row(one, _TOP + _ROW * n + _ROW // 2, at(one.low), at(one.high), at(one.accuracy or 0.0), target)
-    parts.append(f'<text x="16" y="{bottom + 44}">{escape(note)}</text>')
+        y = _TOP + _ROW * n + _ROW // 2
+        parts += _row(one, y, at(one.low), at(one.high), at(one.accuracy or 0.0), target)
+        apart = ", ".join(f"{reason} {count}" for reason, count in one.infrastructure.items())
+        words = "; ".join(["simulated"] * (one.tier in simulated) + [f"not counted: {apart}"] * bool(apart))
+        parts.append(f'<text x="{_LEFT + _WIDE + 16}" y="{y + 18}" fill="#555">{escape(words)}</text>')
+    axis = "share of right answers, of those counted, with its 95 % Wilson interval"
+    parts.append(f'<text x="{_LEFT + _WIDE / 2}" y="{bottom + 36}" text-anchor="middle" fill="#555">{axis}</text>')
+    parts.append(f'<text x="16" y="{bottom + 66}">{escape(note)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -50,6 +61,6 @@ def _row(one: TierScore, y: int, low: float, high: float, middle: float, target:
             f'<path d="M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 6}v12M{high:.1f} {y - 6}v12" stroke="{color}"/>'
         )
         parts.append(f'<circle cx="{middle:.1f}" cy="{y}" r="5" fill="{color}"/>')
-    words = f"{one.correct} of {one.answered}; {price}{seconds}"
+    words = f"{one.correct} of {one.answered} right; {price}{seconds}"
     parts.append(f'<text x="{_LEFT + _WIDE + 16}" y="{y + 4}">{escape(words)}</text>')
     return parts

@@ -39,8 +39,8 @@ class _Tiered:
         return getattr(self._context, name)
 
     async def llm(self, key: str, **asked: Any) -> Any:
-        # What a higher tier answers in its stead would be its own merit.
-        return await self._context.llm(key, **{**asked, "tier": self._tier, "escalate": False})
+        # What a higher tier answers in its stead would be its own merit, and a batch may take a day.
+        return await self._context.llm(key, **{**asked, "tier": self._tier, "escalate": False, "batch": False})
 
     async def tool(self, step: str, name: str, **args: Any) -> Any:
         # Of a tool that writes, the effect is ours to refuse.
@@ -66,12 +66,12 @@ def variant(definition: Definition, tier: str) -> Definition:
             raise
         return Succeed(made.result) if isinstance(made, Escalate | FanOut) else made
 
-    return replace(definition, name=_name(definition.name, tier), tier=tier, idempotency=True, run=run)
+    return replace(definition, name=_name(definition.name, tier), tier=tier, idempotency=True, batch=False, run=run)
 
 
 def grader(definition: Definition, tier: str) -> Definition:
     """A model that says whether answers are right."""
-    return single_shot(
+    made = single_shot(
         _name(definition.name, "grade"),
         version=definition.version,
         input=Question,
@@ -81,6 +81,11 @@ def grader(definition: Definition, tier: str) -> Definition:
         prompt="<asked>{asked}</asked>\n<expected>{expected}</expected>\n<answered>{answered}</answered>",
         max_output_tokens=300,
     )
+
+    async def run(context: Any, value: Any) -> Any:
+        return await made.run(_Tiered(context, tier), value)
+
+    return replace(made, run=run)
 
 
 def module(modules: Sequence[str], name: str, tiers: Sequence[str], grade: str) -> dict[str, Definition]:

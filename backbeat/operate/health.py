@@ -13,6 +13,7 @@ DEAD_ROWS = 20_000  # that a table may have beside as many live ones
 BLOAT = 4, 32 << 20  # times what its rows need, and bytes, from which an index is worth rebuilding
 WAIT_SECONDS = 3600
 OVERRUN = "A hard cap does not hold there: `bounded = false`, or correct its prices; then `backbeat route release`"
+ROUTES = "`backbeat route list` shows them; correct the cause, then `backbeat route release`"
 DAYS_AHEAD = 3
 SPOOL_SECONDS = 900.0  # that spans may wait: three rounds of ticks that found ClickHouse away
 
@@ -38,7 +39,7 @@ async def examine(db: Database) -> list[Check]:
         _idle(await db.row(_SQL["idle"])),
         _indexes(await db.rows(_SQL["indexes"])),
         _check("overruns", f"{queue['overrun']} USD above what calls reserved, today", queue["overrun"] > 0, OVERRUN),
-        _check("routes", queue["held"] or "none is held", queue["held"] is not None, "`backbeat route list` says why"),
+        _check("routes", queue["shut"] or "none is shut", queue["shut"] is not None, ROUTES),
         _notifications(queue),
         _spools(await db.rows(_SQL["spools"])),
         Check("dead letters", "ok", f"{queue['dead']} open", "backbeat dead list" if queue["dead"] else ""),

@@ -16,13 +16,14 @@ CREATE TABLE backbeat.llm_routes (
 );
 
 -- given: seconds since the epoch. told: limits of a period that the vendor's headers name. share: how much of the most a call
--- can take calls do take, learned. A 429 shrinks the rate; it grows back by itself. running: worker -> [calls, until].
+-- can take calls do take, learned. A 429 shrinks the rate; it grows back by itself. Where nobody has named a limit of requests,
+-- it sets the pace: requests a period, 0.7 of those before it, doubled every period since. running: worker -> [calls, until].
 CREATE TABLE backbeat.llm_rate (
     route text PRIMARY KEY,
     period double precision NOT NULL DEFAULT 60 CHECK (period > 0),
     given double precision[] NOT NULL DEFAULT '{0,0,0}', told double precision[] NOT NULL DEFAULT '{NULL,NULL,NULL}',
     share double precision[] NOT NULL DEFAULT '{1,0.33,0.5}',
-    shrink double precision NOT NULL DEFAULT 1 CHECK (shrink > 0), shrunk_at timestamptz NOT NULL DEFAULT '-infinity',
+    shrink double precision NOT NULL DEFAULT 1 CHECK (shrink > 0), shrunk_at timestamptz NOT NULL DEFAULT '-infinity', pace double precision,
     blocked_until timestamptz, blocked_by text, running jsonb NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 40);
 
@@ -52,14 +53,14 @@ BEGIN
     SELECT * INTO v_rate FROM llm_rate r WHERE r.route = p_route FOR UPDATE;
     v_now := extract(epoch FROM clock());
     v_block := greatest(extract(epoch FROM v_rate.blocked_until) - v_now, 0);
-    SELECT array_agg(coalesce(t.told, u.told) ORDER BY u.k), array_agg(v_rate.period * 1.07 / (least(p_limits[u.k], coalesce(t.told, u.told)) * shrunk(v_rate)) ORDER BY u.k)
+    SELECT array_agg(coalesce(t.told, u.told) ORDER BY u.k), array_agg(v_rate.period * 1.07
+        / coalesce(least(p_limits[u.k], coalesce(t.told, u.told)) * shrunk(v_rate), CASE u.k WHEN 1 THEN v_rate.pace * power(2, least((v_now - extract(epoch FROM v_rate.shrunk_at)) / v_rate.period, 50)) END) ORDER BY u.k)
     INTO v_rate.told, v_unit FROM unnest(v_rate.told) WITH ORDINALITY AS u(told, k)
     LEFT JOIN LATERAL (SELECT nullif((p_news -> 'told' ->> (u.k - 1)::integer)::double precision, 0) AS told) t ON true;
     v_rate.given := ARRAY(SELECT g - coalesce((p_news -> 'back' ->> (k - 1)::integer)::double precision * v_unit[k], 0) FROM unnest(v_rate.given) WITH ORDINALITY AS u(g, k) ORDER BY k);
-    v_rate.share := ARRAY(
+    v_rate.share := 1::double precision || ARRAY(
         SELECT s + coalesce((1 - power(0.9, (p_news -> 'seen' ->> 0)::integer)) * ((p_news -> 'seen' ->> (k - 1)::integer)::double precision - s), 0)
         FROM unnest(v_rate.share[2:]) WITH ORDINALITY AS u(s, j) CROSS JOIN LATERAL (SELECT j + 1) AS p(k) ORDER BY k);
-    v_rate.share := 1::double precision || v_rate.share;
     SELECT coalesce(jsonb_object_agg(key, value), '{}'), coalesce(sum((value ->> 0)::integer), 0) INTO v_rate.running, v_others FROM jsonb_each(v_rate.running) WHERE key <> p_worker AND (value ->> 1)::double precision > v_now;
 
     FOR n, v_ask, v_known IN
@@ -87,14 +88,16 @@ BEGIN
 END $$;
 
 -- A vendor said no: nobody sends for p_seconds (NULL: a person lifts that). The rate shrinks once for what many hear at a time.
-CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+-- False when the same had shut the route already: of a fault of the route's own one caller is told, and is the dead letter.
+CREATE FUNCTION backbeat.block_route(p_route text, p_seconds double precision, p_why text, p_shrink boolean, OUT first boolean) LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    INSERT INTO llm_rate (route) VALUES (p_route) ON CONFLICT DO NOTHING;
-    UPDATE llm_rate r
-    SET blocked_by = CASE WHEN p_seconds > 0 THEN p_why END, blocked_until = CASE WHEN p_seconds > 0 THEN greatest(r.blocked_until, clock() + make_interval(secs => p_seconds)) END,
-        shrink = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN greatest(0.05, shrunk(r) * 0.7) ELSE r.shrink END,
-        shrunk_at = CASE WHEN p_shrink AND r.shrunk_at < clock() - interval '2 seconds' THEN clock() ELSE r.shrunk_at END
-    WHERE r.route = p_route;
+    INSERT INTO llm_rate AS r (route) VALUES (p_route) ON CONFLICT (route) DO UPDATE SET route = p_route RETURNING (r.blocked_until > clock() AND r.blocked_by = p_why) IS NOT TRUE INTO first;
+    UPDATE llm_rate r SET blocked_by = p_why, blocked_until = CASE WHEN p_seconds >= 0 THEN greatest(r.blocked_until, clock() + make_interval(secs => p_seconds)) END WHERE r.route = p_route;
+    UPDATE llm_rate r SET shrink = greatest(0.05, shrunk(r) * 0.7), shrunk_at = clock(), pace = (
+        SELECT coalesce(greatest(6, 0.7 * count(*) * r.period / extract(epoch FROM clock() - min(w.since))), 6)
+        FROM (SELECT greatest(r.shrunk_at, clock() - make_interval(secs => r.period)) AS since) w JOIN model_calls c
+            ON c.route = p_route AND c.opened_at > w.since AND (c.status = 'open' OR c.status = 'done' AND c.closed_at > w.since))
+    WHERE p_shrink AND r.route = p_route AND r.shrunk_at < clock() - interval '2 seconds';
     IF p_seconds IS NULL THEN PERFORM release_held('route', p_route), audit(session_user, 'route.released', p_route, '{}'); END IF;
 END $$;
 

@@ -1,6 +1,6 @@
 """The ledger of side effects, as the runtimes and the command line use it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
@@ -48,22 +48,8 @@ async def begin_effect(db: Database, intent: Intent, fire_seconds: float | None)
 
     None: the caller cannot write at all, and only notes that it is wanted.
     """
-    row = await db.row(
-        _SQL["begin_effect"],
-        {
-            "key": intent.key,
-            "owner_kind": intent.owner_kind,
-            "owner": intent.owner,
-            "lease": intent.lease,
-            "kind": intent.kind,
-            "request": storable(intent.request),
-            "request_hash": intent.request_hash,
-            "origin": intent.origin,
-            "traceparent": intent.traceparent,
-            "approval": intent.approval,
-            "fire_seconds": fire_seconds,
-        },
-    )
+    said = asdict(intent) | {"request": storable(intent.request), "fire_seconds": fire_seconds}
+    row = await db.row(_SQL["begin_effect"], said)
     return Verdict(row["verdict"], row["token"] or 0, row["outcome"], row["wait_seconds"] or 0.0, row["detail"] or "")
 
 

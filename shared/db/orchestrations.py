@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from shared.db.outbox import told
 from shared.db.pool import Database
 from shared.db.queries import load
-from shared.db.text import clean, storable
+from shared.db.text import storable
 from shared.errors import NotFoundError
 
 _SQL = load("orchestrations")
@@ -17,16 +18,7 @@ Row = dict[str, Any]
 async def project(db: Database, report: Any, run_id: str) -> bool:
     """Write a run's state and steps (a `messages.Report`) where they are news."""
     steps = [{**asdict(step), "workflow_id": report.run} for step in report.steps]
-    params = {
-        "workflow": report.run,
-        "seq": report.seq,
-        "status": report.status,
-        "run_id": run_id,
-        "waiting_for": clean(report.waiting_for),
-        "result": None if report.result is None else storable(report.result),
-        "error": clean(report.error),
-        "steps": storable(steps),
-    }
+    params = told(report) | {"workflow": report.run, "run_id": run_id, "steps": storable(steps)}
     return bool((await db.row(_SQL["project_run"], params))["written"])
 
 

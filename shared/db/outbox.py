@@ -107,16 +107,14 @@ async def workflow(db: Database, workflow_id: UUID) -> Workflow:
 
 async def project(db: Database, workflow_id: UUID, state: State) -> bool:
     """Write a workflow's state where it is news; a terminal state also cancels its pending approval requests."""
-    params = {
-        "workflow": workflow_id,
-        "seq": state.seq,
-        "status": state.status,
-        "run_id": state.run_id,
-        "waiting_for": clean(state.waiting_for),
-        "result": None if state.result is None else storable(state.result),
-        "error": clean(state.error),
-    }
+    params = told(state) | {"workflow": workflow_id, "run_id": state.run_id}
     return bool((await db.row(_SQL["project"], params))["written"])
+
+
+def told(state: Any) -> dict[str, Any]:
+    """What a state, or a report of one, says, as Postgres can store it."""
+    said = {"seq": state.seq, "status": state.status, "waiting_for": clean(state.waiting_for)}
+    return said | {"result": None if state.result is None else storable(state.result), "error": clean(state.error)}
 
 
 async def to_check(db: Database, limit: int, seconds: float) -> list[Open]:

@@ -213,8 +213,8 @@ def _row(outcome: Outcome) -> dict[str, Any]:
             return {"outcome": "release", "reason": reason, "error": reason, "after": after}
         case Snooze(until):
             return {"outcome": "snooze", "until": _moment(until)}
-        case Hold(reason, key, until):
-            return {"outcome": "hold", "reason": reason, "key": key, "until": until and _moment(until)}
+        case Hold(reason, key, until, why):
+            return {"outcome": "hold", "reason": reason, "key": key, "until": until and _moment(until), "error": why}
         case Dead(error_class, error):
             return {"outcome": "dead", "error_class": error_class, "error": error}
         case FanOut(children, result):

@@ -17,11 +17,12 @@ async def admit(db: Database, worker: str, route: Any, news: Row, asks: list[Row
     return await db.rows(_SQL["admit"], limits | said)
 
 
-async def block(db: Database, route: str, seconds: float, why: str, *, shrink: bool) -> None:
-    """Let nobody send on a route for a while; `shrink` slows it down after that."""
-    await db.rows(_SQL["block"], {"route": route, "seconds": seconds, "why": why, "shrink": shrink})
+async def block(db: Database, route: str, seconds: float, why: str, *, shrink: bool) -> bool:
+    """Let nobody send on a route for a while; `shrink` slows it down after that. False when the same had shut it."""
+    said = {"route": route, "seconds": seconds, "why": why, "shrink": shrink}
+    return bool((await db.row(_SQL["block"], said))["first"])
 
 
 async def said(db: Database) -> list[Row]:
-    """What stands in Postgres about tiers and routes: overrides, pauses, and blocks with their seconds to go."""
+    """What stands in Postgres about tiers and routes: overrides, pauses, blocks and how long, limits told."""
     return await db.rows(_SQL["said"])

@@ -44,6 +44,7 @@ class Hold:
     reason: str
     key: str
     until: datetime | None = None
+    why: str | None = None  # for people, where the key does not say it
 
 
 @dataclass(frozen=True, slots=True)

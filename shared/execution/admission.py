@@ -4,13 +4,13 @@
 
 The calls of a process that ask at the same time get a block of moments by one statement. A moment that is not used in
 time is given back with the next one; those of a process that dies pass by themselves. A route without limits costs no
-statement, until a vendor says no.
+statement, until its vendor names some or says no.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Self
 from weakref import WeakSet
 
 from shared import clock
@@ -38,13 +38,11 @@ class LateError(ConnectionRefusedError):
 
 
 class Slot:
-    """Leave to send one call now, through the provider it stands for. It is sent or given back."""
+    """Leave to send one call now. It is sent or given back."""
 
     def __init__(self, desk: "Desk", wish: rates.Row, charged: Sequence[float] = ()) -> None:
         self._desk, self._wish, self._charged, self._until = desk, wish, charged, float("inf")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._desk.provider, name)
+        self.opened = False  # whether its call was the one whose refusal shut the route for its own fault
 
     async def at(self, wait: float) -> Self:
         """The slot, once its moment has come."""
@@ -69,7 +67,7 @@ class Slot:
             reply = await self._desk.provider.send(request)
         except BaseException as error:
             self._desk.ended(self)
-            await self._desk.refused(error)
+            self.opened = await self._desk.refused(error)
             raise
         took = self._desk.took(self._wish, reply)
         self._desk.ended(self, [charged - used for charged, used in zip(self._charged, took, strict=False)])
@@ -84,6 +82,7 @@ class Desk:
         self._db, self._worker, self._shut = db, worker, shut
         self.route: Route
         self.provider: Provider
+        self._limited = self._joint = False  # a vendor limits its calls; it counts input and output together
         self.busy_until = 0.0  # until which calls would have to wait for longer than tasks do inside a tick
         self._asks = Together(self._admit)
         self._slots: WeakSet[Slot] = WeakSet()  # those whose asker did not live to hear of them are in nobody's hands
@@ -97,8 +96,10 @@ class Desk:
 
         Raises Interrupt(Release("rate")) when that would take longer than the wish's patience.
         """
-        if not self.route.limited:
+        if not (self.route.limited or self._limited):
             return Slot(self, wish)
+        if self._joint:
+            wish = wish | {"input": wish["input"] + wish["output"], "joint": True}
         until = clock.monotonic() + wish["patience"]
         while True:
             left = max(until - clock.monotonic(), 0.0)
@@ -123,35 +124,45 @@ class Desk:
     def took(self, wish: rates.Row, reply: Reply) -> tuple[float, float, float]:
         """What a call took of the rates. What Anthropic reads from its cache takes nothing."""
         free = reply.usage.cache_read if self.route.provider == "anthropic" else 0
-        used, made = float(reply.usage.input - free), float(reply.usage.output)
+        made = float(reply.usage.output)
+        used = reply.usage.input - free + made * wish.get("joint", False)
         self._seen.append((used / max(wish["input"], 1), made / max(wish["output"], 1)))
         return 1.0, used, made
+
+    def limit(self, told: Sequence[float | None]) -> None:
+        """From now on calls need leave: the vendor has named limits, or refused a call for its rate."""
+        self._limited, self._joint = True, bool(told[1] and not told[2])
 
     async def heard(self, reply: Reply) -> None:
         """Keep what a vendor said beside its answer."""
         limits, pause = read_limits(reply.limits, clock.wall())
-        self._told = limits if any(limits) else self._told
+        if any(limits):
+            self._told = limits
+            self.limit(limits)
         if pause:
             await self._block(pause, "used_up")
 
-    async def refused(self, error: BaseException) -> None:
-        """Slow down for a vendor that says so; leave a route whose own fault it is."""
+    async def refused(self, error: BaseException) -> bool:
+        """Slow down for a vendor that says so; leave a route whose own fault it is: True for the first."""
         verdict = classify(error)
         if verdict.hold_route:
-            await self._block(CIRCUIT, verdict.reason)
-        elif verdict.reason == "rate_limited" or (verdict.delay and verdict.reason in _SLOWS):
+            return await self._block(CIRCUIT, verdict.reason)
+        if verdict.reason == "rate_limited" or (verdict.delay and verdict.reason in _SLOWS):
             await self._block(PAUSE if verdict.delay is None else verdict.delay, verdict.reason)
+        return False
 
-    async def _block(self, seconds: float, why: str) -> None:
+    async def _block(self, seconds: float, why: str) -> bool:
         self._shut(self.route.name, seconds, why)
+        self._limited |= why == "rate_limited"
         with contextlib.suppress(BackbeatError):
-            await rates.block(self._db, self.route.name, seconds, why, shrink=why == "rate_limited")
+            return await rates.block(self._db, self.route.name, seconds, why, shrink=why == "rate_limited")
+        return False
 
-    async def _admit(self, wishes: Sequence[rates.Row]) -> dict[int, Any]:
+    async def _admit(self, wishes: Sequence[rates.Row]) -> dict[int, tuple[str, float, Slot]]:
         means = [sum(shares) / len(self._seen) for shares in zip(*self._seen, strict=True)]
         news = {"running": len(self._slots), "back": self._back, "told": self._told, "seen": [len(self._seen), *means]}
         self._back, self._seen = [0.0, 0.0, 0.0], []
-        answers = {}
+        answers: dict[int, tuple[str, float, Slot]] = {}
         for row in await rates.admit(self._db, self._worker, self.route, news, list(wishes)):
             slot = Slot(self, wishes[row["n"] - 1], row["charged"])
             answers[row["n"]] = row["verdict"], row["wait"], slot
@@ -171,6 +182,7 @@ class Desk:
         """Give back what is left over, and say that nothing is in flight any more."""
         if self._teller:
             self._teller.cancel()
+        if self._teller or any(self._told):
             self._slots.clear()
             with contextlib.suppress(BackbeatError):
                 await self._admit([])

@@ -21,7 +21,7 @@ from shared import clock
 from shared.db import calls
 from shared.db.queue import Task
 from shared.domain.outcome import Dead, Hold, Release, Retry, Snooze
-from shared.execution.admission import Slot
+from shared.execution.admission import CIRCUIT, Slot
 from shared.execution.ask import Ask
 from shared.execution.environment import Environment
 from shared.execution.interrupt import Interrupt
@@ -60,6 +60,10 @@ async def model_call(env: Environment, task: Payer, ask: Ask) -> Any:
     Returns what `ask.output` makes of it. Raises Interrupt with the attempt's outcome when it cannot be had now.
     """
     ask.check()
+    await env.routing.read()
+    if ask.tier not in (tiers := env.routing.routes.tiers):
+        line = f"no tier is called {ask.tier!r}: use one of {', '.join(tiers)}"
+        raise Interrupt(Dead("unknown_tier", line))
     higher = LADDER[LADDER.index(ask.tier) + 1 :] if ask.escalate and ask.tier in LADDER else ()
     have = env.config.providers
     above = next(
@@ -127,7 +131,7 @@ async def _answer(env: Environment, task: Payer, ask: Ask) -> Any:
         if env.routing.elsewhere(ask.tier, task.id, route):
             again, delay = again or result.hold_route, 0.0
         if not again or turn == TRIES_IN_TICK or not env.deadline.allows(delay + _expected(env, route)):
-            raise Interrupt(_outcome(result, route, delay))
+            raise Interrupt(_outcome(result, route, delay, slot.opened))
         await clock.sleep(delay)
     raise Interrupt(Release("rate", after=backoff(TRIES_IN_TICK, env.rng)))
 
@@ -316,11 +320,12 @@ def _expected(env: Environment, route: Route) -> float:
     return env.expected_seconds.get(route.name, 0.0)
 
 
-def _outcome(verdict: Verdict, route: Route, delay: float) -> Any:
-    """How an attempt ends when one of its calls did not come off."""
+def _outcome(verdict: Verdict, route: Route, delay: float, opened: bool) -> Any:
+    """How an attempt ends when one of its calls did not come off; of many on a route at fault the first dies."""
     error = f"{route.model}: {verdict.reason}"
-    if verdict.hold_route:
-        return Hold("route", route.name, clock.wall() + timedelta(minutes=15))
+    if verdict.hold_route and not (opened and verdict.kind == "dead"):
+        why = f"{route.name}: {verdict.reason}"
+        return Hold("route", route.name, clock.wall() + timedelta(seconds=CIRCUIT), why)
     match verdict.kind:
         case "context_overflow":
             raise TooLong(None, route.window)

@@ -50,11 +50,6 @@ class Context:
         self._running: set[asyncio.Future[Any]] = set()
         self.task = task
 
-    @property
-    def tiers(self) -> tuple[str, ...]:
-        """The tiers there are to ask."""
-        return tuple(self._env.routing.routes.tiers)
-
     @overload
     async def llm(self, key: str, *, output: type[T], prompt: str, tier: str, **options: Unpack[Options]) -> T: ...
     @overload

@@ -30,7 +30,7 @@ class Routing:
         self._db, self._base, self._providers = db, base, providers
         self.routes = base
         self._read_at, self._shut = float("-inf"), dict[str, tuple[float, str]]()
-        self._worker, self._desks = uuid4().hex, dict[str, Desk]()
+        self._worker, self._desks, self._limited = uuid4().hex, dict[str, Desk](), dict[str, list[float | None]]()
 
     async def choose(self, tier: str, task: UUID, patience: float, window: int = 0) -> Route:
         """The route for a call of this task, of `window` tokens if there is one, waiting a little for it to open.
@@ -38,7 +38,7 @@ class Routing:
         Raises ConfigError when none has a key, Interrupt with a free release while rates are in the way, with a hold
         while somebody must act.
         """
-        await self._read()
+        await self.read()
         # The last bits of a uuid are random: a task keeps its place in every canary, also when it is tried again.
         routes = self.routes.for_tier(tier, self._providers, task.int % 100)
         candidates = [route for route in routes if route.window >= window] or routes
@@ -47,7 +47,8 @@ class Routing:
         route = min(candidates, key=lambda one: (self._against(one)[1] not in _PASSING, self._against(one)[0]))
         wait, why = self._against(route)
         if why not in _PASSING:
-            raise Interrupt(Hold("route", route.name, clock.wall() + timedelta(seconds=min(wait, CIRCUIT))))
+            until = clock.wall() + timedelta(seconds=min(wait, CIRCUIT))
+            raise Interrupt(Hold("route", route.name, until, f"{route.name}: {why}"))
         if wait > min(patience, PATIENCE):
             raise Interrupt(Release("rate", after=wait))
         await clock.sleep(wait)
@@ -71,6 +72,8 @@ class Routing:
         """Where moments of a route's rate are given out."""
         desk = self._desks.setdefault(route.name, Desk(self._db, self._worker, self.shut))
         desk.route, desk.provider = route, provider
+        if route.name in self._limited:
+            desk.limit(self._limited[route.name])
         return desk
 
     async def aclose(self) -> None:
@@ -87,12 +90,14 @@ class Routing:
         desk = self._desks.get(route.name)
         return (wait > PATIENCE and why in _PASSING) or (desk is not None and clock.monotonic() < desk.busy_until)
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Hear what is said of routes, unless that was done a moment ago."""
         if clock.monotonic() < self._read_at + REREAD:
             return
         self._read_at = clock.monotonic()
         said = await rates.said(self._db)
         now, ever = clock.monotonic(), float("inf")
+        self._limited = {row["key"]: row["body"] for row in said if row["scope"] == "limited"}
         blocked = {row["key"]: (now + row["seconds"], row["body"]) for row in said if row["scope"] == "blocked"}
         self._shut = blocked | {row["key"]: (ever, "paused") for row in said if row["scope"] == "paused"}
         try:

@@ -11,13 +11,16 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 def read_limits(headers: Mapping[str, str], now: datetime) -> tuple[list[float | None], float]:
     """Requests, input and output tokens a minute (None: not said), and the seconds in which nothing should be sent.
 
+    A limit of input and none of output is one of both together, as OpenAI has.
     Something that is used up fills steadily until its reset: a tenth of that time, at most 6 s, brings enough to go on.
     """
 
     def told(name: str, what: str) -> str:
         return headers.get(f"anthropic-ratelimit-{name}-{what}") or headers.get(f"x-ratelimit-{what}-{name}") or ""
 
-    limits = [float(text) if (text := told(name, "limit")).isdecimal() else None for name in _COUNTS]
+    said = [told(name, "limit") for name in _COUNTS]
+    said[1] = said[1] or headers.get("x-ratelimit-limit-tokens", "")
+    limits = [float(text) if text.isdecimal() else None for text in said]
     used_up = [name for name in (*_COUNTS, "tokens") if told(name, "remaining") == "0"]
     resets = [min(max(_seconds(told(name, "reset"), now) / 10, 1.0), 6.0) for name in used_up]
     return [limit or None for limit in limits], max(resets, default=0.0)

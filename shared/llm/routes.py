@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ class Route:
     `window` is what input and output may be together, `max_output` what one answer may be, both in tokens.
     `bounded`: the input can be counted beforehand and the output limit is honoured, so that a hard cap holds.
     `rpm`, `itpm`, `otpm` are requests, input and output tokens a minute; `max_in_flight` calls at a time; None: any.
-    `price` stands in for the list price. `sunset` is the day from which the vendor no longer answers. By `batch` calls
-    wait for batches. `capabilities` say what an endpoint can do; see docs/how-to/connect-a-provider.md.
+    `price` stands in for the list price. `sunset` is the day from which the vendor no longer answers, where the file or
+    sunsets.toml names it. By `batch` calls wait for batches. `capabilities` say what an endpoint can do; see
+    docs/how-to/connect-a-provider.md.
     """
 
     name: str
@@ -122,6 +124,13 @@ def load_routes(path: Path | None = None) -> Routes:
         raise ConfigError(f"routes file {file} cannot be read: {error}", fix="Correct the file") from error
 
 
+@cache
+def ends() -> dict[str, date]:
+    """The last day of each model whose vendor has named one."""
+    days = tomllib.loads(DEFAULT_FILE.with_name("sunsets.toml").read_text(encoding="utf-8"))
+    return {model: date.fromisoformat(day) for day, models in days.items() for model in models}
+
+
 def _build(source: str, table: Mapping[str, Any]) -> Routes:
     unknown = sorted(table.keys() - {"tiers", "routes"})
     if unknown:
@@ -137,7 +146,7 @@ def _route(source: str, name: str, entry: Any) -> Route:
     if not isinstance(entry, Mapping) or _NEEDED.keys() - entry.keys() or entry.keys() - _KNOWN.keys():
         fix = f"It needs {', '.join(_NEEDED)}, and may have {', '.join(_KNOWN.keys() - _NEEDED.keys())}"
         raise ConfigError(f"{source}: route {name!r} is incomplete", fix=fix)
-    made = dict(entry)
+    made = {"sunset": ends().get(str(entry["model"])), **entry}
     for key, value in entry.items():
         kind = _KNOWN[key]
         try:

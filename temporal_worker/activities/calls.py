@@ -42,16 +42,10 @@ class Calls:
         """The answer, on record before it is returned: an attempt after this one does not pay again."""
         with temporal_errors():
             row = await outbox.workflow(self._env.db, UUID(asked.run))
-            ask = Ask(
-                key=asked.key,
-                output=_model(asked.output, self._env.registry.orchestrations.values())
-                if asked.output
-                else asked.schema,
-                prompt=asked.prompt,
-                system=asked.system,
-                tier=asked.tier,
-                max_output_tokens=asked.max_output_tokens,
-            )
+            loaded = self._env.registry.orchestrations.values()
+            output = _model(asked.output, loaded) if asked.output else asked.schema
+            same = {name: getattr(asked, name) for name in ("key", "prompt", "system", "tier", "max_output_tokens")}
+            ask = Ask(output=output, **same)
             async with _told(self._env):
                 try:
                     answer = await model_call(self._env, replace(row, attempts=activity.info().attempt), ask)

@@ -65,15 +65,20 @@ def test_an_answer_that_stays_invalid_is_asked_for_again_by_the_next_attempt(
     assert _fate(rig, task) == Fate((INVALID, INVALID, ANSWERED), attempts=2)
 
 
-def test_a_route_that_refuses_its_key_is_held_and_kills_no_task(open_rig: OpenRig, database: Database) -> None:
+def test_a_route_that_refuses_its_key_costs_one_task_and_holds_the_others(
+    open_rig: OpenRig, database: Database
+) -> None:
     rig = open_rig(database, faults=[{"fault": "401", "times": 1}])
-    (task,) = rig.enqueue("single", [{"n": 1}])
+    (refused,) = rig.enqueue("single", [{"n": 1}])
     rig.drain()
+    assert _fate(rig, refused) == Fate((REFUSED,), attempts=1, ended="dead")
+    (task,) = rig.enqueue("single", [{"n": 2}])
+    rig.tick().ends_well()
     held = "SELECT status, hold_reason, hold_key, attempts FROM backbeat.simple_tasks"
     assert rig.database.sql(held) == [("held", "route", "claude-haiku-4-5", 0)]
     rig.database.advance(timedelta(minutes=16))
     rig.tick().ends_well()
-    assert _fate(rig, task) == Fate((REFUSED, ANSWERED))
+    assert _fate(rig, task) == Fate((ANSWERED,))
 
 
 def test_a_vendor_that_wants_a_long_pause_gets_it_without_an_attempt(open_rig: OpenRig, database: Database) -> None:

@@ -32,8 +32,7 @@ PROGRAM = Path(sys.prefix) / "llmock/bin/llmock"
 VENDORS = {"anthropic": "/anthropic", "openai": "/v1", "other": "/v1"}  # the last is Chat Completions
 TWICE = {"retry_after": 0.3, "times": 2}
 FATES: dict[str, tuple[dict[str, Any], str]] = {
-    **{str(status): ({"status": status}, "dead") for status in (400, 413, 422)},
-    **{str(status): ({"status": status}, "held") for status in (401, 403, 404)},
+    **{str(status): ({"status": status}, "dead") for status in (400, 401, 403, 404, 413, 422)},
     **{str(status): ({"status": status}, "succeeded") for status in (408, 409, 429, 500, 502, 503, 504, 529)},
     "429 twice, with a pause": ({"status": 429, **TWICE}, "succeeded"),
     "503 twice, with a pause": ({"status": 503, **TWICE}, "succeeded"),
@@ -41,7 +40,7 @@ FATES: dict[str, tuple[dict[str, Any], str]] = {
 }
 CELLS = {f"{vendor} {fault}": (vendor, *fate) for vendor in VENDORS for fault, fate in FATES.items()}
 ENDED = "SELECT payload ->> 'tier', status FROM backbeat.tasks"
-LEFT = "SELECT 1 FROM backbeat.simple_tasks WHERE status <> 'held' LIMIT 1"
+LEFT = "SELECT 1 FROM backbeat.simple_tasks LIMIT 1"
 
 
 def _post(url: str, path: str, body: Any) -> None:
@@ -115,7 +114,7 @@ def test_llmock_finds_no_fault_with_the_worker(
     _post(mock, "/_llmock/scenario", {"behaviors": faults})
     asyncio.run(_enqueued(database))
     with _beating(tmp_path, environ):
-        until(lambda: not database.sql(LEFT), within=60, what="the end of what is not held")
+        until(lambda: not database.sql(LEFT), within=60, what="the end of all")
     assert dict(database.sql(ENDED)) == {cell: ended for cell, (*_, ended) in CELLS.items()}
     report = subprocess.run([PROGRAM, "report", "--url", mock, "--json"], capture_output=True, text=True)
     verdict = json.loads(report.stdout)

@@ -176,6 +176,29 @@ async def test_a_route_without_limits_asks_postgres_nothing() -> None:
     await desk.aclose()
 
 
+async def test_one_limit_for_all_tokens_is_charged_with_the_input_and_the_most_output(database: Database) -> None:
+    """As OpenAI counts; it holds from the first answer on, on a route that names no limit itself."""
+    desk = Desk(cast("Any", None), "w", lambda *_: None)
+    desk.route = Route("r", "openai", "m", 1, 1, bounded=True)
+    desk.provider = Telling({"x-ratelimit-limit-requests": "60000", "x-ratelimit-limit-tokens": "600"})
+    wish = _wish(0) | {"input": 10, "output": 590, "patience": 0.0}
+    slot = await desk.slot(wish)
+    assert slot is not None, "before anybody named a limit Postgres is not asked"
+    await slot.send(REQUEST)
+    async with tasks.worker(database) as desk._db:
+        slot = await desk.slot(wish)
+        assert slot is not None
+        with pytest.raises(Interrupt) as refused:
+            await desk.slot(wish)
+        match refused.value.outcome:
+            case Release("rate", after):
+                assert after > 15, "its input alone would be a second's"
+            case other:
+                raise AssertionError(other)
+        slot.give_back()
+        await desk.aclose()
+
+
 async def test_no_more_calls_are_in_flight_than_may_be_and_a_dead_process_holds_its_own_for_seconds(
     database: Database, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -71,7 +71,7 @@ def test_init_replaces_nothing(project: Path) -> None:
     assert before == {path: path.read_bytes() for path in project.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["my-tasks", "json", "backbeat", "../x", "class", ""])
+@pytest.mark.parametrize("name", ["my-tasks", "json", "backbeat", "pydantic", "tests", "../x", "class", ""])
 def test_a_name_that_no_module_can_have(tmp_path: Path, name: str) -> None:
     command("backbeat", "init", "--", name, home=tmp_path).refused(2)
     assert list(tmp_path.iterdir()) == []
@@ -120,18 +120,78 @@ def test_without_local_a_run_is_a_task_that_is_waited_for(project: Path, databas
     assert "simulated" in done.err
 
 
+MISTAKES = """
+from pydantic import BaseModel
+from backbeat import agent, bounded_loop, orchestrator, single_shot, tool, writing_tool
+
+class In(BaseModel): x: str
+class Out(BaseModel): y: str
+class Free(BaseModel): d: dict[str, str]
+def untyped(q): "Untyped."
+async def plan(ctx, value): return []
+
+two = tool(untyped)
+a = agent("a", version=1, goal="", input=In, output=Out, tier="small", tools=[two])
+b = agent("b", version=1, goal="g", input=In, output=Out, tier="huge")
+c = agent("c", version=1, goal="g", input=In, output=Free, tier="small")
+d = orchestrator("d", version=0, input=In, output=Out, tier="small", plan=plan, merge=plan)
+e = single_shot("e", version=1, input=In, output=Out, tier="small", prompt="{x}", bogus=1)
+f = single_shot("f", version=1, input=In, output=Out, tier="small", prompt="{x} {}")
+g = single_shot("g", version=1, input=In, output=Out, tier="small", prompt="{x.nope}")
+h = single_shot("h", version=1, input=In, output=Free, tier="small", prompt="{x}")
+i = bounded_loop("i", version=1, input=In, output=Out, tier="small")
+j = single_shot("j", version=1, input=In, output=Out, tier="large",
+                prompt="{x}")
+"""
+FOUND = {
+    11: "the argument 'q' of the tool 'untyped' needs a name and a type",
+    12: "its goal is empty",
+    13: "has no tier 'huge'",
+    14: "Free.d has no fixed fields",
+    15: "versions start at 1",
+    16: "it has no option 'bogus'",
+    17: "its prompt is no valid template: a placeholder has no name",
+    18: "its prompt asks for 'x.nope', which In has not",
+    19: "Free.d has no fixed fields",
+    20: "missing 1 required keyword-only argument: 'run'",
+}
+
+
+def test_every_mistake_stands_where_the_author_made_it(project: Path) -> None:
+    (project / "mistakes.py").write_text(MISTAKES, encoding="utf-8")
+    done = run(project, "definitions", "check", "-o", "json", definitions="mistakes")
+    assert (done.code, done.json["declared"]) == (2, ["b@1", "j@1"])
+    found = {one["line"]: one["problem"] for one in done.json["problems"]}
+    assert {one["file"] for one in done.json["problems"]} == {str(project / "mistakes.py")}
+    assert {line: said for line, said in FOUND.items() if said not in found.get(line, "")} == {}, found
+    assert len(found) == len(done.json["problems"]) == len(FOUND)
+
+
+@pytest.mark.parametrize("line", sorted(FOUND.keys() - {13}))
+def test_what_is_wrong_at_load_is_refused_at_load(project: Path, line: int) -> None:
+    lines = MISTAKES.splitlines()
+    kept = lines[:10] + ["two = untyped"] * (line not in (11, 12)) + [lines[line - 1]]
+    if line == 12:
+        kept[-1] = kept[-1].replace("tools=[two]", "tools=[]")
+    (project / "mistakes.py").write_text("\n".join(kept), encoding="utf-8")
+    words = ("run", "x", "--local", "--input", "{}")
+    said = run(project, *words, definitions="mistakes").refused(2)
+    assert f"{project}/mistakes.py:{len(kept)}: " in said
+    assert FOUND[line] in said
+
+
 def test_every_problem_is_listed_with_its_line(project: Path) -> None:
     (project / "broken.py").write_text(BROKEN, encoding="utf-8")
     (project / "worse.py").write_text("import json\nraise ValueError('no')\n", encoding="utf-8")
     done = run(project, "definitions", "check", "-o", "json", definitions="broken,worse,gone,mytasks")
     assert done.code == 2
-    assert done.json["declared"] == ["three@1", "four@1", "support_triage@1"]
+    assert done.json["declared"] == ["three@1", "support_triage@1"]
     found = [(one["module"], one["definition"], one["line"], one["problem"]) for one in done.json["problems"]]
     expected = [
         ("broken", "one", 10, "versions start at 1"),
         ("broken", "two", 11, "its prompt asks for 'missing', which In has not"),
-        ("broken", "three@1", None, "has no tier 'tiny'"),
-        ("broken", "four@1", None, "no vendor can answer by its output"),
+        ("broken", "four", 13, "its output: Out.anything has no fixed fields"),
+        ("broken", "three@1", 12, "has no tier 'tiny'"),
         ("worse", None, 2, "ValueError: no"),
         ("gone", None, None, "there is no definition module 'gone'"),
     ]

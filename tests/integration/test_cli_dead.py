@@ -102,6 +102,7 @@ def test_status_shows_the_health_of_a_database_without_a_stack(run: Run, databas
     assert set(states) == {
         *("queue", "ticks", "partitions", "vacuum", "oldest transaction"),
         *("idle in transaction", "index bloat", "overruns", "routes", "dead letters", "notifications", "telemetry"),
+        "models",
     }
     assert "wrong" not in states.values()
     assert run("status").fine().out.startswith("check")
@@ -117,6 +118,22 @@ def test_status_finds_what_is_wrong(run: Run, database: Database) -> None:
     assert wrong == {"queue", "ticks", "vacuum"}
     assert "autovacuum is off for flows" in found["vacuum"]["found"]
     assert run("status", "--check").code == 1
+
+
+def test_status_names_models_that_end(run: Run, database: Database, tmp_path: Path) -> None:
+    tables = [
+        "[tiers]",
+        'small = ["old"]',
+        "[routes.old]",
+        'provider = "anthropic"',
+        'model = "claude-3-opus-20240229"',
+    ]
+    (tmp_path / "routes.toml").write_text("\n".join([*tables, "window = 9", "max_output = 9", "bounded = true"]))
+    environ = {**database.environ, "BACKBEAT_ROUTES_FILE": str(tmp_path / "routes.toml")}
+    status = command("backbeat", "status", "--check", "-o", "json", home=tmp_path, environ=environ)
+    found = {one["check"]: one for one in status.json["health"]}["models"]
+    assert (status.code, found["state"]) == (1, "wrong")
+    assert "claude-3-opus-20240229 ended on 2026-01-05" in found["found"]
 
 
 async def _wait(database: Database) -> None:

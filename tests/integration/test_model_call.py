@@ -70,6 +70,17 @@ async def _attempt(db: Connection, vendor: Vendor, run: Any, telemetry: NullTele
     return await attempt(env, await tasks.take_one(db))
 
 
+async def test_a_tier_that_is_not_there_is_a_dead_letter(database: Database) -> None:
+    async def run(ctx: Context, _value: Answer) -> Answer:
+        return await ctx.llm("key", output=Answer, prompt="say", tier="huge")
+
+    vendor = Vendor()
+    async with tasks.worker(database) as db:
+        line = "no tier is called 'huge': use one of small"
+        assert await _attempt(db, vendor, run) == Dead("unknown_tier", line)
+    assert vendor.sent == 0
+
+
 async def test_a_call_that_is_under_way_is_waited_for(database: Database) -> None:
     async def run(ctx: Context, _value: Answer) -> Answer:
         async def ask(prompt: str = "same") -> Answer:

@@ -132,15 +132,9 @@ async def test_an_answer_is_billed_whatever_its_reader_raises(database: Database
         await tasks.add(db)
         task, env = await tasks.take_one(db), environment(db)
         seq = await tasks.opened(db, task)
+        slot: Any = Simulated()
         with pytest.raises(OutputInvalidError, match="KeyError"):
-            await call._send(
-                env,
-                task,
-                Ask(key="answer", output=Touchy, prompt="?", tier="small"),
-                route,
-                Simulated(),  # type: ignore[arg-type]
-                seq,
-            )
+            await call._send(env, task, Ask(key="answer", output=Touchy, prompt="?", tier="small"), route, slot, seq)
     assert database.sql("SELECT status, valid, output FROM backbeat.model_calls") == [("done", False, 5)]
 
 

@@ -1,6 +1,9 @@
 """What people say about routes reaches calls without a deploy; the next is taken when the first is shut."""
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,11 +15,12 @@ from shared.config import Config, ProviderConfig
 from shared.db import rates
 from shared.db.pool import Database as Connection
 from shared.definitions import Definition, Registry
-from shared.domain.outcome import Hold, Release, Succeed
+from shared.domain.outcome import Dead, Hold, Release, Succeed
 from shared.execution import routing
 from shared.execution.attempt import attempt
 from shared.execution.context import Context
 from shared.execution.environment import Environment
+from shared.execution.interrupt import Interrupt
 from shared.llm.protocol import Reply, Request
 from shared.llm.routes import Routes, load_routes
 from shared.telemetry.spans import NullTelemetry
@@ -67,6 +71,34 @@ class Refusing(Vendor):
         if request.model == self._model:
             raise self._error
         return await super().send(request)
+
+
+class AtOnce(Vendor):
+    """Refuses all calls with one status, when so many of them are under way."""
+
+    def __init__(self, status: int, calls: int) -> None:
+        super().__init__()
+        self._refusal = type("StatusError", (Exception,), {"status_code": status})("the key is not valid")
+        self._all = asyncio.Barrier(calls)
+
+    async def send(self, request: Request) -> Reply:
+        self.sent += 1
+        await self._all.wait()
+        raise self._refusal
+
+
+class Moody(Vendor):
+    """Names these limits beside its answers; refuses what it is asked next when it is `cross`."""
+
+    def __init__(self, **limits: str) -> None:
+        super().__init__()
+        self._limits, self.cross = {f"anthropic-ratelimit-{name}-limit": value for name, value in limits.items()}, False
+
+    async def send(self, request: Request) -> Reply:
+        if self.cross:
+            self.cross = False
+            raise LimitedError("0.001")
+        return replace(await super().send(request), limits=self._limits)
 
 
 @pytest.fixture
@@ -127,6 +159,76 @@ async def test_with_every_route_shut_a_task_is_released_free_and_asks_nobody(dat
     assert vendor.models == []
 
 
+@pytest.mark.parametrize(("status", "reason"), [(401, "authentication"), (403, "permission"), (404, "not_found")])
+async def test_a_fault_of_the_route_is_one_dead_letter_and_holds_what_comes_after(
+    database: Database, tmp_path: Path, run: Run, status: int, reason: str
+) -> None:
+    """Two processes, three calls of each under way when the vendor answers the first."""
+    vendor, routes = AtOnce(status, 6), tmp_path / "routes.toml"
+    routes.write_text(FILE.replace('small = ["one", "two"]', 'small = ["one"]'))
+    async with tasks.worker(database, 8) as db:
+        processes = [_environment(db, load_routes(routes), vendor) for _ in range(2)]
+        await tasks.add(db, 7)
+        *first, last = await tasks.take(db)
+        ends = await asyncio.gather(*(attempt(processes[n % 2], task) for n, task in enumerate(first)))
+        ends.append(await attempt(_environment(db, load_routes(routes), vendor), last))
+        for task, end in zip([*first, last], ends, strict=True):
+            assert end is not None
+            await tasks.settle(db, task, end)
+    assert vendor.sent == 6, "the last asked nobody"
+    assert [end for end in ends if isinstance(end, Dead)] == [Dead(reason, f"claude-haiku-4-5: {reason}")]
+    held = [end for end in ends if isinstance(end, Hold)]
+    assert [(end.reason, end.key) for end in held] == [("route", "one")] * 6
+    lines = command("backbeat", "task", "list", home=tmp_path, environ=database.environ).fine().out
+    assert lines.count(f"route one: {reason}") == 6
+    health = run("list").fine().out + command("backbeat", "status", home=tmp_path, environ=database.environ).out
+    assert f"one: {reason}" in health
+
+
+async def _released(env: Environment, vendor: Vendor) -> float:
+    """The seconds after which a second call may follow one that is sent now."""
+    route = await env.routing.choose("small", UUID(int=0), 1.0)
+    wish = {"owner": str(UUID(int=0)), "call_key": "k", "request_hash": "h", "input": 1, "output": 1, "patience": 0.0}
+    first = await env.routing.desk(route, vendor).slot(wish)
+    assert first is not None
+    with pytest.raises(Interrupt) as refused:
+        await env.routing.desk(route, vendor).slot(wish)
+    assert isinstance(refused.value.outcome, Release)
+    return refused.value.outcome.after
+
+
+async def test_limits_that_a_vendor_names_hold_in_every_process_though_the_route_names_none(
+    database: Database, file: Path
+) -> None:
+    vendor = Moody(requests="6")
+    async with tasks.worker(database) as db:
+        env = _environment(db, load_routes(file), vendor)
+        assert await _once(env) == Succeed({"n": 1})
+        await env.aclose()
+        assert database.sql("SELECT route, told[1] FROM backbeat.llm_rate") == [("one", 6)]
+        assert 9 < await _released(_environment(db, load_routes(file), vendor), vendor) <= 60 * 1.07 / 6
+
+
+async def test_a_429_on_a_route_without_limits_slows_it_to_less_than_what_it_was_then_gets_faster_again(
+    database: Database, file: Path
+) -> None:
+    vendor, pace = Moody(), "SELECT pace FROM backbeat.llm_rate"
+    async with tasks.worker(database) as db:
+        env = _environment(db, load_routes(file), vendor)
+        for _ in range(19):
+            await _once(env)
+        assert database.sql(pace) == [], "nobody complained"
+        vendor.cross = True
+        await _once(env)
+        # The route's 19 that were answered and the one refused, in less than a minute.
+        assert database.sql(pace) == [(pytest.approx(0.7 * 20),)]
+        database.advance(timedelta(seconds=10))  # past the moment of the call that was tried again
+        slow = await _released(_environment(db, load_routes(file), vendor), vendor)
+        assert 0.7 < slow / (60 * 1.07 / (0.7 * 20)) <= 1
+        database.advance(timedelta(minutes=2))
+        assert await _released(_environment(db, load_routes(file), vendor), vendor) < slow / 3
+
+
 def test_people_say_which_routes_serve_a_tier(run: Run, database: Database) -> None:
     def models() -> list[str]:
         return [row["route"] for row in run("list", "-o", "json").fine().json]
@@ -171,6 +273,10 @@ def test_one_tiny_call_shows_that_a_route_works(database: Database, tmp_path: Pa
         )
         assert float(tried["usd"]) > 0
         assert len(provider.ends()) == 1
+        shape = ("provider=anthropic", "model=claude-haiku-5-5", "window=9000", "max_output=900", "bounded=true")
+        command("backbeat", "route", "change", "new", *shape, home=tmp_path, environ=environ).fine()
+        line = command("backbeat", "route", "test", "new", home=tmp_path, environ=environ).fine().out
+        assert "claude-haiku-5-5" in line, "before it serves a tier"
     refused = command("backbeat", "route", "test", "one", home=tmp_path, environ=environ).refused(75)
     assert refused.startswith("backbeat: route 'one': not_sent: ")
     assert "has no route 'nine'" in command(

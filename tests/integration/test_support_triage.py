@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
-from backbeat.evaluate.score import matches
+from backbeat.evaluate.drain import drained, enqueue
+from backbeat.evaluate.score import infrastructure_fault, matches
+from backbeat.evaluate.variants import variant
 from backbeat.testing import canned
 from examples.support_triage import generate
 from examples.support_triage.definitions import Triage, triage
+from shared.telemetry.spans import NullTelemetry
+from tests.support import tasks
 from tests.support.command import Done, command
 from tests.support.databases import Database
 from tests.support.simulated import Service, service
@@ -59,11 +63,21 @@ def test_every_tier_answers_the_same_sample(database: Database, provider: Servic
     assert found["recommended"] in scores
     assert "simulated" in found["about"]
     assert "simulated provider" in done.err
-    assert picture.read_text(encoding="utf-8").startswith("<svg")
+    assert picture.read_text(encoding="utf-8").count(">simulated<") == 3
     costs = [float(scores[tier]["usd_per_correct"]) for tier in ("small", "medium", "large")]
     assert costs == sorted(costs)
     workflows = {row[0] for row in database.sql("SELECT DISTINCT workflow FROM backbeat.finished_tasks")}
     assert workflows == {f"support_triage_eval_{tier}" for tier in scores}
+
+
+async def test_what_is_not_finished_when_time_is_up_is_ended(database: Database) -> None:
+    """Nobody pays for it afterwards, even where the evaluation was killed: it expires by itself."""
+    async with tasks.worker(database) as db:
+        payloads, made = [case["input"] for case in CASES[:3]], variant(triage, "small")
+        ids = await enqueue(db, NullTelemetry(), made, payloads, "salt", within=0.0)
+        rows = await drained(db, ids, (), 0.0, print)
+    assert {infrastructure_fault(rows[one]) for one in ids} == {"not finished: expired"}
+    assert database.value("SELECT count(*) FROM backbeat.simple_tasks") == 0
 
 
 def test_a_grader_agrees_where_it_must_and_what_it_could_not_grade_is_apart(database: Database, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -90,9 +90,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(database: Database, *modules: str) -> AsyncIterator[Desk]:
+async def desk(database: Database, *modules: str, prompt_tools: Sequence[str] = ()) -> AsyncIterator[Desk]:
     config = Config(providers={"anthropic": ProviderConfig("anthropic", api_key="k", base_url="", simulated=True)})
-    registry, vendor, notes = load_definitions(modules or [WORK]), Vendor(), Notes()
+    registry, vendor, notes = load_definitions(modules or [WORK], prompt_tools), Vendor(), Notes()
     async with tasks.worker(database) as db:
         env = Environment(config, db, registry, Routes({"small": (ROUTE,), "medium": (ROUTE,)}, "a test"), notes)
         env._providers["anthropic"] = vendor

@@ -1,13 +1,15 @@
 """Intervals, scores and recommendations of `backbeat eval tiers`."""
 
+import re
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from backbeat import Dead, Escalate
+from backbeat import Dead, Escalate, single_shot
+from backbeat.evaluate.picture import svg
 from backbeat.evaluate.score import MODEL_FAULTS, judged, matches, recommend, smallest_sample, tally, wilson
-from backbeat.evaluate.variants import variant
+from backbeat.evaluate.variants import Grade, Question, grader, variant
 from backbeat.testing import canned
 from tests.unit.test_testing import GOOD, TICKET, loop
 
@@ -100,6 +102,28 @@ def test_a_variant_asks_its_tier_and_writes_nothing() -> None:
     assert isinstance(outcome, Dead)
     assert outcome.error_class == "effect_in_evaluation"
     assert (models.effects, [call.model for call in models.calls]) == ([], ["claude-opus-4-7"])
+
+
+async def test_what_waits_for_batches_is_evaluated_without() -> None:
+    asked: dict[str, Any] = {}
+
+    class Asked:
+        async def llm(self, _key: str, **options: Any) -> None:
+            asked.update(options)
+
+    slow = single_shot("slow", version=1, input=Question, output=Grade, tier="small", prompt="{asked}", batch=True)
+    for made in (variant(slow, "large"), grader(slow, "large")):
+        await made.run(Asked(), Question(asked="", expected="", answered=""))
+        assert (made.batch, asked.pop("batch"), asked["tier"]) == (False, False, "large")
+
+
+def test_the_picture_says_what_it_shows() -> None:
+    some = [row(), row("dead", error_class="timeout"), row("held", hold_reason="route", seconds=None)]
+    scores = [tally("small", some, [True, False, False]), _scored("large", 9, 10, "0.1")]
+    drawn = svg("Tiers", scores, 0.9, "why", simulated=["small"])
+    assert re.findall(r">([^<]*simulated[^<]*)<", drawn) == ["simulated; not counted: held: route 1, timeout 1"]
+    for words in ("right answers, of those counted", "tier", "target 90%", "1 of 1 right", "9 of 10 right"):
+        assert words in drawn
 
 
 def test_what_a_variant_would_hand_over_is_its_answer() -> None:

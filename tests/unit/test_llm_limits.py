@@ -29,8 +29,15 @@ def _openai(name: str, **told: str) -> dict[str, str]:
             0.0,
         ),
         (_openai("requests", limit="500", remaining="499", reset="120ms"), [500, None, None], 0.0),
-        # One limit for all tokens is not the input's.
-        (_openai("tokens", limit="30000", remaining="29000"), [None, None, None], 0.0),
+        # One limit for all tokens stands at the input's place, with none for the output.
+        (_openai("tokens", limit="30000", remaining="29000"), [None, 30_000, None], 0.0),
+        (
+            _openai("requests", limit="500") | _openai("tokens", limit="30000", remaining="0", reset="20s"),
+            [500, 30_000, None],
+            2.0,
+        ),
+        # Anthropic's word for all tokens is only the narrower of the two.
+        (_anthropic("tokens", limit="48000") | _anthropic("input-tokens", limit="40000"), [None, 40_000, None], 0.0),
         # Used up: a tenth of the time to the reset, 1 to 6 seconds.
         (_openai("tokens", remaining="0", reset="1m31s"), [None, None, None], 6.0),
         (_openai("requests", remaining="0", reset="20s"), [None, None, None], 2.0),

@@ -1,12 +1,13 @@
 """The routes file: the default one, a custom one, and every way to get one wrong."""
 
-from datetime import date
+import re
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 
 from shared.errors import ConfigError
-from shared.llm.routes import DEFAULT_FILE, Route, load_routes
+from shared.llm.routes import DEFAULT_FILE, Route, ends, load_routes
 
 GOOD = """
 [tiers]
@@ -100,6 +101,34 @@ def test_what_a_route_can_do(tmp_path: Path) -> None:
     file.write_text(GOOD.replace("window = 1000", 'window = 1000\ncapabilities = ["json_object", "seed"]', 1))
     assert load_routes(file).for_tier("small")[0].capabilities == ("json_object", "seed")
     assert load_routes(file).for_tier("vision")[0].capabilities == ("json_schema", "usage")
+
+
+def test_the_end_of_a_model_is_known_where_the_file_does_not_say_it(tmp_path: Path) -> None:
+    file = tmp_path / "routes.toml"
+    file.write_text(GOOD.replace("gpt-mini", "gpt-4o-mini").replace("claude-eye", "claude-sonnet-4-5"))
+    assert {route.sunset for tier in load_routes(file).tiers.values() for route in tier} == {
+        date(2026, 11, 30),
+        date(2027, 1, 14),
+    }
+    assert any("gpt-4o-mini ends on 2027-01-14" in line for line in load_routes(file).warnings(date(2026, 12, 1)))
+    file.write_text(file.read_text().replace("bounded = true\n", "bounded = true\nsunset = 2030-01-01\n"))
+    assert date(2030, 1, 1) in {route.sunset for tier in load_routes(file).tiers.values() for route in tier}
+
+
+def test_the_ends_we_ship_are_those_the_vendors_sdks_know() -> None:
+    """A new SDK that names others is a failure here, not a surprise later."""
+    from anthropic.resources.messages.messages import DEPRECATED_MODELS
+    from openai.types.shared import chat_model
+
+    said = {
+        model: datetime.strptime(re.sub(r"(?<=\d)(st|nd|rd|th)", "", day), "%B %d, %Y").date()  # noqa: DTZ007
+        for model, day in DEPRECATED_MODELS.items()
+    }
+    for entry in Path(str(chat_model.__file__)).read_text().partition("Deprecated values:")[2].split("\n- ")[1:]:
+        if day := re.search(r"shutdown\s+date:\s+([\d-]+)\.", entry):
+            names = re.findall(r'"([^"]+)"', entry.partition("nnounced")[0])
+            said |= dict.fromkeys(names, date.fromisoformat(day[1]))
+    assert dict(ends()) == said
 
 
 def test_the_end_of_a_model_is_told_when_it_is_near(tmp_path: Path) -> None:

@@ -88,4 +88,4 @@ def _json(match: re.Match[str] | None) -> Any:
     try:
         return json.loads(match[1]) if match else {}
     except ValueError:
-        return {}
+        return {"text": match[1]} if match else {}

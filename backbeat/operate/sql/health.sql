@@ -36,7 +36,10 @@ FROM pg_stat_activity a WHERE a.datname = current_database() AND a.usesysid IS N
 
 -- name: queue
 SELECT (SELECT coalesce(trim_scale(sum(b.overrun_usd)), 0) FROM backbeat.budgets b WHERE (b.scope, b.day) = ('tenant', backbeat.utc_day(backbeat.now()))) AS overrun,
-       (SELECT string_agg(p.key, ', ' ORDER BY p.key) || ' held' FROM backbeat.pauses p WHERE p.scope = 'route') AS held,
+       (SELECT string_agg(r.said, ', ' ORDER BY r.said) FROM (
+            SELECT p.key || ' held' AS said FROM backbeat.pauses p WHERE p.scope = 'route'
+            UNION ALL SELECT l.route || ': ' || l.blocked_by FROM backbeat.llm_rate l
+            WHERE l.blocked_until > backbeat.clock() AND l.blocked_by NOT IN ('rate_limited', 'overloaded', 'unavailable', 'used_up')) r) AS shut,
        (SELECT count(*) FROM backbeat.dead_letters d WHERE d.resolved_at IS NULL) AS dead,
        (SELECT count(*) FROM backbeat.notifications n WHERE n.routed_at IS NULL) + (SELECT count(*) FROM backbeat.messages m WHERE m.status = 'open') AS unsent,
        (SELECT extract(epoch FROM backbeat.now() - least((SELECT min(n.created_at) FROM backbeat.notifications n WHERE n.routed_at IS NULL),

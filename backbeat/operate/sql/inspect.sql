@@ -1,7 +1,8 @@
 -- What people ask of the tables. Reads only; `since` bounds finished tasks by the day they were created, which prunes partitions.
 
 -- name: tasks
-SELECT id, workflow, version, tenant, class, status, attempts, hold_reason, hold_key, run_after, created_at, finished_at, calls, cost_usd, error,
+SELECT id, workflow, version, tenant, class, status, attempts, hold_reason, hold_key, CASE hold_reason WHEN 'route' THEN history -> -1 ->> 'error' END AS hold_why,
+       run_after, created_at, finished_at, calls, cost_usd, error,
        (SELECT r.state FROM backbeat.approval_requests r WHERE r.workflow_id = t.workflow_id ORDER BY r.requested_at DESC LIMIT 1) AS approval
 FROM backbeat.tasks t
 WHERE id >= backbeat.uuid7_floor(backbeat.now() - %(since)s::interval)
