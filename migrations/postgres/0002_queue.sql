@@ -302,24 +302,15 @@ CREATE FUNCTION backbeat.lock_flows(p_ids uuid[], p_children text[] DEFAULT NULL
 
 -- Puts rows of these flows into their windows, in order. Locks tasks before flows, so it may find less room than it saw.
 CREATE FUNCTION backbeat.promote(p_flows backbeat.flows[]) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
-DECLARE v_ids uuid[]; v_parked uuid[]; v_moved integer;
+DECLARE v_ids uuid[]; v_moved integer;
 BEGIN
-    FOR v_round IN 1..20 LOOP
-        SELECT array_agg(l.id) INTO v_ids
-        FROM unnest(p_flows) AS k JOIN flow_rooms f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
-            SELECT t.id FROM simple_tasks t
-            WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
-            ORDER BY t.rank, t.id LIMIT f.room FOR UPDATE SKIP LOCKED) l;
-        EXIT WHEN v_ids IS NULL OR NOT EXISTS (SELECT FROM pauses p WHERE p.scope = 'workflow');
-        WITH parked AS (
-            UPDATE simple_tasks t SET status = 'held', hold_reason = 'paused', hold_key = t.workflow, run_after = NULL
-            FROM pauses p WHERE t.id = ANY (v_ids) AND (p.scope, p.key) = ('workflow', t.workflow) RETURNING t.id
-        )
-        SELECT array_agg(k.id) INTO v_parked FROM parked k;
-        EXIT WHEN v_parked IS NULL;
-        SELECT array_agg(i.id) INTO v_ids FROM unnest(v_ids) AS i(id) WHERE i.id <> ALL (v_parked);
-        EXIT WHEN v_ids IS NOT NULL;
-    END LOOP;
+    SELECT array_agg(l.id) INTO v_ids
+    FROM unnest(p_flows) AS k JOIN flow_rooms f ON (f.tenant, f.tier, f.class) = (k.tenant, k.tier, k.class) AND f.tier NOT LIKE 'bulk/%' CROSS JOIN LATERAL (
+        SELECT t.id, t.workflow FROM simple_tasks t
+        WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
+        ORDER BY t.rank, t.id LIMIT f.room FOR UPDATE SKIP LOCKED) l
+    -- The next sweep parks them; who comes here may be a producer.
+    WHERE NOT EXISTS (SELECT FROM pauses p WHERE (p.scope, p.key) = ('workflow', l.workflow));
     IF v_ids IS NULL THEN RETURN 0; END IF;
     PERFORM lock_flows(v_ids);
     WITH picked AS (
@@ -350,7 +341,7 @@ END $$;
 -- Everything that time alone moves, bounded: due rows, expired rows, windows with room, versions nobody has loaded.
 CREATE FUNCTION backbeat.sweep(p_limit integer DEFAULT 5000) RETURNS TABLE (due integer, expired integer, promoted integer, unloaded integer)
 LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE v_expired uuid[]; v_homeless uuid[]; v_stale text[]; v_flows flows[];
+DECLARE v_expired uuid[]; v_homeless uuid[]; v_paused text[]; v_shut text[]; v_flows flows[];
 BEGIN
     WITH picked AS (
         SELECT t.id FROM simple_tasks t
@@ -365,33 +356,35 @@ BEGIN
         SELECT t.id FROM simple_tasks t
         WHERE t.expires_at <= backbeat.now() AND t.status <> 'running'
         ORDER BY t.expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    -- Locked, so that a worker which comes just now releases what this holds.
-    SELECT coalesce(array_agg(s.name || '@' || s.version), '{}') INTO v_stale FROM (
-        SELECT w.name, w.version FROM workflows w
-        WHERE w.runtime = 'cron' AND coalesce(w.seen_at < backbeat.now() - interval '10 minutes', true) ORDER BY w.name, w.version FOR SHARE) s;
-    SELECT coalesce(array_agg(l.id), '{}') INTO v_homeless FROM (
-        SELECT t.id FROM simple_tasks t
-        WHERE t.status = 'ready' AND v_stale <> '{}' AND t.workflow || '@' || t.version = ANY (v_stale) AND t.id <> ALL (v_expired)
-        ORDER BY t.id LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
-    -- In a bulk lane such rows, and those of a paused workflow, would lie before all others.
-    WITH heads AS (
-        SELECT h.id, h.why FROM flows f CROSS JOIN LATERAL (
-            SELECT t.id, CASE WHEN p.key IS NULL THEN 'version' ELSE 'paused' END AS why
-            FROM simple_tasks t LEFT JOIN pauses p ON (p.scope, p.key) = ('workflow', t.workflow)
-            WHERE t.status = 'pending' AND t.tenant = f.tenant AND t.tier = f.tier AND t.class = f.class
-              AND (p.key IS NOT NULL OR t.workflow || '@' || t.version = ANY (v_stale))
-            ORDER BY t.rank, t.id LIMIT 1000 FOR UPDATE OF t SKIP LOCKED) h
-        WHERE f.tier LIKE 'bulk/%' AND (v_stale <> '{}' OR EXISTS (SELECT FROM pauses))
-    )
-    UPDATE simple_tasks t
-    SET status = 'held', run_after = NULL, hold_reason = h.why, hold_key = CASE h.why WHEN 'paused' THEN t.workflow ELSE t.workflow || '@' || t.version END
-    FROM heads h WHERE t.id = h.id;
-    GET DIAGNOSTICS unloaded = ROW_COUNT;
+    -- Locked, so that a worker which comes just now, or who resumes, releases what this holds.
+    v_paused := ARRAY(SELECT p.key FROM pauses p WHERE p.scope = 'workflow' ORDER BY p.key FOR SHARE);
+    v_shut := ARRAY(
+        SELECT w.name || '@' || w.version FROM workflows w
+        WHERE w.runtime = 'cron' AND (coalesce(w.seen_at < backbeat.now() - interval '10 minutes', true) OR w.name = ANY (v_paused))
+        ORDER BY w.name, w.version FOR SHARE);
+    -- What nobody has loaded, or may start, leaves the windows. Where it would lie before all others, which in a lane of single rows is
+    -- left to those of a paused workflow, many behind it go too.
+    v_homeless := ARRAY(
+        SELECT r.id FROM simple_tasks r WHERE v_shut <> '{}' AND r.status = 'ready' AND r.workflow || '@' || r.version = ANY (v_shut)
+        UNION ALL
+        SELECT h.id FROM flow_rooms f CROSS JOIN LATERAL (
+            SELECT t.id, t.workflow, t.version FROM simple_tasks t
+            WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class) ORDER BY t.rank, t.id LIMIT 1000) h
+        WHERE f.room > 0 AND (v_paused <> '{}' OR f.tier LIKE 'bulk/%' AND v_shut <> '{}')
+            AND (h.workflow = ANY (v_paused) OR f.tier LIKE 'bulk/%' AND h.workflow || '@' || h.version = ANY (v_shut)) AND EXISTS (
+            SELECT FROM (
+                SELECT t.workflow, t.version FROM simple_tasks t
+                WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class) ORDER BY t.rank, t.id LIMIT 64) w
+            WHERE w.workflow = ANY (v_paused) OR f.tier LIKE 'bulk/%' AND w.workflow || '@' || w.version = ANY (v_shut))
+        LIMIT p_limit);
+    v_homeless := ARRAY(
+        SELECT t.id FROM simple_tasks t WHERE t.id = ANY (v_homeless) AND t.status IN ('pending', 'ready') AND t.id <> ALL (v_expired)
+        ORDER BY t.id FOR UPDATE SKIP LOCKED);
     -- The flows of all that follows at once, or two sweeps would lock them in different orders; the least served first.
     -- ORDER BY and OFFSET 0: a look into the index a flow, never a join that reads all that waits.
     SELECT array_agg(w.flow) INTO v_flows FROM (
         SELECT f.flow FROM flow_rooms f
-        WHERE (f.room > 0 OR (f.tenant, f.tier, f.class) IN (
+        WHERE f.tier NOT LIKE 'bulk/%' AND (f.room > 0 OR (f.tenant, f.tier, f.class) IN (
                 SELECT t.tenant, t.tier, t.class FROM simple_tasks t WHERE t.id = ANY (v_expired || v_homeless)))
           AND EXISTS (
                 SELECT FROM simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
@@ -399,11 +392,14 @@ BEGIN
         ORDER BY f.last_v LIMIT greatest(p_limit / 64, 1)) w;
     PERFORM lock_flows(v_expired || v_homeless, p_flows => v_flows);
     SELECT count(*) INTO expired FROM finish(v_expired, 'expired', 'expired', 'not started before its expires_at');
-    -- A row whose version nobody has loaded waits visibly and costs no attempt.
+    -- They wait visibly and cost no attempt.
     PERFORM leave_flows(v_homeless);
-    UPDATE simple_tasks t SET status = 'held', run_after = NULL, hold_reason = 'version', hold_key = t.workflow || '@' || t.version, vstart = NULL, estimate = NULL
-    WHERE t.id = ANY (v_homeless);
-    unloaded := unloaded + cardinality(v_homeless);
+    UPDATE simple_tasks t
+    SET status = 'held', run_after = NULL, vstart = NULL, estimate = NULL,
+        hold_reason = CASE WHEN p.key IS NULL THEN 'version' ELSE 'paused' END, hold_key = coalesce(p.key, w.name || '@' || w.version)
+    FROM workflows w LEFT JOIN pauses p ON (p.scope, p.key) = ('workflow', w.name)
+    WHERE t.id = ANY (v_homeless) AND (w.name, w.version) = (t.workflow, t.version);
+    unloaded := cardinality(v_homeless);
     promoted := promote(v_flows);
     PERFORM FROM virtual_time v ORDER BY v.tier FOR UPDATE;
     UPDATE virtual_time v SET floor = m.floor FROM (

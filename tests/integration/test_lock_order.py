@@ -53,6 +53,9 @@ COUNT = """
         SELECT count(*) FROM backbeat.simple_tasks t
         WHERE t.status = 'ready' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class))"""
 EXPIRE = "UPDATE backbeat.simple_tasks SET expires_at = backbeat.now() WHERE tier NOT LIKE 'bulk/%'"
+STOP = """
+    INSERT INTO backbeat.pauses
+    SELECT 'workflow', key, 'a test', 'test', backbeat.now() FROM unnest(ARRAY['alpha', 'screen']) key"""
 FULL = "UPDATE backbeat.tenants SET max_running = 4 WHERE id = 'acme'"
 DIE = """
     SELECT backbeat.settle((
@@ -83,8 +86,9 @@ CASES = {
     "fan_out": Case(_settling(MORE), running=True),
     "turn": Case(_turning(Retry("x", "y")), running=True),
     "reap": Case(_sql("SELECT backbeat.reap()"), running=True, before=MINUTES),
-    "sweep": Case(_sql("SELECT backbeat.sweep()")),
-    "sweep of what expired": Case(_sql("SELECT backbeat.sweep()"), before=EXPIRE),
+    "sweep": Case(_sql("SELECT backbeat.sweep()"), first=LARGE),
+    "sweep of what expired": Case(_sql("SELECT backbeat.sweep()"), before=EXPIRE, first=LARGE),
+    "sweep of what is paused": Case(_sql("SELECT backbeat.sweep()"), before=STOP),
     "sweep at the cap": Case(_sql("SELECT backbeat.sweep()"), before=f"{EXPIRE}; {FULL}", first=LARGE),
     "finish": Case(_sql(CANCEL), running=True),
     "pause": Case(_sql(PAUSE), first=SMALL),

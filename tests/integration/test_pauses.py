@@ -1,5 +1,9 @@
 """Pauses and urgency: what is not started, and what is started first."""
 
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+
 from shared.db import queue
 from shared.db.queries import load
 from shared.domain.outcome import Retry, Succeed
@@ -86,3 +90,43 @@ async def test_urgent_rows_go_first_within_their_share(database: Database) -> No
         assert [task.class_ for task in await tasks.take(db, 8)].count("urgent") == 2
         # Beyond it they take what others leave.
         assert [task.class_ for task in await tasks.take(db, 8)].count("urgent") == 6
+
+
+async def test_what_lies_behind_a_paused_backlog_runs_in_the_next_tick(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        _pause(database, "workflow", "alpha")
+        await tasks.add(db, 5000)
+        # A producer's own transaction moves no more of other people's rows than a window.
+        moved = "SELECT n_tup_upd FROM pg_stat_xact_user_tables WHERE relname = 'simple_tasks'"
+        enqueue = "SELECT task_id FROM backbeat.enqueue('beta', 1, ARRAY['{}'::jsonb])"
+        with psycopg.connect(database.owner_url) as producer:
+            producer.execute(enqueue)
+            ((parked,),) = producer.execute(moved).fetchall()
+        assert parked <= 64
+        await queue.sweep(db)
+        assert [task.workflow for task in await tasks.take(db)] == ["beta"]
+        assert _states(database) == {"alpha held": 5000, "beta running": 1}
+        assert not (await db.row(load("queue")["anything_to_do"]))["work"]
+
+
+async def test_a_window_with_few_paused_rows_is_filled_all_the_same(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        await tasks.add(db, 64)
+        await tasks.add(db, 3000, workflow="beta")
+        _pause(database, "workflow", "beta")
+        await tasks.add(db, 100)
+        await tasks.take(db, 64)
+        await queue.sweep(db)
+        assert [task.workflow for task in await tasks.take(db)] == ["alpha"] * 64
+
+
+async def test_bulk_lanes_do_not_keep_single_rows_from_their_windows(database: Database) -> None:
+    async with tasks.worker(database) as db:
+        await queue.register(db, "w", "cron", [SCREEN])
+        database.sql("INSERT INTO backbeat.tenants (id) SELECT 't' || n FROM generate_series(1, 5) n")
+        for n in range(1, 6):
+            await tasks.submit(db, [{}], workflow="screen", tenant=f"t{n}")
+        await tasks.add(db, 1, run_after=datetime.now(UTC) + timedelta(hours=1))
+        database.sql("UPDATE backbeat.flows SET last_v = 1000 WHERE tier = 'small'")
+        database.sql("UPDATE backbeat.simple_tasks SET run_after = backbeat.now() WHERE run_after IS NOT NULL")
+        assert (await queue.sweep(db, 64))["promoted"] == 1

@@ -88,6 +88,9 @@ def test_no_hot_statement_walks_a_deep_backlog(explained: Explained) -> None:
     assert explained.walks("SELECT * FROM backbeat.heartbeat('w', %s, %s, 60)", [ids, leases]) == []
     assert explained.walks("SELECT * FROM backbeat.reap(100)") == []
     assert explained.walks("SELECT * FROM backbeat.sweep(500)") == []
+    sql(b"SELECT backbeat.pause('workflow', 'alpha', 'a test', 'tester')")
+    assert explained.walks("SELECT * FROM backbeat.sweep(500)") == []
+    assert sql(b"SELECT count(*) FROM backbeat.simple_tasks WHERE status = 'held'").fetchall()[0][0] >= 500
     body = json.dumps({"n": 1})
     assert explained.walks("SELECT * FROM backbeat.enqueue('alpha', 1, ARRAY[%s::jsonb])", [body]) == []
 
