@@ -67,6 +67,6 @@ class Dispatcher:
         row = await outbox.workflow(self._db, message.stream)
         self._env.telemetry.record(escalate_span(self._env, row))
         try:
-            return type_name(found), checked(found, row.input)
+            return type_name(found), checked(found, row.input, complete=True)
         except InputError as error:
             raise RefusedError(str(error)) from error

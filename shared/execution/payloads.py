@@ -13,20 +13,20 @@ PAYLOAD_CAP = 1_048_576  # bytes, as `backbeat.enqueue` counts them
 Row = tuple[bytes, bytes | None]  # a payload as it is stored, and its key
 
 
-def checked(definition: Definition | Orchestration, payload: Any, *, strings: bool = False) -> dict[str, Any]:
-    """The payload as the definition will read it; of `strings` where that came from text alone, such as CSV.
+def checked(
+    definition: Definition | Orchestration, payload: Any, *, strings: bool = False, complete: bool = False
+) -> dict[str, Any]:
+    """What was given of the payload, or `complete` with the defaults of today; of `strings` where it is CSV.
 
     Raises InputError naming the field that is wrong.
     """
+    read = definition.input.model_validate_strings if strings else definition.input.model_validate
     try:
-        model = definition.input
-        found = model.model_validate_strings(payload) if strings else model.model_validate(payload)
-        value: dict[str, Any] = found.model_dump(mode="json")
+        return read(payload).model_dump(mode="json", exclude_unset=not complete)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the payload"
         raise InputError(f"{definition.full_name}: {where}: {problem['msg']}", fix="Correct the payload") from error
-    return value
 
 
 def prepared(definition: Definition, payload: Any, salt: str = "", *, strings: bool = False) -> Row:

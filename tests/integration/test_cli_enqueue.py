@@ -16,6 +16,7 @@ from shared.execution.payloads import PAYLOAD_CAP
 from tests.support.command import Done, clean_environ, command
 from tests.support.databases import Database
 from tests.support.signals import until
+from tests.support.triage import triage
 
 Run = Callable[..., Done]
 GOOD = '{"subject": "a"}\n{"subject": "b"}\n'
@@ -66,6 +67,21 @@ def test_lines_become_tasks_once(run: Run, database: Database, tmp_path: Path) -
     ]
 
 
+def test_one_task_whoever_enqueues_it(run: Run, database: Database, tmp_path: Path) -> None:
+    """What a definition's model adds to what was said is no part of what is the same."""
+    (tmp_path / "one.jsonl").write_text('{"subject": "a"}\n', encoding="utf-8")
+    assert _from(run, "one.jsonl").fine().json["new"] == 1
+    one = run("task", "enqueue", "support_triage", "--payload", '{"subject": "a"}', "-o", "json").fine()
+    assert one.json[0]["new"] is False
+    by_sql = """SELECT created FROM backbeat.enqueue('support_triage', %s, ARRAY['{"subject": "a"}'::jsonb])"""
+    assert database.sql(by_sql, [triage.version]) == [(False,)]
+    assert database.sql("SELECT payload FROM backbeat.simple_tasks") == [({"subject": "a"},)]
+
+    run("task", "enqueue", "prompt", "--payload", '{"prompt": "same question"}').fine()
+    again = """SELECT created FROM backbeat.enqueue('prompt', 1, ARRAY['{"prompt": "same question"}'::jsonb])"""
+    assert database.sql(again) == [(False,)]
+
+
 def test_one_bad_line_and_nothing_is_enqueued(run: Run, database: Database) -> None:
     done = _from(run, "-", stdin=BAD)
     fix = "Correct the file, or leave such lines out with --on-bad skip"
@@ -83,7 +99,7 @@ def test_bad_lines_are_left_out_where_that_was_said(run: Run, database: Database
 
 
 def test_a_line_past_the_cap_is_a_bad_line(run: Run, database: Database) -> None:
-    frame = len('{"body": "", "account": null, "subject": "s", "priority": null}')
+    frame = len('{"body": "", "subject": "s"}')
     texts = ["x" * (PAYLOAD_CAP - frame), "x" * (PAYLOAD_CAP - frame + 1)]
     stdin = "\n".join(json.dumps({"subject": "s", "body": text}) for text in texts)
     done = _from(run, "-", "--on-bad", "skip", stdin=stdin).fine()

@@ -55,7 +55,7 @@ def test_the_life_of_a_schedule(run: Run, database: Database) -> None:
         "Europe/Berlin",
         600,
     )
-    assert row["payload"] == {"subject": "Nightly", "body": "", "priority": None, "account": None}
+    assert row["payload"] == {"subject": "Nightly"}
     coming = run("next", "nightly", "-n", "3", "-o", "json").fine().json
     assert [slot["slot"][11:16] for slot in coming] == ["02:30"] * 3
     assert [set(slot) for slot in coming] == [{"slot", "zone", "utc", "starts"}] * 3

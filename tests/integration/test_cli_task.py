@@ -39,7 +39,7 @@ def test_enqueue_before_any_worker_ever_ran(run: Run, database: Database) -> Non
     (added,) = _enqueue(run, "--payload", TICKET)
     assert (added["status"], added["new"]) == ("ready", True)
     stored = database.value("SELECT payload FROM backbeat.simple_tasks WHERE id = %s", [added["task_id"]])
-    assert stored == {"subject": "Bill", "body": "charged twice", "priority": None, "account": None}
+    assert stored == {"subject": "Bill", "body": "charged twice"}
 
 
 def test_the_same_payload_is_the_same_task_unless_it_is_salted(run: Run) -> None:
