@@ -76,10 +76,10 @@ WITH recent AS (
     WHERE NOT EXISTS (SELECT FROM backbeat.budgets b WHERE (b.scope, b.key, b.day) = (c.scope, c.key, %(day)s::date))
 )
 SELECT u.*, CASE WHEN u.scope IN ('workflow', 'tenant') THEN %(day)s::date END AS day,
-       greatest(u.cap_usd - u.spent_usd - u.presumed_usd - u.reserved_usd, 0) AS remaining_usd,
-       greatest(u.cap_tokens - u.spent_tokens - u.presumed_tokens - u.reserved_tokens, 0) AS remaining_tokens,
+       CASE WHEN u.cap_usd IS NOT NULL THEN greatest(u.cap_usd - u.spent_usd - u.presumed_usd - u.reserved_usd, 0) END AS remaining_usd,
+       CASE WHEN u.cap_tokens IS NOT NULL THEN greatest(u.cap_tokens - u.spent_tokens - u.presumed_tokens - u.reserved_tokens, 0) END AS remaining_tokens,
        round(u.spent_usd + u.presumed_usd + coalesce(r.usd, 0) * d.seconds, 6) AS forecast_usd,
-       round(u.spent_tokens + u.presumed_tokens + coalesce(r.tokens, 0) * d.seconds) AS forecast_tokens,
+       round(u.spent_tokens + u.presumed_tokens + coalesce(r.tokens, 0) * d.seconds)::bigint AS forecast_tokens,
        CASE WHEN u.soft THEN 'soft' ELSE 'hard' END AS kind, c.set_by
 FROM used u LEFT JOIN recent r USING (scope, key) LEFT JOIN backbeat.budget_caps c USING (scope, key) CROSS JOIN LATERAL (
     SELECT CASE WHEN u.scope IN ('workflow', 'tenant') AND %(day)s::date = backbeat.utc_day(backbeat.now())
