@@ -1592,7 +1592,7 @@ CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
 BEGIN
     IF EXISTS (SELECT FROM tenants t WHERE t.id = p_id AND t.id <> '*') THEN RETURN; END IF;
     INSERT INTO tenants (id, weight, max_running)
-    SELECT p_id, t.weight, t.max_running FROM tenants t WHERE t.id = '*' AND p_id ~ '^[^[:cntrl:]]{1,200}$'
+    SELECT p_id, t.weight, t.max_running FROM tenants t WHERE t.id = '*' AND p_id ~ '^(?=.*\S)[^[:cntrl:]]{1,200}$'
     ON CONFLICT DO NOTHING;
     IF p_id = '*' OR NOT EXISTS (SELECT FROM tenants t WHERE t.id = p_id) THEN
         RAISE EXCEPTION 'tenant % does not exist', p_id USING ERRCODE = 'BB001', HINT = '`backbeat tenant set` makes one, `backbeat tenant unknown create` all';
@@ -2454,7 +2454,7 @@ CREATE FUNCTION backbeat.set_tenant(p_id text, p_weight double precision, p_max_
     SET search_path TO 'backbeat', 'pg_temp'
     AS $_$
 BEGIN
-    IF NOT coalesce(p_weight BETWEEN 0.001 AND 1000, true) OR p_max_running < 0 OR p_id !~ '^[^[:cntrl:]]{1,200}$' THEN
+    IF NOT coalesce(p_weight BETWEEN 0.001 AND 1000, true) OR p_max_running < 0 OR p_id !~ '^(?=.*\S)[^[:cntrl:]]{1,200}$' THEN
         RAISE EXCEPTION 'a tenant has a name, a weight from 0.001 to 1000 and a cap of 0 or more' USING ERRCODE = 'BB003';
     END IF;
     INSERT INTO tenants AS t (id, weight, max_running) VALUES (p_id, coalesce(p_weight, 1), nullif(p_max_running, 0))

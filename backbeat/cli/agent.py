@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from backbeat.cli.arguments import Id, duration
+from backbeat.cli.arguments import MOST_ROWS, MOST_TOKENS, Id, amount, duration
 from backbeat.cli.output import database, emit, os_user, output_option, run_async, say_what_is_simulated, talk
 from backbeat.money import dollars
 
@@ -87,8 +87,8 @@ def cancel(agent_id: UUID, reason: str) -> None:
 
 @agent.command()
 @agent_argument
-@click.option("--max-tokens", type=click.IntRange(1), help="What it may use in all from now on.")
-@click.option("--max-usd", type=Decimal, help="The same in dollars.")
+@click.option("--max-tokens", type=click.IntRange(1, MOST_TOKENS), help="What it may use in all from now on.")
+@click.option("--max-usd", type=amount, metavar="AMOUNT", help="The same in dollars.")
 @click.option("--max-steps", type=click.IntRange(1, 100_000), help="How many steps it may take in all.")
 @reason_option
 def resume(agent_id: UUID, max_tokens: int | None, max_usd: Decimal | None, max_steps: int | None, reason: str) -> None:
@@ -100,7 +100,9 @@ def resume(agent_id: UUID, max_tokens: int | None, max_usd: Decimal | None, max_
 
 @agent.command()
 @agent_argument
-@click.option("--at", "steps", type=click.IntRange(1), required=True, help="The last step that the new agent shares.")
+@click.option(
+    "--at", "steps", type=click.IntRange(1, MOST_ROWS), required=True, help="The last step that the new agent shares."
+)
 def fork(agent_id: UUID, steps: int) -> None:
     """Begin a new agent from the first steps of another; its id is printed. Takes an operator's login.
 

@@ -4,6 +4,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from math import isnan
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +13,23 @@ import click
 from shared import clock
 
 SHORTEST_ID = 8  # digits
+MOST_ROWS = 2**31 - 1  # what a column of counts, versions or steps holds
+MOST_TOKENS = 10**15
 _LONGEST = timedelta(days=36_500)
 _MOST = Decimal(10) ** 12  # dollars
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d+)?)([smhdw])")
+
+
+class Number(click.FloatRange):
+    """A number of a range; NaN, which click lets through, is of none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As a float."""
+        found = super().convert(value, param, ctx)
+        if isnan(found):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
 
 
 class Id(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4

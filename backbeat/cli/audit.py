@@ -50,7 +50,9 @@ def verify(head: str | None, output: str) -> int | None:
 
 
 @audit.command()
-@click.option("--after", type=click.IntRange(min=0), default=0, show_default=True, help="Rows with a higher id only.")
+@click.option(
+    "--after", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Rows with a higher id only."
+)
 def export(after: int) -> None:
     """Print the log as JSON lines, oldest first, with the hashes that chain it."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from backbeat.cli.arguments import Number
 from backbeat.cli.output import database, emit, output_option, run_async, say_what_is_simulated, talk
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def init(name: str) -> None:
 @click.option("--input", "given", required=True, metavar="JSON|@FILE|-", help="The payload; - is stdin.")
 @click.option("--version", type=click.IntRange(1), help="Of the definition; the newest if not given.")
 @click.option("--local", is_flag=True, help="One attempt in this process, without a database.")
-@click.option("--within", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds to wait.")
+@click.option("--within", type=Number(1), default=600.0, show_default=True, help="Seconds to wait.")
 @output_option
 @click.pass_context
 def run(

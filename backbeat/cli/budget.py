@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import click
 
-from backbeat.cli.arguments import amount
+from backbeat.cli.arguments import MOST_ROWS, MOST_TOKENS, amount
 from backbeat.cli.output import database, emit, os_user, output_option, run_async, say_what_is_simulated, talk
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,7 +21,7 @@ def _cap(command: F) -> F:
     command = click.option("--unseen", is_flag=True, help="Even if no such workflow or tenant was heard of yet.")(
         command
     )
-    command = click.option("--tokens", type=click.IntRange(0), help="Input and output tokens.")(command)
+    command = click.option("--tokens", type=click.IntRange(0, MOST_TOKENS), help="Input and output tokens.")(command)
     command = click.option("--usd", type=amount, metavar="AMOUNT", help="US dollars.")(command)
     return click.argument("scope", type=_SCOPES)(click.argument("key")(command))
 
@@ -145,7 +145,7 @@ def _refuse_to_lower(name: str, wanted: dict[str, Any], caps: dict[str, Any], us
 @budget.command()
 @click.option("--call", metavar="OWNER/KEY[#SEQ]", help="The call, as this command lists it.")
 @click.option("--cost", type=amount, metavar="AMOUNT", help="What it did cost, in US dollars; 0 if it was not billed.")
-@click.option("--tokens", type=click.IntRange(0), help="The tokens it did use, input and output.")
+@click.option("--tokens", type=click.IntRange(0, MOST_ROWS), help="The tokens it did use, input and output.")
 @click.option("--bill", type=click.File("rb"), help="A CSV: cost_usd, tokens, and call or response_id.")
 @output_option
 def reconcile(call: str | None, cost: Decimal | None, tokens: int | None, bill: BinaryIO | None, output: str) -> None:

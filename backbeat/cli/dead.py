@@ -10,7 +10,7 @@ from uuid import UUID
 
 import click
 
-from backbeat.cli.arguments import duration
+from backbeat.cli.arguments import Number, duration
 from backbeat.cli.output import database, emit, os_user, output_option, run_async, talk
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def show(task_id: UUID, output: str) -> None:
 @_filters
 @_all
 @click.option("--version", type=click.Choice(["original", "newest"]), default="original", show_default=True)
-@click.option("--per-minute", type=click.FloatRange(0, min_open=True), help="Let them come due at this rate.")
+@click.option("--per-minute", type=Number(0.001, 1e6), help="Let them come due at this rate.")
 @_reason
 @_dry_run
 @output_option

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import click
 
+from backbeat.cli.arguments import Number
 from backbeat.cli.output import database, emit, output_option, run_async, say_what_is_simulated, talk
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ def evaluate() -> None:
 @click.option("--from-feedback", is_flag=True, help="Take what people said of finished tasks instead.")
 @click.option("--sample", "size", type=click.IntRange(1, 10_000), default=200, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Which sample.")
-@click.option("--target", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.9, show_default=True)
+@click.option("--target", type=Number(0, 1, min_open=True, max_open=True), default=0.9, show_default=True)
 @click.option("--tier", "tiers", multiple=True, help="Only these; may be given again.")
 @click.option("--scorer", type=click.Choice(["exact", "schema", "model"]), default="exact", show_default=True)
 @click.option("--grader", default="large", show_default=True, help="With --scorer model: the tier that grades.")
 @click.option(
     "--within",
-    type=click.FloatRange(1),
+    type=Number(1),
     default=900.0,
     show_default=True,
     help="Seconds a round may take; then what waits is ended.",

@@ -3,15 +3,16 @@
 import click
 
 from backbeat.cli import pausing
+from backbeat.cli.arguments import MOST_ROWS, Number
 from backbeat.cli.output import emit, os_user, output_option, talk
 
 UNKNOWN = "*"
 _COLUMNS = ("tenant", "weight", "max_running", "paused", "ready", "running", "reason")
 _weight = click.option(
-    "--weight", type=click.FloatRange(0.001, 1000), help="Its share, against the others' with work; new ones have 1."
+    "--weight", type=Number(0.001, 1000), help="Its share, against the others' with work; new ones have 1."
 )
 _max_running = click.option(
-    "--max-running", type=click.IntRange(0), metavar="N", help="At most so many at once; 0 lifts the cap."
+    "--max-running", type=click.IntRange(0, MOST_ROWS), metavar="N", help="At most so many at once; 0 lifts the cap."
 )
 
 

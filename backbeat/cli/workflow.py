@@ -3,6 +3,7 @@
 import click
 
 from backbeat.cli import pausing, runs
+from backbeat.cli.arguments import MOST_ROWS
 from backbeat.cli.output import emit, os_user, output_option, talk
 
 _COLUMNS = ("workflow", "version", "runtime", "tier", "live", "seen_at", "canary", "paused", "reason")
@@ -32,7 +33,7 @@ def definitions(output: str) -> None:
 
 @workflow.command()
 @click.argument("name")
-@click.argument("version", type=click.IntRange(1), required=False)
+@click.argument("version", type=click.IntRange(1, MOST_ROWS), required=False)
 @click.option("--percent", type=click.IntRange(0, 100), help="How many of a hundred new tasks take it; 0 rolls back.")
 @click.option("--off", is_flag=True, help="New tasks take the version that their producers name again.")
 def canary(name: str, version: int | None, percent: int | None, off: bool) -> None:

@@ -136,17 +136,21 @@ def passes(error: psycopg.Error) -> bool:
 
 def translate(error: Exception, away: str = AWAY) -> BackbeatError:
     """The error of ours that says what psycopg's means to a person."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    diagnostic = getattr(error, "diag", None)
+    said = (diagnostic and diagnostic.message_primary) or (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
+    hint = diagnostic and diagnostic.message_hint
     match getattr(error, "sqlstate", None):
         case "BB001":
-            return NotFoundError(text, fix="Check the name; a worker registers what it has loaded when it starts")
+            return NotFoundError(text, fix=hint or "Check the name; a worker registers what it has loaded as it starts")
         case "22P05":
             return InputError(f"Postgres cannot store it: {text}", fix="Remove NUL and lone surrogates from the text")
+        case "22003" | "22008":
+            return InputError(f"Postgres cannot store it: {text}", fix="Give what fits")
         case "BB002":
             return InputError(text, fix="Store the large part elsewhere and enqueue a reference")
         case "BB003":
-            diagnostic = getattr(error, "diag", None)
-            return InputError(text, fix=(diagnostic and diagnostic.message_hint) or "Correct it")
+            return InputError(text, fix=hint or "Correct it")
         case "3F000" | "42P01" | "42883" | "42703":
             return SchemaError(f"the schema does not fit this program: {text}", fix="Run `backbeat migrate up`")
         case "42501":

@@ -160,6 +160,9 @@ def test_tenants_are_made_weighed_capped_and_paused(run: Run, database: Database
     run("tenant", "resume", "acme").fine()
     assert run("tenant", "resume", "acme").refused(5).startswith("backbeat: tenant 'acme' is not paused")
     assert run("tenant", "pause", "nobody", "--reason", "x").refused(3).startswith("backbeat: tenant nobody does not")
+    line = _from(run, "-", "--tenant", "a\nb", stdin=GOOD).refused(3)
+    fix = "`backbeat tenant set` makes one, `backbeat tenant unknown create` all"
+    assert line == f"backbeat: tenant a\\nb does not exist. {fix}"
 
     run("tenant", "unknown", "create", "--weight", "0.5").fine()
     assert _from(run, "-", "--tenant", "new", stdin=GOOD).fine().json["new"] == 2
@@ -189,7 +192,7 @@ def test_a_workflow_is_paused_by_name(run: Run, database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["t", "--weight", "-1"], ["t", "--weight", "0"], ["t", "--max-running", "-2"], ["*"]]
+    "arguments", [["t", "--weight", "-1"], ["t", "--weight", "0"], ["t", "--max-running", "-2"], ["*"], [" "]]
 )
 def test_a_tenant_that_cannot_be(run: Run, arguments: list[str]) -> None:
     run("tenant", "set", *arguments).refused(2)

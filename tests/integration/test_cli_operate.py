@@ -100,6 +100,41 @@ def test_raise_does_not_lower(run: Run, database: Database) -> None:
     assert _cap(run) == ("3", None)
 
 
+def test_a_cap_that_is_not_set_leaves_nothing_to_remain(run: Run) -> None:
+    run("budget", "set", "tenant", "default", "--tokens", "5000").fine()
+    (row,) = run("budget", "show", "-o", "json").fine().json
+    assert (row["remaining_usd"], row["remaining_tokens"], row["forecast_tokens"]) == (None, 5000, 0)
+    assert "$" not in run("budget", "show", "--tokens").fine().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("budget", "set", "tenant", "default", "--tokens", "9223372036854775808"),
+        ("budget", "reconcile", "--call", "a/b", "--cost", "1", "--tokens", "2147483648"),
+        ("tenant", "set", "default", "--max-running", "2147483648"),
+        ("workflow", "canary", "alpha", "2147483648", "--percent", "1"),
+        ("dead", "requeue", "--all", "--reason", "x", "--per-minute", "nan"),
+        ("dead", "requeue", "--all", "--reason", "x", "--per-minute", "1e-300"),
+        ("audit", "export", "--after", "9223372036854775808"),
+        ("agent", "fork", "00000000-0000-0000-0000-000000000001", "--at", "2147483648"),
+        (
+            "agent",
+            "resume",
+            "00000000-0000-0000-0000-000000000001",
+            "--max-tokens",
+            "9223372036854775808",
+            "--reason",
+            "x",
+        ),
+        ("agent", "resume", "00000000-0000-0000-0000-000000000001", "--max-usd", "nan", "--reason", "x"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_a_number_that_no_column_holds_is_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).refused(2).startswith("backbeat: Invalid value for ")
+
+
 def test_a_budget_for_nobody_is_refused(run: Run, database: Database) -> None:
     said = run("budget", "set", "workflow", "code_reveiw", "--usd", "1").refused(3)
     assert said.startswith("backbeat: no workflow 'code_reveiw' has been heard of yet. ")

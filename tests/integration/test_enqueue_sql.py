@@ -251,9 +251,11 @@ async def test_an_unknown_tenant_is_made_where_that_was_said(known: Database) ->
 
 async def test_a_tenant_that_cannot_be_is_refused(known: Database) -> None:
     impossible = [("t", weight, None) for weight in (-1.0, 0.0, float("nan"), float("inf"))]
-    for name, weight, cap in [*impossible, ("t", 1.0, -1), ("", 1.0, None), ("a\nb", 1.0, None)]:
+    for name, weight, cap in [*impossible, ("t", 1.0, -1), ("", 1.0, None), (" ", 1.0, None), ("a\nb", 1.0, None)]:
         with pytest.raises(InputError, match=r"a weight from 0\.001 to 1000"):
             await tenants.set_tenant(tasks.Operator(known), name, weight, cap, "alice")
+    with pytest.raises(InputError, match="out of range"):
+        await tenants.set_tenant(tasks.Operator(known), "t", 1.0, 2**31, "alice")
     assert known.sql("SELECT id FROM backbeat.tenants") == [("default",)]
 
 

@@ -4,10 +4,10 @@
 SELECT backbeat.cancel_task(%(id)s, %(reason)s) AS cancelled
 
 -- name: set_budget
-SELECT backbeat.set_budget(%(scope)s, %(key)s, %(usd)s, %(tokens)s, %(by)s, %(soft)s) AS released
+SELECT backbeat.set_budget(%(scope)s, %(key)s, %(usd)s, %(tokens)s::bigint, %(by)s, %(soft)s) AS released
 
 -- name: reconcile
-SELECT backbeat.reconcile_call(%(owner)s, %(key)s, %(seq)s::smallint, %(cost)s, %(tokens)s, %(by)s) AS reconciled
+SELECT backbeat.reconcile_call(%(owner)s, %(key)s, %(seq)s::smallint, %(cost)s, %(tokens)s::integer, %(by)s) AS reconciled
 
 -- name: throw_switch
 SELECT backbeat.throw_switch(%(name)s, %(reason)s, %(by)s)

@@ -23,4 +23,4 @@ SELECT coalesce(sum(c), 0) AS ended FROM backbeat.cancel_agent(%(id)s, %(reason)
 SELECT min(t::text) AS task FROM backbeat.resume_agent(%(id)s, %(tokens)s, %(usd)s, %(steps)s, %(by)s, %(reason)s) AS t
 
 -- name: fork
-SELECT min(f::text) AS fork FROM backbeat.fork_agent(%(id)s, %(steps)s, backbeat.uuid7(), %(by)s) AS f
+SELECT min(f::text) AS fork FROM backbeat.fork_agent(%(id)s, %(steps)s::integer, backbeat.uuid7(), %(by)s) AS f

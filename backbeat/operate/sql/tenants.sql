@@ -9,7 +9,7 @@ LEFT JOIN (SELECT f.tenant, sum(f.ready) AS ready, sum(f.running) AS running FRO
 ORDER BY t.id
 
 -- name: set_tenant
-SELECT backbeat.set_tenant(%(tenant)s, %(weight)s, %(max_running)s, %(by)s)
+SELECT backbeat.set_tenant(%(tenant)s, %(weight)s, %(max_running)s::integer, %(by)s)
 
 -- name: refuse_unknown_tenants
 SELECT backbeat.refuse_unknown_tenants(%(by)s)
@@ -22,7 +22,7 @@ LEFT JOIN (SELECT s.workflow, s.version, count(*) AS live FROM backbeat.simple_t
 ORDER BY w.name, w.version
 
 -- name: set_canary
-SELECT EXISTS (SELECT FROM backbeat.set_canary(%(workflow)s, %(version)s, %(percent)s, %(by)s)) AS done
+SELECT EXISTS (SELECT FROM backbeat.set_canary(%(workflow)s, %(version)s::integer, %(percent)s, %(by)s)) AS done
 
 -- name: pause
 SELECT backbeat.pause(%(scope)s, %(key)s, %(reason)s, %(by)s) AS waiting
