@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 from shared.db.pool import Database
@@ -15,6 +16,7 @@ WAIT_SECONDS = 3600
 OVERRUN = "A hard cap does not hold there: `bounded = false`, or correct its prices; then `backbeat route release`"
 ROUTES = "`backbeat route list` shows them; correct the cause, then `backbeat route release`"
 DAYS_AHEAD = 3
+MOST_STOPS = 5  # that are named
 SPOOL_SECONDS = 900.0  # that spans may wait: three rounds of ticks that found ClickHouse away
 
 
@@ -33,6 +35,7 @@ async def examine(db: Database) -> list[Check]:
     queue = await db.row(_SQL["queue"])
     return [
         *_waiting(queue),
+        _stops(await db.rows(_SQL["stops"])),
         _partitions(queue["days_ahead"]),
         _vacuum(await db.rows(_SQL["tables"])),
         _holder(await db.rows(_SQL["holders"])),
@@ -61,6 +64,19 @@ def _waiting(queue: Mapping[str, Any]) -> list[Check]:
         ),
         _check("ticks", f"{ticks} in 5 minutes", absent, "Nobody works: look at what starts `cron-worker tick`"),
     ]
+
+
+def _stops(stops: list[dict[str, Any]]) -> Check:
+    """What people let nobody start: all of the switches, and the pauses that stand longest."""
+    said = [
+        f"{one['what']} since {one['since'].astimezone(UTC):%Y-%m-%d %H:%M} UTC by {one['by']}: "
+        + " ".join(one["reason"].split())
+        for one in stops[:MOST_STOPS]
+    ]
+    more = [f"{len(stops) - MOST_STOPS} more"] if len(stops) > MOST_STOPS else []
+    thrown = any(one["switch"] for one in stops)
+    found = "; ".join([*said, *more]) or "nothing is stopped or paused"
+    return Check("stops", "wrong" if thrown else "ok", found, stops[0]["undo"] if stops else "")
 
 
 def _notifications(queue: Mapping[str, Any]) -> Check:

@@ -100,7 +100,7 @@ def test_status_shows_the_health_of_a_database_without_a_stack(run: Run, databas
     well = run("status", "--check", "-o", "json").fine().json["health"]
     states = {one["check"]: one["state"] for one in well}
     assert set(states) == {
-        *("queue", "ticks", "partitions", "vacuum", "oldest transaction"),
+        *("queue", "ticks", "stops", "partitions", "vacuum", "oldest transaction"),
         *("idle in transaction", "index bloat", "overruns", "routes", "dead letters", "notifications", "telemetry"),
         "models",
     }
@@ -134,6 +134,30 @@ def test_status_names_models_that_end(run: Run, database: Database, tmp_path: Pa
     found = {one["check"]: one for one in status.json["health"]}["models"]
     assert (status.code, found["state"]) == (1, "wrong")
     assert "claude-3-opus-20240229 ended on 2026-01-05" in found["found"]
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "code"),
+    [
+        (("tenant", "pause", "default"), "tenant default is paused since ", 0),
+        (("workflow", "pause", "alpha"), "workflow alpha is paused since ", 0),
+        (("stop", "--all"), "all work is stopped since ", 1),
+    ],
+)
+def test_status_names_what_is_stopped_and_blames_nobody_else(
+    run: Run, database: Database, how: tuple[str, ...], said: str, code: int
+) -> None:
+    asyncio.run(_wait(database))
+    run(*how, "--reason", "invoice\nopen").fine()
+    database.advance(timedelta(hours=3))
+    done = run("status", "--check", "-o", "json")
+    found = {one["check"]: one for one in done.json["health"]}
+    assert done.code == code
+    assert (found["queue"]["found"], found["ticks"]["state"]) == ("nothing waits", "ok")
+    assert found["stops"]["found"].startswith(said)
+    assert " UTC by " in found["stops"]["found"]
+    assert found["stops"]["found"].endswith(": invoice open")
+    assert "resume" in found["stops"]["fix"]
 
 
 async def _wait(database: Database) -> None:

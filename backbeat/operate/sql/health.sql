@@ -46,10 +46,20 @@ SELECT (SELECT coalesce(trim_scale(sum(b.overrun_usd)), 0) FROM backbeat.budgets
             (SELECT min(m.due_at) FROM backbeat.messages m WHERE m.status = 'open')))::double precision) AS unsent_for,
        (SELECT count(*) FROM backbeat.messages m WHERE m.status = 'dead' AND m.due_at > backbeat.now() - interval '1 day') AS unsendable,
        EXISTS (SELECT FROM backbeat.messages) AS channels,
-       (SELECT extract(epoch FROM backbeat.now() - min(t.created_at))::double precision FROM backbeat.simple_tasks t WHERE t.status IN ('pending', 'ready')) AS waits,
+       (SELECT extract(epoch FROM backbeat.now() - min(t.created_at))::double precision FROM backbeat.simple_tasks t
+        WHERE t.status IN ('pending', 'ready') AND NOT EXISTS (SELECT FROM backbeat.switches s WHERE s.name = 'all')
+            AND NOT EXISTS (SELECT FROM backbeat.pauses p WHERE (p.scope, p.key) IN (('tenant', t.tenant), ('workflow', t.workflow)))) AS waits,
        (SELECT count(*) FROM backbeat.ticks k WHERE k.id >= backbeat.uuid7_floor(backbeat.now() - interval '5 minutes')) AS ticks,
        (SELECT max(right(c.relname, 8))::date - backbeat.utc_day(backbeat.now()) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'backbeat.finished_tasks'::regclass AND c.relname ~ '\d{8}$') AS days_ahead
+
+-- name: stops
+SELECT CASE s.name WHEN 'all' THEN 'all work is' ELSE 'effects are' END || ' stopped' AS what, s.thrown_at AS since, s.thrown_by AS by, s.reason,
+       'backbeat resume --' || s.name AS undo, true AS switch
+FROM backbeat.switches s
+UNION ALL
+SELECT format('%s %s is paused', p.scope, p.key), p.paused_at, p.paused_by, p.reason, format('backbeat %s resume %s', p.scope, p.key), false
+FROM backbeat.pauses p WHERE p.scope IN ('tenant', 'workflow') ORDER BY switch DESC, since, what
 
 -- name: spools
 SELECT h.host, h.files, h.quarantined, h.shed, extract(epoch FROM backbeat.clock() - h.oldest_at)::double precision AS oldest FROM backbeat.telemetry_hosts h
