@@ -72,14 +72,19 @@ DECLARE c_payload_cap CONSTANT integer := 1048576;
     v_seed text := gen_random_uuid();
     v_trace text := substring(p_traceparent FROM '^00-([0-9a-f]{32})-[0-9a-f]{16}-');
     v_due timestamptz := CASE WHEN p_run_after > backbeat.now() THEN p_run_after END;
+    v_wrong text := CASE WHEN p_payloads IS NULL THEN 'p_payloads is NULL'
+        WHEN EXISTS (SELECT FROM unnest(p_payloads) AS p(body) WHERE p.body IS NULL) THEN 'p_payloads holds NULL, which is no payload'
+        WHEN EXISTS (SELECT FROM unnest(p_keys) AS k(key) WHERE octet_length(k.key) <> 32) THEN 'p_keys holds a key that is not 32 bytes long'
+        WHEN cardinality(p_keys) <> cardinality(p_payloads) OR cardinality(p_source_at) <> cardinality(p_payloads)
+            THEN format('there are %s payloads, but not as many keys or moments', cardinality(p_payloads))
+        WHEN p_salt IS NULL THEN 'p_salt is NULL'
+        WHEN p_class = ANY ('{urgent,high,normal,low}') IS NOT TRUE THEN 'p_class is none of urgent, high, normal, low' END;
 BEGIN
+    IF v_wrong IS NOT NULL THEN RAISE EXCEPTION '%', v_wrong USING ERRCODE = 'BB003'; END IF;
     SELECT * INTO v_workflow FROM workflows w WHERE w.name = p_workflow AND w.version = p_version AND w.runtime = 'cron';
     IF NOT FOUND THEN RAISE EXCEPTION 'no task % version % is registered', p_workflow, p_version USING ERRCODE = 'BB001'; END IF;
     SELECT * INTO v_canary FROM workflows c WHERE c.name = p_workflow AND c.canary IS NOT NULL AND p_version IN (c.version, c.stable);
     PERFORM need_tenant(p_tenant);
-    IF cardinality(p_keys) <> cardinality(p_payloads) OR cardinality(p_source_at) <> cardinality(p_payloads) THEN
-        RAISE EXCEPTION 'there are % payloads, but not as many keys or moments', cardinality(p_payloads) USING ERRCODE = 'BB003';
-    END IF;
     IF EXISTS (SELECT FROM unnest(p_payloads) AS p(body) WHERE octet_length(p.body::text) > c_payload_cap) THEN
         RAISE EXCEPTION 'a payload of % is larger than % bytes', p_workflow, c_payload_cap USING ERRCODE = 'BB002';
     END IF;

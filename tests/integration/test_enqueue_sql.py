@@ -46,7 +46,9 @@ def producer(known: Database) -> Iterator[psycopg.Connection]:
         admin.execute(f"DROP ROLE {name}".encode())
 
 
-def _add(connection: psycopg.Connection, *payloads: str, name: str = "alpha", more: str = "") -> list[tuple[Any, ...]]:
+def _add(
+    connection: psycopg.Connection, *payloads: str | None, name: str = "alpha", more: str = ""
+) -> list[tuple[Any, ...]]:
     return connection.execute(_ENQUEUE.format(name, more).encode(), [list(payloads)]).fetchall()
 
 
@@ -120,15 +122,23 @@ async def test_python_and_sql_name_a_task_alike(known: Database) -> None:
         ("{}", ", p_source_at => '{now,now}'", "BB003", "there are 1 payloads, but not as many keys"),
         ("{}", ", p_tenant => 'nobody'", "BB001", "tenant nobody does not exist"),
         ("{}", ", p_tenant => '*'", "BB001", "tenant * does not exist"),
-        ("{}", ", p_class => 'vip'", "23514", "class"),
+        ("{}", ", p_class => 'vip'", "BB003", "p_class is none of urgent, high, normal, low"),
+        ("{}", ", p_class => NULL", "BB003", "p_class is none of"),
+        ("{}", ", p_keys => ARRAY['short'::bytea]", "BB003", "p_keys holds a key that is not 32 bytes long"),
+        ("{}", ", p_salt => NULL", "BB003", "p_salt is NULL"),
+        (None, "", "BB003", "p_payloads holds NULL"),
     ],
 )
-def test_what_is_refused_adds_nothing(known: Database, payload: str, more: str, state: str, said: str) -> None:
+def test_what_is_refused_adds_nothing(known: Database, payload: str | None, more: str, state: str, said: str) -> None:
     with psycopg.connect(known.worker_url, autocommit=True) as worker:
         with pytest.raises(psycopg.Error, match=said.replace("*", r"\*").replace("^", r"\^")) as refused:
-            _add(worker, payload, more=more)
+            _add(worker, "[]", payload, more=more) if payload is None else _add(worker, payload, more=more)
         assert refused.value.sqlstate == state
+        assert (refused.value.diag.message_detail or "") == ""
         assert _add(worker) == []
+        with pytest.raises(psycopg.Error, match="p_payloads is NULL") as refused:
+            worker.execute("SELECT FROM backbeat.enqueue('alpha', 1, NULL)")
+        assert refused.value.sqlstate == "BB003"
     assert known.value("SELECT count(*) FROM backbeat.simple_tasks") == 0
 
 
