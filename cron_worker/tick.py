@@ -28,12 +28,15 @@ async def tick(config: Config, limits: Limits, stop: asyncio.Event | None = None
         if (await schema_version(db)) < MINIMUM_SCHEMA:
             raise SchemaError("the database is not migrated far enough", fix="Run `backbeat migrate up`")
         shed = 0
-        if (await db.row(load("queue")["anything_to_do"]))["work"]:
+        found = await db.row(load("queue")["anything_to_do"])
+        if found["work"]:
             # Imported when there is work: definitions, vendors and spans are most of what a tick costs.
             from cron_worker.round import Round, environment
 
             async with environment(config, db, limits) as env:
                 report = await Round(env, limits, report, stop or asyncio.Event()).run()
             shed = env.telemetry.untold
+        elif found["due"]:
+            await db.rows(load("queue")["maintain_partitions"])
         await ship(config, db, shed)
     return report

@@ -9,8 +9,12 @@ import pytest
 
 from backbeat.operate import dead
 from backbeat.operate.dead import Filter, Verdict
+from cron_worker.limits import Limits
+from cron_worker.tick import tick
+from shared.config import Config
 from shared.db import orchestrations, queue
 from shared.db.pool import Database as Connection
+from shared.db.queries import load
 from shared.domain.outcome import Dead, Succeed
 from shared.ids import idempotency_key
 from shared.orchestration.messages import Report, Step
@@ -71,6 +75,36 @@ async def test_thirty_days_keep_the_tables_flat(db: Connection, database: Databa
     assert (calls, ticks) == (6 * A_DAY // 10, 3 * 3)
     assert partitions == 5 + 1 + 14
     assert database.value("SELECT count(*) FROM backbeat.dead_letters") == 30
+
+
+async def test_ticks_that_find_no_work_remove_and_open_days_too(db: Connection, database: Database) -> None:
+    config = Config(database_url=database.worker_url)
+    await _work(db, 1)
+    await _tick(db)
+    assert database.sql(ROWS)[0] == (1, 1, 1, 1)
+    database.advance(timedelta(days=7))
+    looks = []
+    for _ in range(5):
+        looks.append((await db.row(load("queue")["anything_to_do"]))["due"])
+        assert (await tick(config, Limits(budget=5.0, grace=1.0))).claimed == 0
+    assert database.sql(ROWS)[0] == (0, 0, 1, 0)
+    assert database.value(PARTITIONS) == 5 + 1 + 14
+    # Once all is done there is nothing to do each time.
+    assert looks[0]
+    assert not looks[-1]
+    database.advance(DAY)
+    await tick(config, Limits(budget=5.0, grace=1.0))
+    assert database.value(PARTITIONS) == 5 + 1 + 14
+
+
+async def test_a_living_task_of_an_old_day_makes_no_tick_look_again(db: Connection, database: Database) -> None:
+    await tasks.add(db, run_after=(await db.row("SELECT backbeat.now() + interval '99 days' AS at"))["at"])
+    database.advance(timedelta(days=7))
+    await _tick(db)
+    database.sql("DELETE FROM backbeat.ticks")
+    for _ in range(9):
+        await db.rows(load("queue")["maintain_partitions"])
+    assert not (await db.row(load("queue")["anything_to_do"]))["due"]
 
 
 async def test_a_forgotten_payload_runs_again(db: Connection, database: Database) -> None:

@@ -18,7 +18,25 @@ SELECT EXISTS (SELECT FROM backbeat.simple_tasks WHERE status = 'ready')
         SELECT FROM backbeat.flow_rooms f
         WHERE f.room > 0 AND EXISTS (
             SELECT FROM backbeat.simple_tasks t WHERE t.status = 'pending' AND (t.tenant, t.tier, t.class) = (f.tenant, f.tier, f.class)
-            ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)) AS work
+            ORDER BY t.rank, t.id LIMIT 1 OFFSET 0)) AS work,
+    -- Whether a day is to be opened, or something is older than its policy says; of orchestrations a day's worth is looked at,
+    -- since those that asked for approvals stay.
+    to_regclass('backbeat.finished_tasks_' || to_char(backbeat.utc_day(backbeat.now()) + 14, 'YYYYMMDD')) IS NULL
+    OR EXISTS (
+        SELECT FROM backbeat.retention r, LATERAL (SELECT backbeat.now() - make_interval(days => r.days) AS at) b WHERE CASE r.policy
+            WHEN 'ticks' THEN EXISTS (SELECT FROM backbeat.ticks k WHERE k.id < backbeat.uuid7_floor(b.at))
+            WHEN 'workflows' THEN EXISTS (SELECT FROM backbeat.notifications n WHERE n.id < backbeat.uuid7_floor(b.at)) OR EXISTS (
+                SELECT FROM backbeat.orchestrated_workflows w WHERE w.workflow <> 'approve_effect' AND w.finished_at BETWEEN b.at - interval '1 day' AND b.at
+                    AND NOT EXISTS (SELECT FROM backbeat.approval_requests a WHERE a.workflow_id = w.id))
+            WHEN 'finished' THEN EXISTS (
+                SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                WHERE i.inhparent = 'backbeat.finished_tasks'::regclass AND c.relname ~ '^finished_tasks_\d{8}$'
+                    AND c.relname < 'finished_tasks_' || to_char(backbeat.utc_day(b.at), 'YYYYMMDD') AND NOT EXISTS (
+                    SELECT FROM backbeat.simple_tasks t
+                    WHERE t.id >= backbeat.uuid7_floor(right(c.relname, 8)::timestamp AT TIME ZONE 'UTC')
+                        AND t.id < backbeat.uuid7_floor((right(c.relname, 8)::date + 1)::timestamp AT TIME ZONE 'UTC')
+                    ORDER BY t.id LIMIT 1 OFFSET 0))
+            END) AS due
 
 -- name: register_worker
 SELECT backbeat.register_worker(%(worker)s, %(kind)s, %(definitions)s::jsonb) AS released
