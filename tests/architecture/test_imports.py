@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import clean_environ
+from tests.support.databases import Database
 from tests.support.tree import PACKAGES, ROOT, modules
 
 _LINT = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
@@ -93,6 +95,31 @@ def _loaded_by(*names: str) -> set[str]:
 def test_import_backbeat_is_light() -> None:
     heavy = {"anthropic", "openai", "temporalio", "clickhouse_connect", "chdb", "click", "rich", "psycopg", "pydantic"}
     assert not _loaded_by("backbeat") & heavy
+
+
+# About a twentieth more than it takes: each module is milliseconds at every beat of every host.
+AUTHORING_MODULES, EMPTY_TICK_MODULES = 62, 352
+
+
+def test_importing_backbeat_loads_few_modules() -> None:
+    assert _count("import backbeat") <= AUTHORING_MODULES
+
+
+def test_an_empty_tick_loads_few_modules(database: Database) -> None:
+    tick = "from cron_worker.__main__ import main; assert main(['tick']) == 0"
+    assert _count(tick, **database.environ) <= EMPTY_TICK_MODULES
+    # The guard sees what is loaded for work alone.
+    assert _count(f"{tick}; import cron_worker.round", **database.environ) > EMPTY_TICK_MODULES
+
+
+def _count(statement: str, **environ: str) -> int:
+    """How many modules a fresh interpreter has loaded after this."""
+    code = f"import sys; {statement}; print(len(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=clean_environ(**environ), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
 
 
 def test_a_tick_imports_neither_temporal_nor_a_command_line_library() -> None:
