@@ -1,4 +1,4 @@
-"""kill -9 before, during and after the far write of each worked effect: nothing is doubled, nothing is lost."""
+"""kill -9 before, during and after the far write of each worked effect, and with it on record: none twice, none lost."""
 
 import signal
 from datetime import timedelta
@@ -80,18 +80,20 @@ def test_a_kill_at_any_point_of_a_far_write_doubles_nothing(
         sides.answer()
 
         doomed = []
-        for n, step in ((2, "before-far-write"), (3, "after-far-write")):
+        for n, step in ((2, "before-far-write"), (3, "after-far-write"), (4, "after-done")):
             _enqueue(rig, n)
             doomed += _ticks(rig, (step, 1))
         for tick in doomed:
             tick.is_killed()
-        assert _arrived(sides) == [2, 2, 2]
-        assert database.sql("SELECT DISTINCT status FROM backbeat.side_effects") == [("intended",)]
+        assert _arrived(sides) == [3, 3, 3]
+        statuses = "SELECT status, count(*) FROM backbeat.side_effects GROUP BY 1 ORDER BY 1"
+        assert database.sql(statuses) == [("done", 3), ("intended", 9)]
+        assert database.sql("SELECT count(*) FROM backbeat.finished_tasks") == [(0,)]
 
         database.advance(LATER)
         _drain(rig)
         # The charges looked for themselves; of the others nobody can know, and nothing was fired.
-        assert _arrived(sides) == [2, 3, 2]
+        assert _arrived(sides) == [3, 4, 3]
         unknown = rig.ask(lambda db: inspect.effects(db, "unknown"))
         assert sorted(one["kind"] for one in unknown) == ["chat"] * 3 + ["mail"] * 3
 
@@ -103,11 +105,11 @@ def test_a_kill_at_any_point_of_a_far_write_doubles_nothing(
             command("backbeat", "effect", "resolve", one["key"], *word, home=tmp_path, environ=database.environ).fine()
         _drain(rig)
 
-    assert _arrived(sides) == [3, 3, 3]
-    assert [len(set(found)) for found in (sides.mails, sides.charges, sides.texts)] == [3, 3, 3]
+    assert _arrived(sides) == [4, 4, 4]
+    assert [len(set(found)) for found in (sides.mails, sides.charges, sides.texts)] == [4, 4, 4]
     assert rig.live() == []
-    assert database.sql("SELECT status, count(*) FROM backbeat.finished_tasks GROUP BY 1") == [("succeeded", 9)]
-    assert database.sql("SELECT status, count(*) FROM backbeat.side_effects GROUP BY 1") == [("done", 9)]
+    assert database.sql("SELECT status, count(*) FROM backbeat.finished_tasks GROUP BY 1") == [("succeeded", 12)]
+    assert database.sql(statuses) == [("done", 12)]
     audited = (
         "SELECT (detail ->> 'outcome' IS NOT NULL)::text, count(*) FROM backbeat.audit_log"
         " WHERE action = 'effect.resolved' GROUP BY 1"

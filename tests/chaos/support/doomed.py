@@ -161,6 +161,7 @@ STEPS: dict[str, Callable[[Doom], None]] = {
     "after-mark": lambda doom: doom.after(shared.execution.batches, "_mark"),
     "before-far-write": lambda doom: doom.after(effects, "begin_effect", lambda answer: answer.verdict == "fire"),
     "after-far-write": lambda doom: doom.before(effects, "finish_effect"),
+    "after-done": lambda doom: doom.after(effects, "finish_effect"),
     "before-spool": before_spool,
     "before-settle": lambda doom: doom.before(queue, "settle"),
     "mid-settle": mid_settle,
