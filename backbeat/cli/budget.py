@@ -211,11 +211,21 @@ def _read(bill: BinaryIO) -> list[dict[str, Any]]:
                 raise row
             if not (row.get("call") or row.get("response_id")) or not all(row.get(name) for name in _BILL):
                 raise InputError(f"it needs {', '.join(_BILL)}, and call or response_id")
-            lines.append(row | {"cost_usd": amount(row["cost_usd"]), "tokens": int(row["tokens"])})
-            if lines[-1]["tokens"] < 0:
-                raise InputError("a negative number of tokens")
-        except (InputError, ValueError, click.BadParameter) as error:
-            raise InputError(
-                f"line {number} of the bill: {error}", fix="Correct the file; nothing was changed"
-            ) from error
+            lines.append(row | {name: _cell(name, row[name]) for name in _BILL})
+        except InputError as error:
+            where = f"{bill.name}, line {number}, {error}"
+            raise InputError(where, fix="Correct the file; nothing was changed") from error
     return lines
+
+
+def _cell(name: str, text: str) -> Decimal | int:
+    from shared.errors import InputError
+
+    try:
+        if name == "cost_usd":
+            return amount(text)
+        if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= MOST_ROWS:
+            return int(text)
+    except click.BadParameter as error:
+        raise InputError(f"{name}: {error}") from error
+    raise InputError(f"{name}: {text!r} is no whole number from 0 to {MOST_ROWS}")

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import click
 
-from backbeat.cli.arguments import Number, duration
+from backbeat.cli.arguments import Id, Number, duration
 from backbeat.cli.output import database, emit, os_user, output_option, run_async, talk
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def list_(state: str, limit: int, output: str, **given: Any) -> None:
 
 
 @dead.command()
-@click.argument("task_id", type=click.UUID)
+@click.argument("task_id", type=Id("letter"))
 @output_option
 def show(task_id: UUID, output: str) -> None:
     """Show one dead letter: what it was given, what it died of, what became of it.
@@ -90,7 +90,7 @@ def show(task_id: UUID, output: str) -> None:
 
 
 @dead.command()
-@click.argument("task_ids", metavar="[TASK_ID]...", type=click.UUID, nargs=-1)
+@click.argument("task_ids", metavar="[TASK_ID]...", type=Id("letter"), nargs=-1)
 @_filters
 @_all
 @click.option("--version", type=click.Choice(["original", "newest"]), default="original", show_default=True)
@@ -121,7 +121,7 @@ def requeue(
 
 
 @dead.command()
-@click.argument("task_ids", metavar="[TASK_ID]...", type=click.UUID, nargs=-1)
+@click.argument("task_ids", metavar="[TASK_ID]...", type=Id("letter"), nargs=-1)
 @_filters
 @_all
 @_reason

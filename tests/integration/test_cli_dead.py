@@ -86,6 +86,21 @@ def test_what_cannot_be_requeued_is_refused(run: Run, database: Database, letter
     assert database.value("SELECT count(*) FROM backbeat.dead_letters WHERE resolved_at IS NULL") == 1
 
 
+def test_a_letter_is_named_by_its_first_digits(run: Run, database: Database, letters: list[UUID]) -> None:
+    first, second, third = (str(letter) for letter in letters)
+    shorter = next(n for n in range(8, 36) if first[:n] != second[:n] and first[:n] != third[:n])
+    # Its history may be gone already.
+    database.sql("DELETE FROM backbeat.finished_tasks")
+    assert run("dead", "show", first[:shorter], "-o", "json").fine().json["id"] == first
+    run("dead", "discard", first[:shorter], second, "--reason", "x").fine()
+    left = database.sql("SELECT id::text FROM backbeat.dead_letters WHERE resolved_at IS NULL")
+    assert left == [(third,)]
+    run("dead", "requeue", third[:10], "--reason", "x").refused(2)
+    assert (
+        run("dead", "requeue", "ffffffff", "--reason", "x").refused(3).startswith("backbeat: there is no letter whose")
+    )
+
+
 def test_retention_is_shown_and_set(run: Run, database: Database) -> None:
     run("retention", "set", "finished", "30").fine()
     found = {row["policy"]: row["days"] for row in run("retention", "show", "-o", "json").fine().json}

@@ -214,13 +214,28 @@ def test_reconcile_lost_calls(run: Run, database: Database, tmp_path: Path) -> N
     head = "response_id,call,cost_usd,tokens\n"
     bill.write_text(f"{head}sim_b,,0.001,10\n,{task}/c#1,lots,5\n", encoding="utf-8")
     said = run("budget", "reconcile", "--bill", bill).refused(2)
-    assert said.startswith("backbeat: line 3 of the bill: 'lots' is no amount")
+    assert said.startswith(f"backbeat: {bill}, line 3, cost_usd: 'lots' is no amount")
     assert tasks.money(database) == (Decimal(), Decimal("0.003"), Decimal("0.02"))
     bill.write_text(f"{head}sim_b,,0.001,10\n,{task}/c#1,0,0\nmsg_1,,5,5\n", encoding="utf-8")
     done = run("budget", "reconcile", "--bill", bill).fine()
     assert done.err == "2 lost calls reconciled, 1 lines of calls that are not lost passed over\n"
     assert tasks.money(database) == (Decimal(), Decimal("0.004"), Decimal())
     assert database.value("SELECT count(*) FROM backbeat.audit_log WHERE action = 'budget.reconciled'") == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("r,1.5,many", "tokens: 'many' is no whole number from 0 to 2147483647"),
+        ("r,1.5,-1", "tokens: '-1' is no whole number from 0 to 2147483647"),
+        ("r,1.5,2147483648", "tokens: '2147483648' is no whole number from 0 to 2147483647"),
+        ("r,dear,7", "cost_usd: 'dear' is no amount such as 2.50"),
+    ],
+)
+def test_a_bad_cell_of_a_bill_is_named(run: Run, tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "may.csv").write_text(f"response_id,cost_usd,tokens\nq,1,1\n{line}\n", encoding="utf-8")
+    shown = run("budget", "reconcile", "--bill", "may.csv").refused(2)
+    assert shown == f"backbeat: may.csv, line 3, {said}. Correct the file; nothing was changed"
 
 
 def test_show_budgets_of_another_day(run: Run, database: Database) -> None:

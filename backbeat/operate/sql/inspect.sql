@@ -26,6 +26,9 @@ FROM backbeat.tasks t WHERE id = %(id)s
 -- name: ids_of_task
 SELECT id::text AS id FROM backbeat.tasks WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
 
+-- name: ids_of_letter
+SELECT id::text AS id FROM backbeat.dead_letters WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
+
 -- name: ids_of_request
 SELECT id::text AS id FROM backbeat.approval_requests WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 4
 
