@@ -66,7 +66,7 @@ CREATE FUNCTION backbeat.enqueue(p_workflow text, p_version integer, p_payloads 
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 DECLARE c_payload_cap CONSTANT integer := 1048576;
-    v_workflow workflows; v_canary workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[];
+    v_workflow workflows; v_canary workflows; v_keys bytea[] := p_keys; v_known uuid[]; v_given_up uuid[] := '{}'; v_new uuid[]; v_ids uuid[]; v_ready uuid[];
     v_at timestamptz := clock();
     v_start bigint := floor(extract(epoch FROM v_at) * 1000);
     v_seed text := gen_random_uuid();
@@ -135,8 +135,11 @@ BEGIN
         SELECT coalesce(u.new, (SELECT i.task_id FROM idempotency i WHERE i.tenant = p_tenant AND i.key = u.key))
         FROM unnest(v_new, v_keys) WITH ORDINALITY AS u(new, key, n) ORDER BY u.n);
     v_known := ARRAY(SELECT unnest(v_ids) EXCEPT SELECT unnest(v_new));
+    -- Of new rows the first may have come into the window; none is looked up behind them.
+    v_ready := ARRAY(SELECT t.id FROM simple_tasks t WHERE t.status = 'ready' AND t.id = ANY (ARRAY(SELECT u.id FROM unnest(v_new) AS u(id) WHERE u.id IS NOT NULL LIMIT 64)));
     RETURN QUERY
-    SELECT u.n, u.id, u.new IS NOT NULL, coalesce((SELECT t.status FROM simple_tasks t WHERE t.id = u.id), f.status)
+    SELECT u.n, u.id, u.new IS NOT NULL, CASE WHEN u.new IS NULL THEN coalesce((SELECT t.status FROM simple_tasks t WHERE t.id = u.id), f.status)
+        WHEN v_due IS NOT NULL THEN 'delayed' WHEN u.new = ANY (v_ready) THEN 'ready' ELSE 'pending' END
     FROM unnest(v_ids, v_new) WITH ORDINALITY AS u(id, new, n)
     LEFT JOIN (SELECT h.id, h.status FROM finished_tasks h WHERE h.id = ANY (v_known)) f ON f.id = u.id
     ORDER BY u.n;

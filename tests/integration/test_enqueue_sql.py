@@ -154,6 +154,17 @@ async def test_the_payload_cap_is_inclusive(known: Database) -> None:
     assert known.value("SELECT count(*) FROM backbeat.simple_tasks") == 1
 
 
+async def test_an_answer_says_how_each_task_stands(known: Database) -> None:
+    keys: list[bytes | None] = [bytes([n]) * 32 for n in range(150)]
+    async with tasks.worker(known) as db:
+        for part in (keys[40:50], keys, [None] * 100, keys):
+            told = await tasks.submit(db, [{}] * len(part), part)
+            later = await tasks.submit(db, [{}], run_after=datetime.now(UTC) + timedelta(hours=1))
+            found = dict(known.sql("SELECT id, status FROM backbeat.simple_tasks"))
+            assert [one.status for one in [*told, *later]] == [found[one.task_id] for one in [*told, *later]]
+    assert sorted(set(found.values())) == ["delayed", "pending", "ready"]
+
+
 async def test_due_now_is_not_delayed_and_expired_already_never_starts(known: Database) -> None:
     moment = known.value("SELECT backbeat.now()")
     async with tasks.worker(known) as db:
