@@ -119,12 +119,11 @@ def open_pool(url: str, max_size: int = 4) -> type_of_pool:
 
 async def schema_version(db: Database) -> str:
     """The highest migration that is in place, "" when there is none."""
+    sql: LiteralString = "SELECT max(version) AS it FROM backbeat.schema_migrations WHERE applied_at IS NOT NULL"
     try:
-        sql: LiteralString = "SELECT max(version) AS it FROM backbeat.schema_migrations WHERE applied_at IS NOT NULL"
-        row = await db.row(sql)
+        return (await db.row(sql))["it"] or ""
     except SchemaError:
         return ""
-    return row["it"] or ""
 
 
 def passes(error: psycopg.Error) -> bool:
@@ -143,10 +142,8 @@ def translate(error: Exception, away: str = AWAY) -> BackbeatError:
     match getattr(error, "sqlstate", None):
         case "BB001":
             return NotFoundError(text, fix=hint or "Check the name; a worker registers what it has loaded as it starts")
-        case "22P05":
-            return InputError(f"Postgres cannot store it: {text}", fix="Remove NUL and lone surrogates from the text")
-        case "22003" | "22008":
-            return InputError(f"Postgres cannot store it: {text}", fix="Give what fits")
+        case "22P05" | "22003" | "22008":
+            return InputError(f"Postgres cannot store it: {text}", fix="Remove NUL, lone surrogates and huge numbers")
         case "BB002":
             return InputError(text, fix="Store the large part elsewhere and enqueue a reference")
         case "BB003":

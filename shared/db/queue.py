@@ -146,12 +146,8 @@ async def turn(
 
 async def heartbeat(db: Database, worker: str, tasks: Sequence[Task], lease_seconds: float) -> set[UUID]:
     """Prolong leases; returns the tasks that are somebody else's by now."""
-    params = {
-        "worker": worker,
-        "ids": [task.id for task in tasks],
-        "leases": [task.lease for task in tasks],
-        "lease_seconds": lease_seconds,
-    }
+    held = {"ids": [task.id for task in tasks], "leases": [task.lease for task in tasks]}
+    params = held | {"worker": worker, "lease_seconds": lease_seconds}
     return {row["id"] for row in await db.rows(_SQL["heartbeat"], params)}
 
 

@@ -1,4 +1,4 @@
-"""kill -9 before, during and after the far write of each worked effect, and once it is on record: each is there once."""
+"""kill -9 before, during and after the far write of each worked effect and with it on record: each is there once."""
 
 import signal
 from datetime import timedelta
