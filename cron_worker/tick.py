@@ -28,8 +28,7 @@ async def tick(config: Config, limits: Limits, stop: asyncio.Event | None = None
         if (await schema_version(db)) < MINIMUM_SCHEMA:
             raise SchemaError("the database is not migrated far enough", fix="Run `backbeat migrate up`")
         shed = 0
-        found = await db.row(load("queue")["anything_to_do"])
-        if found["work"]:
+        if (found := await db.row(load("queue")["anything_to_do"]))["work"]:
             # Imported when there is work: definitions, vendors and spans are most of what a tick costs.
             from cron_worker.round import Round, environment
 
