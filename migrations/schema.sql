@@ -1408,23 +1408,23 @@ CREATE FUNCTION backbeat.lease_message(p_channel text, p_for double precision) R
     UPDATE messages m SET lease = nextval('leases'), due_at = clock() + make_interval(secs => p_for), shown = CASE m.attempts WHEN 0 THEN d.holds ELSE m.shown END,
     attempts = m.attempts + (d.holds <> '{}')::int, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END FROM due d WHERE m.id = d.id RETURNING m.* $$;
 
-CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
+CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision, p_loaded text[] DEFAULT NULL::text[]) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     WITH picked AS (
-        SELECT o.stream, o.seq FROM temporal_outbox o
-        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= (SELECT clock())
+        SELECT o.stream, o.seq FROM temporal_outbox o JOIN orchestrated_workflows w ON w.id = o.stream, (SELECT clock(), clock() - interval '5 minutes') AS t(at, ago)
+        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= t.at
+          AND (p_loaded IS NULL OR w.workflow || '@' || w.version = ANY (p_loaded) OR o.lease_until < t.ago
+               AND EXISTS (SELECT FROM presence p WHERE p.until > t.at - interval '1 minute' AND p.since < t.ago)
+               AND NOT EXISTS (SELECT FROM workers k WHERE k.kind = 'temporal' AND k.seen_at > t.ago AND w.workflow || '@' || w.version = ANY (k.loaded)))
           AND NOT EXISTS (SELECT FROM temporal_outbox e
                           WHERE e.stream = o.stream AND e.seq < o.seq AND e.delivered_at IS NULL AND e.dead_at IS NULL)
-        ORDER BY o.lease_until LIMIT p_limit FOR UPDATE SKIP LOCKED
-    ), leased AS (
-        UPDATE temporal_outbox o
-        SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
-        FROM picked p WHERE (o.stream, o.seq) = (p.stream, p.seq) RETURNING o.*
+        ORDER BY o.lease_until LIMIT p_limit FOR UPDATE OF o SKIP LOCKED
     )
-    SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
-    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
+    UPDATE temporal_outbox o SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
+    FROM picked p, orchestrated_workflows w WHERE (o.stream, o.seq, w.id) = (p.stream, p.seq, p.stream)
+    RETURNING o.stream, o.seq, o.kind, o.lease, o.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq $$;
 
 CREATE TABLE backbeat.telemetry_outbox (
     id uuid NOT NULL,
@@ -3788,8 +3788,8 @@ GRANT SELECT ON TABLE backbeat.messages TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.messages TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision, p_loaded text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision, p_loaded text[]) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.telemetry_outbox TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.telemetry_outbox TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.lease_spans(p_for double precision) FROM PUBLIC;

@@ -231,23 +231,25 @@ BEGIN
     RETURN v_id;
 END $$;
 
--- Leases messages of some kinds: of each stream the first open one only, so that deliveries keep their order.
-CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE (
+-- Leases messages of some kinds: of each stream the first open one only, so that deliveries keep their order. Starts only of
+-- what is in p_loaded, "name@version", and those that no worker has had loaded for five minutes in which some were there: whoever
+-- leases them refuses them.
+CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision, p_loaded text[] DEFAULT NULL) RETURNS TABLE (
     stream uuid, seq integer, kind text, lease bigint, attempts integer,
     workflow text, version integer, temporal_id text, status text, state_seq integer) LANGUAGE sql SECURITY DEFINER AS $$
     WITH picked AS (
-        SELECT o.stream, o.seq FROM temporal_outbox o
-        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= (SELECT clock())
+        SELECT o.stream, o.seq FROM temporal_outbox o JOIN orchestrated_workflows w ON w.id = o.stream, (SELECT clock(), clock() - interval '5 minutes') AS t(at, ago)
+        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= t.at
+          AND (p_loaded IS NULL OR w.workflow || '@' || w.version = ANY (p_loaded) OR o.lease_until < t.ago
+               AND EXISTS (SELECT FROM presence p WHERE p.until > t.at - interval '1 minute' AND p.since < t.ago)
+               AND NOT EXISTS (SELECT FROM workers k WHERE k.kind = 'temporal' AND k.seen_at > t.ago AND w.workflow || '@' || w.version = ANY (k.loaded)))
           AND NOT EXISTS (SELECT FROM temporal_outbox e
                           WHERE e.stream = o.stream AND e.seq < o.seq AND e.delivered_at IS NULL AND e.dead_at IS NULL)
-        ORDER BY o.lease_until LIMIT p_limit FOR UPDATE SKIP LOCKED
-    ), leased AS (
-        UPDATE temporal_outbox o
-        SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
-        FROM picked p WHERE (o.stream, o.seq) = (p.stream, p.seq) RETURNING o.*
+        ORDER BY o.lease_until LIMIT p_limit FOR UPDATE OF o SKIP LOCKED
     )
-    SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
-    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
+    UPDATE temporal_outbox o SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
+    FROM picked p, orchestrated_workflows w WHERE (o.stream, o.seq, w.id) = (p.stream, p.seq, p.stream)
+    RETURNING o.stream, o.seq, o.kind, o.lease, o.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq $$;
 
 -- Records how a delivery went: delivered, retry (not before p_delay seconds) or dead. False when the lease is no longer the
 -- caller's. A start that is delivered makes the workflow run; one that is dead fails it.

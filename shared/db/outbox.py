@@ -77,9 +77,15 @@ class Open:
     state_seq: int
 
 
-async def lease(db: Database, kinds: Sequence[str], limit: int, seconds: float) -> list[Message]:
-    """Take messages that are due, of each workflow the first undelivered one only."""
-    rows = await db.rows(_SQL["lease"], {"kinds": list(kinds), "limit": limit, "seconds": seconds})
+async def lease(
+    db: Database, kinds: Sequence[str], limit: int, seconds: float, loaded: Sequence[str] | None = None
+) -> list[Message]:
+    """Take messages that are due, of each workflow the first undelivered one only.
+
+    With `loaded` only of these workflows, "name@version", and of those that nobody alive has had loaded for long.
+    """
+    which = {"kinds": list(kinds), "loaded": None if loaded is None else list(loaded)}
+    rows = await db.rows(_SQL["lease"], {**which, "limit": limit, "seconds": seconds})
     return [Message(**row) for row in rows]
 
 
