@@ -858,7 +858,8 @@ CREATE TABLE backbeat.approval_requests (
     CONSTRAINT closed_says_when_and_by_whom CHECK ((((state = ANY (ARRAY['pending'::text, 'changes'::text])) = (closed_at IS NULL)) AND ((closed_at IS NULL) = (closed_by IS NULL)))),
     CONSTRAINT deadline_lies_ahead CHECK ((deadline > requested_at)),
     CONSTRAINT decided_in_time CHECK (((state <> ALL (ARRAY['approved'::text, 'rejected'::text])) OR (closed_at < deadline) OR (closed_by = '(deadline)'::text))),
-    CONSTRAINT policy_is_sound CHECK ((backbeat.policy_problem(policy) IS NULL))
+    CONSTRAINT policy_is_sound CHECK ((backbeat.policy_problem(policy) IS NULL)),
+    CONSTRAINT says_who_asked CHECK (((requested_by ~ '^[[:alnum:]][[:alnum:]._@+-]{0,99}$'::text) AND ((requested_by IS NOT NULL) OR (NOT (policy @> '{"four_eyes": true}'::jsonb)))))
 );
 
 CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean DEFAULT false) RETURNS SETOF backbeat.approval_requests

@@ -126,7 +126,8 @@ CREATE TABLE backbeat.approval_requests (
     hash text NOT NULL CHECK (hash ~ '^[0-9a-f]{64}$'),
     policy jsonb NOT NULL CONSTRAINT policy_is_sound CHECK (backbeat.policy_problem(policy) IS NULL),
     state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'changes', 'approved', 'rejected', 'expired', 'cancelled', 'revoked')),
-    requested_at timestamptz NOT NULL, deadline timestamptz NOT NULL, closed_at timestamptz, closed_by text, requested_by text,
+    requested_at timestamptz NOT NULL, deadline timestamptz NOT NULL, closed_at timestamptz, closed_by text,
+    requested_by text CONSTRAINT says_who_asked CHECK (requested_by ~ '^[[:alnum:]][[:alnum:]._@+-]{0,99}$' AND (requested_by IS NOT NULL OR NOT policy @> '{"four_eyes": true}')),
     -- editable: who edits can check the edit, since the effect declares what its requests look like. Votes count for the revision they were given on.
     editable boolean NOT NULL, revision integer NOT NULL DEFAULT 1,
     escalate_at timestamptz[] NOT NULL DEFAULT '{}', escalated integer NOT NULL DEFAULT 0, remind_at timestamptz,

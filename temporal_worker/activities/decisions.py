@@ -1,5 +1,6 @@
 """Asking for decisions, reading them, and submitting what came in as a signal."""
 
+import re
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,8 @@ from temporal_worker.messages import Standing, Start, Submission
 
 LONGEST = 366 * 86_400.0  # seconds a request may stay open
 STEP = "approve"
+KEYS = ("title", "effect", "request", "deadline_seconds", "policy", "requested_by")  # of an escalation
+USER = re.compile(r"[^\W_][\w.@+-]{0,99}")  # as api_tokens has it
 
 
 class Decisions:
@@ -95,19 +98,25 @@ class Decisions:
 
     async def _shown(self, given: dict[str, Any]) -> str:
         """The hash of what an escalation asks for. Raises InputError naming the field that is wrong."""
-        title, kind, seconds = given.get("title"), given.get("effect"), given.get("deadline_seconds")
-        if not isinstance(title, str) or not 1 <= len(title) <= 300:
-            raise _wrong("title: must be a text of 1 to 300 characters")
-        if not isinstance(kind, str):
-            raise _wrong("effect: must be the name of an effect")
-        if not isinstance(given.get("request"), dict):
-            raise _wrong("request: must be an object")
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 1 <= seconds <= LONGEST:
-            raise _wrong(f"deadline_seconds: must be from 1 to {LONGEST:.0f}")
-        if problem := await approvals.policy_problem(self._env.db, given.get("policy")):
-            raise _wrong(problem)
+        title, kind, request, seconds, policy, asker = (given.get(key) for key in KEYS)
+        timely = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 1 <= seconds <= LONGEST
+        user = asker is None or (isinstance(asker, str) and USER.fullmatch(asker))
+        for fine, problem in (
+            (given.keys() <= {*KEYS}, f"unknown key {', '.join(sorted(given.keys() - {*KEYS}))}"),
+            (isinstance(title, str) and 1 <= len(title) <= 300, "title: must be a text of 1 to 300 characters"),
+            (isinstance(kind, str), "effect: must be the name of an effect"),
+            (isinstance(request, dict), "request: must be an object"),
+            (timely, f"deadline_seconds: must be from 1 to {LONGEST:.0f}"),
+            (user, "requested_by: must be the name of a user"),
+        ):
+            if not fine:
+                raise _wrong(problem)
+        if found := await approvals.policy_problem(self._env.db, policy):
+            raise _wrong(found)
+        if policy.get("four_eyes") and asker is None:
+            raise _wrong("requested_by: the policy says four_eyes, so it must name who asks")
         try:
-            return approvals.content_hash(title, {"effect": kind, "request": given["request"]})
+            return approvals.content_hash(title, {"effect": kind, "request": request})
         except (ValueError, RecursionError) as error:
             raise _wrong(f"request: has no canonical form: {error}") from error
 

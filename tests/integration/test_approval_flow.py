@@ -122,6 +122,7 @@ async def test_a_plain_signal_is_a_request_to_decide(database: Database, tempora
     assert database.value("SELECT via FROM backbeat.approval_decisions") == "signal"
 
 
+FOUR_EYES = {"approvers": ["alice", "bob"], "four_eyes": True}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"title": ""}, "title: must be a text of 1 to 300 characters"),
     ({"effect": 7}, "effect: must be the name of an effect"),
@@ -133,6 +134,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"deadline_seconds": True}, "deadline_seconds: must be from 1 to 31622400"),
     ({"policy": {"approvers": []}}, "policy: nobody can satisfy"),
     ({"policy": None}, "policy is not an object"),
+    ({"requestedby": "carol"}, "unknown key requestedby"),
+    ({"requested_by": "(deadline)"}, "requested_by: must be the name of a user"),
+    ({"requested_by": ["carol"]}, "requested_by: must be the name of a user"),
+    ({"policy": FOUR_EYES}, "requested_by: the policy says four_eyes, so it must name who asks"),
+    ({"policy": FOUR_EYES, "requested_by": None}, "requested_by: the policy says four_eyes"),
+    ({"policy": {"approvers": ["a"], "escalate": [{"after": 9, "aprovers": ["b"]}]}}, "escalate[0]: unknown key aprovers"),
 ]
 
 
