@@ -7,10 +7,12 @@ What is not encrypted (a signal sent by hand, a history from before) is left as 
 import base64
 import binascii
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import (
@@ -23,6 +25,7 @@ from temporalio.converter import (
 from shared.errors import ConfigError
 from shared.security.blobs import Blobs
 
+log = logging.getLogger("backbeat.codec")
 ENCODING = b"binary/backbeat-aes-gcm"
 _NONCE = 12  # bytes
 
@@ -42,15 +45,28 @@ class Codec(PayloadCodec):
         return [self._sealed(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """As they were. Raises ConfigError when a key is missing or a text was changed."""
-        return [self._opened(one) if one.metadata.get("encoding") == ENCODING else one for one in payloads]
+        """As they were; what cannot be opened stays shut, and whoever reads it is told by the payload converter.
+
+        Anybody may send a signal, and raising here would stop its workflow for ever. So a shut signal is refused, even
+        where only a key is missing for a moment: it is on record and can be sent again. A shut result or input fails
+        its task, which waits for the key: nobody but workers writes those, and nobody would write them again.
+        """
+        return [self._tried(one) if one.metadata.get("encoding") == ENCODING else one for one in payloads]
+
+    def _tried(self, payload: Payload) -> Payload:
+        try:
+            return self.opened(payload)
+        except ConfigError as error:
+            log.warning("a payload stays shut: %s", error)
+            return payload
 
     def _sealed(self, payload: Payload) -> Payload:
         nonce, name = os.urandom(_NONCE), self._first.encode()
         data = nonce + self._keys[self._first].encrypt(nonce, payload.SerializeToString(), name)
         return Payload(metadata={"encoding": ENCODING, "key": name}, data=data)
 
-    def _opened(self, payload: Payload) -> Payload:
+    def opened(self, payload: Payload) -> Payload:
+        """One that is encrypted. Raises ConfigError when a key is missing or a text was changed."""
         from cryptography.exceptions import InvalidTag
 
         name = payload.metadata["key"]
@@ -59,7 +75,7 @@ class Codec(PayloadCodec):
             raise ConfigError(f"no payload key is called {name!r}", fix="Put it back into the key file, last")
         try:
             return Payload.FromString(key.decrypt(payload.data[:_NONCE], payload.data[_NONCE:], name))
-        except InvalidTag as error:
+        except (InvalidTag, ValueError, DecodeError) as error:
             raise ConfigError(
                 "a payload is not what its key encrypted", fix="Somebody changed it, or the key"
             ) from error

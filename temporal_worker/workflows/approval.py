@@ -6,12 +6,12 @@ poke as on the deadline, so a lost, doubled or forged signal changes nothing.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -62,17 +62,22 @@ class ApproveEffect:
         return result
 
     @workflow.signal
-    def poke(self) -> None:
+    def poke(self, *_: Any) -> None:
         """Something changed in Postgres."""
         self._pokes += 1
 
-    @workflow.signal
-    async def decide(self, body: Any = None, *more: Any) -> None:
+    @workflow.signal(dynamic=True)
+    async def decide(self, name: str, bodies: Sequence[RawValue]) -> None:
         """A request to decide: the body of `backbeat approval sign`. Postgres commits it, or refuses and audits it.
 
-        More than one argument is no such body; it must be refused like any other, not stop the workflow.
+        What cannot be read, or is more than one, is refused like any other garbage and does not stop the workflow; what
+        is called otherwise is nobody's.
         """
-        body = None if more else body
+        if name != "decide":
+            return
+        body = None
+        with contextlib.suppress(Exception):
+            (body,) = (workflow.payload_converter().from_payload(one.payload) for one in bodies)
         await workflow.wait_condition(lambda: bool(self._request) or self._over)
         if not self._request:
             return
