@@ -800,7 +800,7 @@ BEGIN
         IF v_now >= v_request.deadline THEN
             UPDATE approval_requests r
             SET closed_at = v_now, closed_by = '(deadline)', effect_after = v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0)),
-                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck) = ('pending', 1, false) THEN 'approved' ELSE 'expired' END
+                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck, r.editable IS NULL) = ('pending', 1, false, false) THEN 'approved' ELSE 'expired' END
             WHERE r.id = p_request RETURNING * INTO v_request;
             PERFORM tell(v_request, 'decided', '{"by": "(deadline)"}', v_now);
             PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));
@@ -839,7 +839,7 @@ CREATE TABLE backbeat.approval_requests (
     closed_at timestamp with time zone,
     closed_by text,
     requested_by text,
-    editable boolean NOT NULL,
+    editable boolean,
     revision integer DEFAULT 1 NOT NULL,
     escalate_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
     escalated integer DEFAULT 0 NOT NULL,
@@ -869,8 +869,8 @@ CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash te
 DECLARE v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
+    v_now := clock();
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
-        v_now := clock();
         v_policy := v_workflow.input -> 'policy';
         IF NOT EXISTS (SELECT FROM calendars c WHERE (c.tenant, c.name) = (v_workflow.tenant, v_policy ->> 'calendar')) AND v_policy ? 'calendar' THEN
             RAISE EXCEPTION 'policy.calendar: there is no calendar %', v_policy ->> 'calendar' USING ERRCODE = 'check_violation';
@@ -884,10 +884,13 @@ BEGIN
         FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
-        PERFORM tell(v_request, 'asked', '{}', v_now);
-        PERFORM audit('(workflow)', 'approval.requested', v_request.id::text, jsonb_build_object(
-            'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_policy));
+    ELSE
+        UPDATE approval_requests r SET editable = p_editable
+        WHERE (r.workflow_id, r.step) = (p_workflow, p_step) AND r.closed_at IS NULL AND r.editable IS NULL AND p_editable IS NOT NULL RETURNING * INTO v_request;
     END IF;
+    PERFORM tell(v_request, CASE WHEN p_editable IS NULL THEN 'unloaded' ELSE 'asked' END, '{}', v_now) WHERE v_request.id IS NOT NULL;
+    PERFORM audit('(workflow)', CASE WHEN p_editable IS NULL THEN 'approval.unloaded' ELSE 'approval.requested' END, v_request.id::text, jsonb_build_object('workflow', p_workflow,
+        'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_request.policy)) WHERE v_request.id IS NOT NULL;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
 END $$;
 
@@ -963,7 +966,7 @@ BEGIN
         WHEN p_decision IN ('approve', 'request_changes') AND v_request.state = 'changes' THEN 'changes'
         WHEN p_decision = 'request_changes' AND coalesce((v_request.policy ->> 'max_rounds')::integer, 0) <= (
             SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.decision) = (p_request, 'request_changes')) THEN 'no_rounds'
-        WHEN p_decision = 'edit' AND NOT v_request.editable THEN 'not_editable'
+        WHEN p_decision = 'edit' AND v_request.editable IS NOT TRUE THEN 'not_editable'
         WHEN p_decision IN ('claim', 'unclaim') AND v_request.claimed_until > v_now AND v_request.claimed_by <> v_user THEN 'claimed'
         WHEN p_decision = 'revoke' AND v_request.state <> 'approved' THEN 'not_approved'
         WHEN p_decision = 'revoke' AND EXISTS (SELECT FROM side_effects e WHERE e.approval_id = p_request) THEN 'too_late'
@@ -2573,14 +2576,11 @@ BEGIN
         last_error = p_error, lease_until = v_now + make_interval(secs => p_delay)
     WHERE (stream, seq, lease) = (p_stream, p_seq, p_lease) AND delivered_at IS NULL AND dead_at IS NULL
     RETURNING kind INTO v_kind;
-    IF v_kind = 'start' AND p_outcome = 'delivered' THEN
-        UPDATE orchestrated_workflows SET status = 'running', run_id = p_run_id, updated_at = v_now, checked_at = v_now
-        WHERE id = p_stream AND status = 'starting';
-    ELSIF v_kind = 'start' AND p_outcome = 'dead' THEN
-        UPDATE orchestrated_workflows SET status = 'failed', error = p_error, updated_at = v_now, finished_at = v_now
-        WHERE id = p_stream AND status = 'starting';
-        PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error));
-    END IF;
+    UPDATE orchestrated_workflows
+    SET status = CASE p_outcome WHEN 'dead' THEN 'failed' ELSE 'running' END, run_id = p_run_id, updated_at = v_now, checked_at = v_now,
+        error = CASE p_outcome WHEN 'dead' THEN p_error END, finished_at = CASE p_outcome WHEN 'dead' THEN v_now END
+    WHERE id = p_stream AND status = 'starting' AND v_kind = 'start' AND p_outcome <> 'retry';
+    PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error)) WHERE v_kind = 'start' AND p_outcome = 'dead';
     RETURN v_kind IS NOT NULL;
 END $$;
 
@@ -2854,7 +2854,7 @@ CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
+    UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, created_at = clock(), lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
 
 CREATE FUNCTION backbeat.workflow_moved() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER

@@ -128,8 +128,9 @@ CREATE TABLE backbeat.approval_requests (
     state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'changes', 'approved', 'rejected', 'expired', 'cancelled', 'revoked')),
     requested_at timestamptz NOT NULL, deadline timestamptz NOT NULL, closed_at timestamptz, closed_by text,
     requested_by text CONSTRAINT says_who_asked CHECK (requested_by ~ '^[[:alnum:]][[:alnum:]._@+-]{0,99}$' AND (requested_by IS NOT NULL OR NOT policy @> '{"four_eyes": true}')),
-    -- editable: who edits can check the edit, since the effect declares what its requests look like. Votes count for the revision they were given on.
-    editable boolean NOT NULL, revision integer NOT NULL DEFAULT 1,
+    -- editable: who edits can check the edit, since the effect declares what its requests look like; NULL while no worker that asked has
+    -- loaded the effect. Votes count for the revision they were given on.
+    editable boolean, revision integer NOT NULL DEFAULT 1,
     escalate_at timestamptz[] NOT NULL DEFAULT '{}', escalated integer NOT NULL DEFAULT 0, remind_at timestamptz,
     -- stuck: nobody who may decide holds a token, and people have been told. Outages up to outages_until are in the deadline.
     stuck boolean NOT NULL DEFAULT false, claimed_by text, claimed_until timestamptz, effect_after timestamptz, outages_until timestamptz,
@@ -158,7 +159,7 @@ CREATE UNIQUE INDEX approval_votes_of_rights ON backbeat.approval_decisions (req
 CREATE INDEX approval_decisions_of ON backbeat.approval_decisions (request_id, decided_at);
 CREATE INDEX approval_rights ON backbeat.approval_decisions (user_name) WHERE decision = 'delegate';
 
--- What people should hear: asked, reminded, escalated, changes, delegated, decided, stuck. Written in the transaction that it is about.
+-- What people should hear: unloaded, asked, reminded, escalated, changes, delegated, decided, stuck. Written in the transaction that it is about.
 CREATE TABLE backbeat.notifications (
     id uuid PRIMARY KEY, event text NOT NULL, request_id uuid REFERENCES backbeat.approval_requests,
     tenant text, users text[] NOT NULL, groups text[] NOT NULL, facts jsonb NOT NULL, created_at timestamptz NOT NULL
@@ -265,14 +266,11 @@ BEGIN
         last_error = p_error, lease_until = v_now + make_interval(secs => p_delay)
     WHERE (stream, seq, lease) = (p_stream, p_seq, p_lease) AND delivered_at IS NULL AND dead_at IS NULL
     RETURNING kind INTO v_kind;
-    IF v_kind = 'start' AND p_outcome = 'delivered' THEN
-        UPDATE orchestrated_workflows SET status = 'running', run_id = p_run_id, updated_at = v_now, checked_at = v_now
-        WHERE id = p_stream AND status = 'starting';
-    ELSIF v_kind = 'start' AND p_outcome = 'dead' THEN
-        UPDATE orchestrated_workflows SET status = 'failed', error = p_error, updated_at = v_now, finished_at = v_now
-        WHERE id = p_stream AND status = 'starting';
-        PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error));
-    END IF;
+    UPDATE orchestrated_workflows
+    SET status = CASE p_outcome WHEN 'dead' THEN 'failed' ELSE 'running' END, run_id = p_run_id, updated_at = v_now, checked_at = v_now,
+        error = CASE p_outcome WHEN 'dead' THEN p_error END, finished_at = CASE p_outcome WHEN 'dead' THEN v_now END
+    WHERE id = p_stream AND status = 'starting' AND v_kind = 'start' AND p_outcome <> 'retry';
+    PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error)) WHERE v_kind = 'start' AND p_outcome = 'dead';
     RETURN v_kind IS NOT NULL;
 END $$;
 
@@ -435,14 +433,15 @@ LANGUAGE sql AS $$
 
 -- Asks for a decision on exactly what the workflow's input says, by the rule that stands there: no caller can name another.
 -- p_hash is of title and payload; a wrong one makes the request undecidable, since approvers sign what they are shown.
--- A second call for the same step answers with the first one's row.
+-- A second call for the same step answers with the first one's row. p_editable NULL: the effect is not loaded, which people are told;
+-- they are asked, as it were, when it is.
 CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean DEFAULT false) RETURNS SETOF backbeat.approval_requests
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
+    v_now := clock();
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
-        v_now := clock();
         v_policy := v_workflow.input -> 'policy';
         IF NOT EXISTS (SELECT FROM calendars c WHERE (c.tenant, c.name) = (v_workflow.tenant, v_policy ->> 'calendar')) AND v_policy ? 'calendar' THEN
             RAISE EXCEPTION 'policy.calendar: there is no calendar %', v_policy ->> 'calendar' USING ERRCODE = 'check_violation';
@@ -456,10 +455,13 @@ BEGIN
         FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
-        PERFORM tell(v_request, 'asked', '{}', v_now);
-        PERFORM audit('(workflow)', 'approval.requested', v_request.id::text, jsonb_build_object(
-            'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_policy));
+    ELSE
+        UPDATE approval_requests r SET editable = p_editable
+        WHERE (r.workflow_id, r.step) = (p_workflow, p_step) AND r.closed_at IS NULL AND r.editable IS NULL AND p_editable IS NOT NULL RETURNING * INTO v_request;
     END IF;
+    PERFORM tell(v_request, CASE WHEN p_editable IS NULL THEN 'unloaded' ELSE 'asked' END, '{}', v_now) WHERE v_request.id IS NOT NULL;
+    PERFORM audit('(workflow)', CASE WHEN p_editable IS NULL THEN 'approval.unloaded' ELSE 'approval.requested' END, v_request.id::text, jsonb_build_object('workflow', p_workflow,
+        'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_request.policy)) WHERE v_request.id IS NOT NULL;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
 END $$;
 
@@ -561,7 +563,7 @@ BEGIN
         WHEN p_decision IN ('approve', 'request_changes') AND v_request.state = 'changes' THEN 'changes'
         WHEN p_decision = 'request_changes' AND coalesce((v_request.policy ->> 'max_rounds')::integer, 0) <= (
             SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.decision) = (p_request, 'request_changes')) THEN 'no_rounds'
-        WHEN p_decision = 'edit' AND NOT v_request.editable THEN 'not_editable'
+        WHEN p_decision = 'edit' AND v_request.editable IS NOT TRUE THEN 'not_editable'
         WHEN p_decision IN ('claim', 'unclaim') AND v_request.claimed_until > v_now AND v_request.claimed_by <> v_user THEN 'claimed'
         WHEN p_decision = 'revoke' AND v_request.state <> 'approved' THEN 'not_approved'
         WHEN p_decision = 'revoke' AND EXISTS (SELECT FROM side_effects e WHERE e.approval_id = p_request) THEN 'too_late'
@@ -629,7 +631,7 @@ BEGIN
         IF v_now >= v_request.deadline THEN
             UPDATE approval_requests r
             SET closed_at = v_now, closed_by = '(deadline)', effect_after = v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0)),
-                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck) = ('pending', 1, false) THEN 'approved' ELSE 'expired' END
+                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck, r.editable IS NULL) = ('pending', 1, false, false) THEN 'approved' ELSE 'expired' END
             WHERE r.id = p_request RETURNING * INTO v_request;
             PERFORM tell(v_request, 'decided', '{"by": "(deadline)"}', v_now);
             PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from temporalio import activity
@@ -37,13 +37,16 @@ class Decisions:
             self._env.telemetry.record(escalate_span(self._env, row))
             shown = await self._shown(row.input)
             seq = start.state_seq + activity.info().attempt
-            await self._loaded(row.id, row.input["effect"], seq)
-            effect = self._env.registry.effects[row.input["effect"]]
-            if problem := effect.problem(row.input["request"]):
+            effect = self._env.registry.effects.get(row.input["effect"])
+            if effect and (problem := effect.problem(row.input["request"])):
                 raise _wrong(problem)
-            request = await approvals.create(self._env.db, row.id, STEP, shown, editable=effect.request is not None)
+            editable = None if effect is None else effect.request is not None
+            request = await approvals.create(self._env.db, row.id, STEP, shown, editable=editable)
+            standing = await self._standing(request.id)
+            if effect is None and standing.state in ("pending", "changes"):
+                await self._unloaded(row.id, row.input["effect"], seq)
             self._record(request, "requested", request.requested_at, request.id)
-            return replace(await self._standing(request.id), seq=seq - 1)
+            return replace(standing, seq=seq - 1)
 
     @activity.defn(name="close_if_pending")
     async def close_if_pending(self, request_id: str) -> Standing:
@@ -120,10 +123,8 @@ class Decisions:
         except (ValueError, RecursionError) as error:
             raise _wrong(f"request: has no canonical form: {error}") from error
 
-    async def _loaded(self, workflow: UUID, kind: str, seq: int) -> None:
-        """Raises DefinitionError where this worker could not do it: another may, or its next release. People see it."""
-        if kind in self._env.registry.effects:
-            return
+    async def _unloaded(self, workflow: UUID, kind: str, seq: int) -> NoReturn:
+        """Raises DefinitionError: another worker may have the effect, or the next release. People see what it waits for."""
         wanted = f"a worker that has loaded the effect {kind!r}"
         await outbox.project(self._env.db, workflow, State(seq, "waiting", activity.info().workflow_run_id, wanted))
         loaded = ", ".join(self._env.registry.effects) or "none"
