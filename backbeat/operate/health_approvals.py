@@ -32,5 +32,6 @@ def _workers(late: Mapping[str, Any]) -> tuple[str, str, bool, str]:
 def _effects(late: Mapping[str, Any]) -> tuple[str, str, bool, str]:
     if not late["unbegun"]:
         return "approved effects", "all have begun", False, ""
-    found = f"{late['unbegun']} have not begun; the oldest, due for {late['unbegun_for'] / 60:,.0f} min: {late['oldest']}"
+    oldest = f"the oldest, due for {late['unbegun_for'] / 60:,.0f} min: {late['oldest']}"
+    found = f"{late['unbegun']} have not begun; {oldest}"
     return "approved effects", found, True, "`backbeat workflow show` that ID says what it waits for"

@@ -109,8 +109,9 @@ async def approve(
     request itself is refused.
     """
     run = current()
-    body = {"title": title, "effect": effect, "request": dict(request), "policy": dict(policy), "requested_by": requested_by}
-    asked = Subworkflow(run.id, key, "approve_effect", {**body, "deadline_seconds": deadline.total_seconds()})
+    body = {"title": title, "effect": effect, "request": dict(request), "policy": dict(policy)}
+    rest = {"requested_by": requested_by, "deadline_seconds": deadline.total_seconds()}
+    asked = Subworkflow(run.id, key, "approve_effect", body | rest)
     with run.step(key, "approval", title=title) as note:
 
         def missing(found: Standing) -> str | None:

@@ -119,8 +119,8 @@ def content_hash(title: str, payload: dict[str, Any]) -> str:
 async def create(db: Database, workflow: UUID, step: str, shown_hash: str, *, editable: bool | None) -> Request:
     """Ask for a decision on what the workflow's input says, once per step: later calls answer with the first's request.
 
-    `editable`: whoever edits it can check the edit; None where the effect is not loaded. Raises NotFoundError when the workflow has ended, InputError when
-    its input asks for nothing that could be decided.
+    `editable`: whoever edits it can check the edit; None where the effect is not loaded. Raises NotFoundError when the
+    workflow has ended, InputError when its input asks for nothing that could be decided.
     """
     try:
         params = {"workflow": workflow, "step": step, "hash": shown_hash, "editable": editable}

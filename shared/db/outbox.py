@@ -80,10 +80,7 @@ class Open:
 async def lease(
     db: Database, kinds: Sequence[str], limit: int, seconds: float, loaded: Sequence[str] | None = None
 ) -> list[Message]:
-    """Take messages that are due, of each workflow the first undelivered one only.
-
-    With `loaded` only of these workflows, "name@version", and of those that nobody alive has had loaded for long.
-    """
+    """Take messages that are due, of each workflow the first only; of `loaded` workflows, or such that nobody has."""
     which = {"kinds": list(kinds), "loaded": None if loaded is None else list(loaded)}
     rows = await db.rows(_SQL["lease"], {**which, "limit": limit, "seconds": seconds})
     return [Message(**row) for row in rows]

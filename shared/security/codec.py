@@ -45,40 +45,28 @@ class Codec(PayloadCodec):
         return [self._sealed(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """As they were; what cannot be opened stays shut, and whoever reads it is told by the payload converter.
-
-        Anybody may send a signal, and raising here would stop its workflow for ever. So a shut signal is refused, even
-        where only a key is missing for a moment: it is on record and can be sent again. A shut result or input fails
-        its task, which waits for the key: nobody but workers writes those, and nobody would write them again.
-        """
-        return [self._tried(one) if one.metadata.get("encoding") == ENCODING else one for one in payloads]
-
-    def _tried(self, payload: Payload) -> Payload:
-        try:
-            return self.opened(payload)
-        except ConfigError as error:
-            log.warning("a payload stays shut: %s", error)
-            return payload
+        """As they were; what cannot be opened stays shut, for whoever reads it (docs/decisions/0014)."""
+        return [self._opened(one) if one.metadata.get("encoding") == ENCODING else one for one in payloads]
 
     def _sealed(self, payload: Payload) -> Payload:
         nonce, name = os.urandom(_NONCE), self._first.encode()
         data = nonce + self._keys[self._first].encrypt(nonce, payload.SerializeToString(), name)
         return Payload(metadata={"encoding": ENCODING, "key": name}, data=data)
 
-    def opened(self, payload: Payload) -> Payload:
-        """One that is encrypted. Raises ConfigError when a key is missing or a text was changed."""
+    def _opened(self, payload: Payload) -> Payload:
         from cryptography.exceptions import InvalidTag
 
         name = payload.metadata["key"]
-        key = self._keys.get(name.decode(errors="replace"))
-        if key is None:
-            raise ConfigError(f"no payload key is called {name!r}", fix="Put it back into the key file, last")
         try:
+            key = self._keys[name.decode(errors="replace")]
             return Payload.FromString(key.decrypt(payload.data[:_NONCE], payload.data[_NONCE:], name))
-        except (InvalidTag, ValueError, DecodeError) as error:
-            raise ConfigError(
-                "a payload is not what its key encrypted", fix="Somebody changed it, or the key"
-            ) from error
+        except KeyError:
+            log.warning(
+                "no payload key is called %r, so a payload stays shut: put it back into the key file, last", name
+            )
+        except (InvalidTag, ValueError, DecodeError):
+            log.warning("a payload stays shut: it is not what key %r encrypted", name)
+        return payload
 
 
 def load_keys(path: Path) -> dict[str, bytes]:

@@ -96,7 +96,7 @@ async def test_what_temporal_did_since_is_not_done_again(
 async def test_a_fan_out_that_postgres_forgot_is_made_again(
     private_database: Database, own_temporal: Server, tmp_path: Path
 ) -> None:
-    """A run of before the backup that has gone on since: a decision, a call, a write and tasks that are on no record."""
+    """A run of before the backup that has gone on: a decision, a call, a write and tasks that are on no record."""
     database, far, shelves = private_database, FarSide(), Shelves()
     client = await connected(own_temporal)
     data, backup = database.server.directory / "data", tmp_path / "backup"
