@@ -1869,7 +1869,7 @@ BEGIN
     v_now := clock();
     UPDATE orchestrated_workflows
     SET status = p_status, state_seq = p_seq, run_id = p_run_id, waiting_for = p_waiting_for, result = p_result, error = p_error,
-        updated_at = v_now, checked_at = v_now, finished_at = CASE WHEN v_ended THEN v_now END
+        updated_at = CASE WHEN waiting_for = p_waiting_for THEN updated_at ELSE v_now END, checked_at = v_now, finished_at = CASE WHEN v_ended THEN v_now END
     WHERE id = p_workflow AND state_seq < p_seq AND finished_at IS NULL;
     IF NOT FOUND THEN RETURN false; END IF;
     IF v_ended THEN
