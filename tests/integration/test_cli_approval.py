@@ -222,7 +222,7 @@ def test_many_are_decided_each_with_a_line_of_its_own(run: Run, alice: Path, dat
     assert done.code == 5
     assert [(line["verdict"], line["note"][:30]) for line in json.loads(done.out)] == [
         ("approved", ""),
-        ("refused", "the request shows something els"[:30]),
+        ("refused", "this is not what the request shows"[:30]),
         ("refused", "alice may not decide this. It t"[:30]),
     ]
     assert [state(database, each.id) for each in (first, second, theirs)] == ["approved", "pending", "pending"]

@@ -1,6 +1,7 @@
 """`backbeat workflow` against a real database and a real Temporal server."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 from xml.etree import ElementTree
@@ -99,6 +100,11 @@ async def test_show_says_what_a_run_waits_for_and_since_when(
         await eventually(lambda: waits(far_away))
         assert waits(far_away) == [f"write, for a worker of task queue {options.task_queue}-eu"]
         assert "waits for" in run("show", far_away, **at).fine().out
+        async with (
+            working(await loaded(env), client, replace(options, region="eu")),
+            working(await loaded(env), client, replace(options, region="us")),
+        ):
+            assert (await finished(database, far_away, within=60))["status"] == "completed"
 
 
 @pytest.mark.parametrize(
