@@ -108,20 +108,19 @@ async def test_a_run_of_regions_replays(database: Database, temporal_server: Ser
     given = {"order": "A7", "units": 3, "regions": ["eu", "us"]}
     call = "SELECT id FROM backbeat.start_orchestration('ship_from_regions', 1, 'default', %s::jsonb, NULL, NULL)"
     (begun,) = worker_rows(database, call, [json.dumps(given)])
-    async with environment(database, far) as env:
-        async with working(able(env), client) as options:
-            async with working(able(env), client, replace(options, region="eu")):
-                await eventually(lambda: "is unknown" in (row(database, begun["id"])["waiting_for"] or ""))
-            far.can_look = True
-            async with (
-                working(able(env), client, replace(options, region="eu")),
-                working(able(env), client, replace(options, region="us")),
-            ):
-                handle = client.get_workflow_handle(row(database, begun["id"])["temporal_id"])
-                await handle.signal("poke")
-                assert (await finished(database, begun["id"], within=60))["result"] == "confirmed"
-                await handle.result()
-                history = await handle.fetch_history()
+    async with environment(database, far) as env, working(able(env), client) as options:
+        async with working(able(env), client, replace(options, region="eu")):
+            await eventually(lambda: "is unknown" in (row(database, begun["id"])["waiting_for"] or ""))
+        far.can_look = True
+        async with (
+            working(able(env), client, replace(options, region="eu")),
+            working(able(env), client, replace(options, region="us")),
+        ):
+            handle = client.get_workflow_handle(row(database, begun["id"])["temporal_id"])
+            await handle.signal("poke")
+            assert (await finished(database, begun["id"], within=60))["result"] == "confirmed"
+            await handle.result()
+            history = await handle.fetch_history()
     assert far.writes == 4
     assert database.value("SELECT count(*) FROM backbeat.side_effects WHERE resolved_by = 'read-back'") == 1
     assert WAITS["confirmed"] <= crossed(history)
