@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from backbeat import tokens
+from backbeat.operate.approvals import handed_to
 from shared.db import approvals
 from shared.db.approvals import Ballot, Verdict
 from shared.db.pool import Database
@@ -112,6 +113,9 @@ async def _refusal(db: Database, request: UUID | None, verdict: Verdict) -> Back
         case "not_found":
             return NotFoundError(f"there is no approval request {request}", fix="`backbeat approval list`")
         case "not_eligible" if request:
+            if heir := await handed_to(db, request, verdict.user_name):
+                fix = f"`backbeat approval delegate {verdict.user_name}` takes it back"
+                return AuthError(f"{verdict.user_name} has handed this right to {heir}", fix=fix)
             policy = (await approvals.get(db, request)).policy
             return AuthError(f"{verdict.user_name} may not decide this", fix=f"It takes {eligible(policy)}")
         case "four_eyes":

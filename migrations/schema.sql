@@ -800,7 +800,7 @@ BEGIN
         IF v_now >= v_request.deadline THEN
             UPDATE approval_requests r
             SET closed_at = v_now, closed_by = '(deadline)', effect_after = v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0)),
-                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck) = ('pending', 1, false) THEN 'approved' ELSE 'expired' END
+                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck, r.editable IS NULL) = ('pending', 1, false, false) THEN 'approved' ELSE 'expired' END
             WHERE r.id = p_request RETURNING * INTO v_request;
             PERFORM tell(v_request, 'decided', '{"by": "(deadline)"}', v_now);
             PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));
@@ -839,7 +839,7 @@ CREATE TABLE backbeat.approval_requests (
     closed_at timestamp with time zone,
     closed_by text,
     requested_by text,
-    editable boolean NOT NULL,
+    editable boolean,
     revision integer DEFAULT 1 NOT NULL,
     escalate_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
     escalated integer DEFAULT 0 NOT NULL,
@@ -858,7 +858,8 @@ CREATE TABLE backbeat.approval_requests (
     CONSTRAINT closed_says_when_and_by_whom CHECK ((((state = ANY (ARRAY['pending'::text, 'changes'::text])) = (closed_at IS NULL)) AND ((closed_at IS NULL) = (closed_by IS NULL)))),
     CONSTRAINT deadline_lies_ahead CHECK ((deadline > requested_at)),
     CONSTRAINT decided_in_time CHECK (((state <> ALL (ARRAY['approved'::text, 'rejected'::text])) OR (closed_at < deadline) OR (closed_by = '(deadline)'::text))),
-    CONSTRAINT policy_is_sound CHECK ((backbeat.policy_problem(policy) IS NULL))
+    CONSTRAINT policy_is_sound CHECK ((backbeat.policy_problem(policy) IS NULL)),
+    CONSTRAINT says_who_asked CHECK (((requested_by ~ '^[[:alnum:]][[:alnum:]._@+-]{0,99}$'::text) AND ((requested_by IS NOT NULL) OR (NOT (policy @> '{"four_eyes": true}'::jsonb)))))
 );
 
 CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean DEFAULT false) RETURNS SETOF backbeat.approval_requests
@@ -868,8 +869,8 @@ CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash te
 DECLARE v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
+    v_now := clock();
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
-        v_now := clock();
         v_policy := v_workflow.input -> 'policy';
         IF NOT EXISTS (SELECT FROM calendars c WHERE (c.tenant, c.name) = (v_workflow.tenant, v_policy ->> 'calendar')) AND v_policy ? 'calendar' THEN
             RAISE EXCEPTION 'policy.calendar: there is no calendar %', v_policy ->> 'calendar' USING ERRCODE = 'check_violation';
@@ -883,10 +884,13 @@ BEGIN
         FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
-        PERFORM tell(v_request, 'asked', '{}', v_now);
-        PERFORM audit('(workflow)', 'approval.requested', v_request.id::text, jsonb_build_object(
-            'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_policy));
+    ELSE
+        UPDATE approval_requests r SET editable = p_editable
+        WHERE (r.workflow_id, r.step) = (p_workflow, p_step) AND r.closed_at IS NULL AND r.editable IS NULL AND p_editable IS NOT NULL RETURNING * INTO v_request;
     END IF;
+    PERFORM tell(v_request, CASE WHEN p_editable IS NULL THEN 'unloaded' ELSE 'asked' END, '{}', v_now) WHERE v_request.id IS NOT NULL;
+    PERFORM audit('(workflow)', CASE WHEN p_editable IS NULL THEN 'approval.unloaded' ELSE 'approval.requested' END, v_request.id::text, jsonb_build_object('workflow', p_workflow,
+        'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_request.policy)) WHERE v_request.id IS NOT NULL;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
 END $$;
 
@@ -962,7 +966,7 @@ BEGIN
         WHEN p_decision IN ('approve', 'request_changes') AND v_request.state = 'changes' THEN 'changes'
         WHEN p_decision = 'request_changes' AND coalesce((v_request.policy ->> 'max_rounds')::integer, 0) <= (
             SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.decision) = (p_request, 'request_changes')) THEN 'no_rounds'
-        WHEN p_decision = 'edit' AND NOT v_request.editable THEN 'not_editable'
+        WHEN p_decision = 'edit' AND v_request.editable IS NOT TRUE THEN 'not_editable'
         WHEN p_decision IN ('claim', 'unclaim') AND v_request.claimed_until > v_now AND v_request.claimed_by <> v_user THEN 'claimed'
         WHEN p_decision = 'revoke' AND v_request.state <> 'approved' THEN 'not_approved'
         WHEN p_decision = 'revoke' AND EXISTS (SELECT FROM side_effects e WHERE e.approval_id = p_request) THEN 'too_late'
@@ -1416,23 +1420,23 @@ CREATE FUNCTION backbeat.lease_message(p_channel text, p_for double precision) R
     UPDATE messages m SET lease = nextval('leases'), due_at = clock() + make_interval(secs => p_for), shown = CASE m.attempts WHEN 0 THEN d.holds ELSE m.shown END,
     attempts = m.attempts + (d.holds <> '{}')::int, status = CASE d.holds WHEN '{}' THEN 'withdrawn' ELSE 'open' END FROM due d WHERE m.id = d.id RETURNING m.* $$;
 
-CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
+CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision, p_loaded text[] DEFAULT NULL::text[]) RETURNS TABLE(stream uuid, seq integer, kind text, lease bigint, attempts integer, workflow text, version integer, temporal_id text, status text, state_seq integer)
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
     WITH picked AS (
-        SELECT o.stream, o.seq FROM temporal_outbox o
-        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= (SELECT clock())
+        SELECT o.stream, o.seq FROM temporal_outbox o JOIN orchestrated_workflows w ON w.id = o.stream, (SELECT clock(), clock() - interval '5 minutes') AS t(at, ago)
+        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= t.at
+          AND (p_loaded IS NULL OR w.workflow || '@' || w.version = ANY (p_loaded) OR o.lease_until < t.ago
+               AND EXISTS (SELECT FROM presence p WHERE p.until > t.at - interval '1 minute' AND p.since < t.ago)
+               AND NOT EXISTS (SELECT FROM workers k WHERE k.kind = 'temporal' AND k.seen_at > t.ago AND w.workflow || '@' || w.version = ANY (k.loaded)))
           AND NOT EXISTS (SELECT FROM temporal_outbox e
                           WHERE e.stream = o.stream AND e.seq < o.seq AND e.delivered_at IS NULL AND e.dead_at IS NULL)
-        ORDER BY o.lease_until LIMIT p_limit FOR UPDATE SKIP LOCKED
-    ), leased AS (
-        UPDATE temporal_outbox o
-        SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
-        FROM picked p WHERE (o.stream, o.seq) = (p.stream, p.seq) RETURNING o.*
+        ORDER BY o.lease_until LIMIT p_limit FOR UPDATE OF o SKIP LOCKED
     )
-    SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
-    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
+    UPDATE temporal_outbox o SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
+    FROM picked p, orchestrated_workflows w WHERE (o.stream, o.seq, w.id) = (p.stream, p.seq, p.stream)
+    RETURNING o.stream, o.seq, o.kind, o.lease, o.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq $$;
 
 CREATE TABLE backbeat.telemetry_outbox (
     id uuid NOT NULL,
@@ -1873,7 +1877,7 @@ BEGIN
     v_now := clock();
     UPDATE orchestrated_workflows
     SET status = p_status, state_seq = p_seq, run_id = p_run_id, waiting_for = p_waiting_for, result = p_result, error = p_error,
-        updated_at = v_now, checked_at = v_now, finished_at = CASE WHEN v_ended THEN v_now END
+        updated_at = CASE WHEN waiting_for = p_waiting_for THEN updated_at ELSE v_now END, checked_at = v_now, finished_at = CASE WHEN v_ended THEN v_now END
     WHERE id = p_workflow AND state_seq < p_seq AND finished_at IS NULL;
     IF NOT FOUND THEN RETURN false; END IF;
     IF v_ended THEN
@@ -2571,14 +2575,11 @@ BEGIN
         last_error = p_error, lease_until = v_now + make_interval(secs => p_delay)
     WHERE (stream, seq, lease) = (p_stream, p_seq, p_lease) AND delivered_at IS NULL AND dead_at IS NULL
     RETURNING kind INTO v_kind;
-    IF v_kind = 'start' AND p_outcome = 'delivered' THEN
-        UPDATE orchestrated_workflows SET status = 'running', run_id = p_run_id, updated_at = v_now, checked_at = v_now
-        WHERE id = p_stream AND status = 'starting';
-    ELSIF v_kind = 'start' AND p_outcome = 'dead' THEN
-        UPDATE orchestrated_workflows SET status = 'failed', error = p_error, updated_at = v_now, finished_at = v_now
-        WHERE id = p_stream AND status = 'starting';
-        PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error));
-    END IF;
+    UPDATE orchestrated_workflows
+    SET status = CASE p_outcome WHEN 'dead' THEN 'failed' ELSE 'running' END, run_id = p_run_id, updated_at = v_now, checked_at = v_now,
+        error = CASE p_outcome WHEN 'dead' THEN p_error END, finished_at = CASE p_outcome WHEN 'dead' THEN v_now END
+    WHERE id = p_stream AND status = 'starting' AND v_kind = 'start' AND p_outcome <> 'retry';
+    PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error)) WHERE v_kind = 'start' AND p_outcome = 'dead';
     RETURN v_kind IS NOT NULL;
 END $$;
 
@@ -2857,7 +2858,7 @@ CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void
     LANGUAGE sql
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
+    UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, created_at = clock(), lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
 
 CREATE FUNCTION backbeat.workflow_moved() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -3792,8 +3793,8 @@ GRANT SELECT ON TABLE backbeat.messages TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.messages TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.lease_message(p_channel text, p_for double precision) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision, p_loaded text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision, p_loaded text[]) TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.telemetry_outbox TO backbeat_worker;
 GRANT SELECT ON TABLE backbeat.telemetry_outbox TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.lease_spans(p_for double precision) FROM PUBLIC;

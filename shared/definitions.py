@@ -115,16 +115,19 @@ class Effect:
 
     def problem(self, request: Any) -> str | None:
         """What its model has against a request, field by field; None when nothing."""
-        if self.request is None:
-            return None
-        from pydantic import ValidationError
+        return None if self.request is None else problems(self.request, request, "request")
 
-        try:
-            self.request.model_validate(request)
-        except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_PROBLEMS]
-            return "; ".join(f"{'.'.join(('request', *map(str, one['loc'])))}: {one['msg']}" for one in found)
-        return None
+
+def problems(model: "type[BaseModel]", value: Any, *where: str) -> str | None:
+    """What a model has against a value, field by field; None when nothing."""
+    from pydantic import ValidationError
+
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_PROBLEMS]
+        return "; ".join(f"{'.'.join((*where, *map(str, one['loc'])))}: {one['msg']}" for one in found)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

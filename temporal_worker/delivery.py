@@ -14,23 +14,19 @@ from shared.db import outbox
 from shared.db.outbox import Message
 from shared.db.pool import Database
 from shared.errors import UnavailableError
-from temporal_worker.constants import BATCH, LEASE, RPC_TIMEOUT, UNKNOWN_WORKFLOW_ATTEMPTS, UNKNOWN_WORKFLOW_DELAY
+from temporal_worker.constants import BATCH, LEASE, RPC_TIMEOUT
 from temporal_worker.loops import describe, pause
 
 Send = Callable[[Message], Awaitable[str | None]]
-
-
-class UnknownWorkflowError(Exception):
-    """No workflow of this program has that name and version; a newer worker's may."""
 
 
 class RefusedError(Exception):
     """What is to be started cannot be, by anybody: a person reads why."""
 
 
-async def drain(db: Database, kinds: Sequence[str], send: Send) -> bool:
+async def drain(db: Database, kinds: Sequence[str], send: Send, loaded: Sequence[str] | None = None) -> bool:
     """Deliver one batch; True when there may be more. Raises UnavailableError."""
-    messages = await outbox.lease(db, kinds, BATCH, LEASE)
+    messages = await outbox.lease(db, kinds, BATCH, LEASE, loaded)
     await deliver(db, messages, send)
     return len(messages) == BATCH
 
@@ -56,9 +52,6 @@ async def _deliver(db: Database, message: Message, send: Send) -> BaseException 
     """Returns the error that says Temporal is away, if it was."""
     try:
         run_id = await asyncio.wait_for(send(message), RPC_TIMEOUT)
-    except UnknownWorkflowError as error:
-        outcome = "retry" if message.attempts < UNKNOWN_WORKFLOW_ATTEMPTS else "dead"
-        await outbox.settle(db, message, outcome, str(error), UNKNOWN_WORKFLOW_DELAY)
     except RefusedError as error:
         await outbox.settle(db, message, "dead", str(error))
     except (RPCError, TimeoutError) as error:

@@ -14,7 +14,7 @@ from shared.execution.environment import Environment
 from shared.execution.payloads import checked
 from shared.execution.spans import escalate_span
 from shared.orchestration.messages import KNOWN_WORKFLOWS
-from temporal_worker.delivery import RefusedError, UnknownWorkflowError, drain
+from temporal_worker.delivery import RefusedError, drain
 from temporal_worker.messages import Start
 from temporal_worker.orchestrations import type_name
 
@@ -27,15 +27,17 @@ class Dispatcher:
         self._client = client
         self._task_queue = task_queue
         self._env = env
+        self._made = env.registry.orchestrations if env else {}
 
     async def beat(self) -> bool:
-        """Deliver one batch; True when there may be more. Raises UnavailableError."""
-        return await drain(self._db, ["start"], self.start)
+        """Deliver one batch of what this process has loaded; True when there may be more. Raises UnavailableError."""
+        own = [f"{name}@{n + 1}" for name, newest in KNOWN_WORKFLOWS.items() for n in range(newest)]
+        return await drain(self._db, ["start"], self.start, [*own, *self._made])
 
     async def start(self, message: Message) -> str | None:
         """Start a workflow, or learn that it was started; returns its run.
 
-        Raises UnknownWorkflowError, and RefusedError when its input is not what it takes.
+        Raises RefusedError when nobody has it loaded, or its input is not what it takes.
 
         A row past `starting` is not started again: Temporal forgets ids after its retention, the row does not.
         """
@@ -59,11 +61,10 @@ class Dispatcher:
         """The type to start, and with what."""
         if KNOWN_WORKFLOWS.get(message.workflow, 0) >= message.version:
             return message.workflow, Start(str(message.stream), message.state_seq)
-        made = self._env.registry.orchestrations if self._env else {}
-        found = made.get(f"{message.workflow}@{message.version}")
+        found = self._made.get(f"{message.workflow}@{message.version}")
         if not self._env or not found:
-            known = ", ".join([*(f"{name}@{version}" for name, version in KNOWN_WORKFLOWS.items()), *made])
-            raise UnknownWorkflowError(f"no worker runs {message.workflow}@{message.version}; this one runs {known}")
+            known = ", ".join([*(f"{name}@{version}" for name, version in KNOWN_WORKFLOWS.items()), *self._made])
+            raise RefusedError(f"no worker runs {message.workflow}@{message.version}; this one runs {known}")
         row = await outbox.workflow(self._db, message.stream)
         self._env.telemetry.record(escalate_span(self._env, row))
         try:

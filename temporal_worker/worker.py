@@ -32,7 +32,6 @@ from temporal_worker.activities.calls import Calls
 from temporal_worker.activities.decisions import Decisions
 from temporal_worker.activities.effects import Effects
 from temporal_worker.activities.joins import Joins
-from temporal_worker.activities.project import Projector
 from temporal_worker.delivery import away
 from temporal_worker.dispatcher import Dispatcher
 from temporal_worker.loops import describe, forever, log, nap, pause
@@ -193,7 +192,7 @@ def activities_of(env: Environment) -> list[Callable[..., Any]]:
         decisions.submit_decision,
         decisions.revise_request,
         Effects(env).perform_effect,
-        Projector(env).project,
+        decisions.project,
         calls.model_call,
         calls.write,
         joins.project_run,

@@ -41,6 +41,7 @@ def _note(found: "Request") -> str | None:
         return None
     notes = [
         "nobody who may decide holds a token" if found.stuck else "",
+        "no worker has loaded its effect" if found.editable is None else "",
         f"changes requested: {found.asked}" if found.state == "changes" else "",
         f"{found.claimed_by} is looking at it" if found.claimed_by else "",
         f"{found.approvals} approved" if found.approvals else "",

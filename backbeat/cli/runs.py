@@ -96,8 +96,7 @@ def show(workflow_id: UUID, output: str) -> None:
         temporal = run_async(runs.position(config, story.workflow["temporal_id"]))
     except (NotFoundError, UnavailableError) as error:
         talk(f"note: {error}")
-    waits = [{"step": one["step"], "waits_for": one["waits_for"], "since": one["started_at"]} for one in story.steps]
-    waits = [one for one in waits if one["waits_for"]]
+    waits = runs.waits(story, temporal)
     if output == "json":
         emit({**_fields(story), "waits": waits, "temporal": temporal}, output=output)
         return

@@ -13,7 +13,7 @@ from shared.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SECRET = "whsec_"  # noqa: S105  # what the secrets of Standard Webhooks begin with
-EVENTS = Literal["asked", "reminded", "escalated", "changes", "delegated", "stuck", "decided"]
+EVENTS = Literal["asked", "unloaded", "reminded", "escalated", "changes", "delegated", "stuck", "decided"]
 
 
 class Channel(BaseModel):

@@ -8,6 +8,7 @@ from typing import Any
 Item = Mapping[str, Any]
 _LONGEST = 300
 _SAYS = {
+    "unloaded": "No worker has loaded what this asks for; you will be asked when one has",
     "asked": "You are asked to decide",
     "reminded": "Still waiting for you",
     "escalated": "Escalated to you",

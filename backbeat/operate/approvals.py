@@ -30,6 +30,12 @@ async def history(db: Database, request: UUID) -> list[dict[str, Any]]:
     return await db.rows(_SQL["history"], {"id": str(request)})
 
 
+async def handed_to(db: Database, request: UUID, user: str) -> str | None:
+    """Who has this person's right to decide on a request, where she handed it on."""
+    rows = await db.rows(_SQL["handed_to"], {"request": request, "user": user})
+    return rows[0]["to_user"] if rows else None
+
+
 async def reassign(db: Database, leaver: str, heir: str, reason: str) -> int:
     """Revoke somebody's tokens and hand all her rights on; the number of open requests that touches.
 

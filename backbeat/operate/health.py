@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
+from backbeat.operate import health_approvals
 from shared.db.pool import Database
 from shared.db.queries import load
 
@@ -43,6 +44,7 @@ async def examine(db: Database) -> list[Check]:
         _indexes(await db.rows(_SQL["indexes"])),
         _check("overruns", f"{queue['overrun']} USD above what calls reserved, today", queue["overrun"] > 0, OVERRUN),
         _check("routes", queue["shut"] or "none is shut", queue["shut"] is not None, ROUTES),
+        *(_check(*finding) for finding in await health_approvals.findings(db)),
         _notifications(queue),
         _spools(await db.rows(_SQL["spools"])),
         Check("dead letters", "ok", f"{queue['dead']} open", "backbeat dead list" if queue["dead"] else ""),

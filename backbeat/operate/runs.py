@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -93,6 +93,19 @@ async def story(db: Database, workflow: UUID) -> Story:
     )
 
 
+def waits(found: Story, temporal: Row | None) -> list[Row]:
+    """What a run waits for, and since when: as its steps say, or its row, and as Temporal does of what is under way."""
+    told = [{"step": one["step"], "waits_for": one["waits_for"], "since": one["started_at"]} for one in found.steps]
+    told = [one for one in told if one["waits_for"]]
+    if not told and found.workflow["waiting_for"]:
+        told = [{"step": None, "waits_for": found.workflow["waiting_for"], "since": found.workflow["updated_at"]}]
+    for one in temporal["pending_activities"] if temporal else ():
+        where = one["unclaimed_in"] and f"for a worker of task queue {one['unclaimed_in']}"
+        why = one["error"] or where or "which is under way"
+        told.append({"step": None, "waits_for": f"{one['activity']}, {why}", "since": one["since"]})
+    return told
+
+
 async def cancel(db: Database, workflow: UUID, reason: str) -> None:
     """Ask a run to end. Raises NotFoundError, ConflictError when it has ended."""
     if not await do(db, _SQL["cancel"], {"id": workflow, "reason": reason}):
@@ -123,6 +136,7 @@ async def reconcile(db: Database, workflow: UUID) -> None:
 
 async def position(config: Config, temporal_id: str) -> Row:
     """Where Temporal says the run is. Raises UnavailableError, NotFoundError."""
+    from temporalio.api.enums.v1 import PendingActivityState
     from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
     from temporalio.client import Client
     from temporalio.service import RPCError, RPCStatusCode
@@ -148,7 +162,15 @@ async def position(config: Config, temporal_id: str) -> Row:
         raise UnavailableError(f"Temporal does not answer: {str(error)[:200] or 'too slow'}", fix=away) from error
     raw = found.raw_description
     activities = [
-        {"activity": one.activity_type.name, "attempt": one.attempt, "error": one.last_failure.message or None}
+        {
+            "activity": one.activity_type.name,
+            "attempt": one.attempt,
+            "error": one.last_failure.message or None,
+            "since": one.scheduled_time.ToDatetime(UTC),
+            "unclaimed_in": one.activity_options.task_queue.name
+            if one.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
+            else None,
+        }
         for one in raw.pending_activities
     ]
     stuck = raw.pending_workflow_task.attempt if raw.HasField("pending_workflow_task") else 0

@@ -1,7 +1,7 @@
 """Many tasks at once: made as rows of the queue, run by ticks, waited for together, their results read in pages."""
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,14 +28,19 @@ class FanOutError(ApplicationError):
 class Joined:
     """A fan-out whose children have all ended. `failed` says how many did not succeed."""
 
-    def __init__(self, run: str, step: str, join: Join) -> None:
-        self._run, self._step = run, step
+    def __init__(self, run: str, step: str, join: Join, again: Callable[[], Awaitable[Any]]) -> None:
+        self._run, self._step, self._again = run, step, again
         self.children, self.failed = join.children, join.failed
 
     async def pages(self, size: int = PAGE) -> AsyncIterator[list[Child]]:
         """The results in order, so many at a time: what is large is not read at once."""
         for start in range(0, self.children, size):
-            yield await quick("results", Page(self._run, self._step, start, size), list[Child])
+            page = await quick("results", Page(self._run, self._step, start, size), list[Child])
+            if len(page) < min(size, self.children - start) or any(child.status == "running" for child in page):
+                # Postgres came back as it was before they had ended.
+                await self._again()
+                page = await quick("results", Page(self._run, self._step, start, size), list[Child])
+            yield page
 
     async def results(self) -> list[Child]:
         """All of them."""
@@ -49,27 +54,37 @@ async def fan_out(key: str, children: Iterable[tuple[Any, Any]], *, tolerate: in
     run's cap too. `tolerate` is how many may fail (None: any number) before the others are cancelled and FanOutError
     raised. A workflow that ends takes its children with it.
     """
-    run = current()
-    with run.step(key, "fan_out") as note:
-        made = 0
-        standing: Join | None = None
-        chunks = list(_chunks(children))
+    run, chunks = current(), list(_chunks(children))
+
+    async def make() -> Join:
+        standing, made = Join(0, 0, 0, tolerate), 0
         for place, (name, version, payloads) in enumerate(chunks, 1):
             chunk = Chunk(run.id, key, made, name, version, payloads, tolerate, place == len(chunks))
             standing = await quick("fan_out", chunk, Join)
             made += len(payloads)
-        note.add(children=made)
-        if standing is None:
-            return Joined(run.id, key, Join(0, 0, 0, tolerate))
+        return standing
 
-        def missing(found: Join) -> str | None:
-            return None if found.broken or not found.left else f"tasks of {key!r}, {found.children} of them"
+    async def look() -> Join:
+        """A join that Postgres does not know, or not whole, was lost in a restore: its children are made again."""
+        found = await quick("join", Page(run.id, key), Join)
+        return found if found.known else await make()
 
-        standing = await run.wait(note, lambda: quick("join", Page(run.id, key), Join), missing)
-        note.add(failed=standing.failed)
+    def missing(found: Join) -> str | None:
+        return None if found.broken or not found.left else f"tasks of {key!r}, {found.children} of them"
+
+    async def again() -> None:
+        with run.step(key, "fan_out") as note:
+            await run.wait(note, look, missing)
+
+    with run.step(key, "fan_out") as note:
+        standing = await make()
+        note.add(children=standing.children)
+        if chunks:
+            standing = await run.wait(note, look, missing)
+            note.add(failed=standing.failed)
         if standing.broken:
             raise FanOutError(key, standing)
-        return Joined(run.id, key, standing)
+        return Joined(run.id, key, standing, again)
 
 
 def _chunks(children: Iterable[tuple[Any, Any]]) -> Iterable[tuple[str, int | None, list[Any]]]:

@@ -59,7 +59,7 @@ class Run:
         self._told: str | None = None
         workflow.set_signal_handler("poke", self._poke)
 
-    def _poke(self) -> None:
+    def _poke(self, *_: Any) -> None:
         self._pokes += 1
 
     @contextlib.contextmanager

@@ -100,16 +100,18 @@ async def approve(
     policy: Mapping[str, Any],
     deadline: timedelta,
     effect: str = PROCEED,
-    **more: Any,
+    requested_by: str | None = None,
 ) -> Approval:
     """Ask people, and wait until they have decided or the deadline passed; what they approve is then done, once.
 
-    They are shown title, effect and request, and sign exactly those. Without `effect` the workflow just goes on. What
-    else an escalation may say goes in `more`. Raises ApplicationError when the request itself is refused.
+    They are shown title, effect and request, and sign exactly those. Without `effect` the workflow just goes on.
+    `requested_by` is the user for whom it asks: a policy with `four_eyes` needs one. Raises ApplicationError when the
+    request itself is refused.
     """
     run = current()
-    body = {"title": title, "effect": effect, "request": dict(request), "policy": dict(policy), **more}
-    asked = Subworkflow(run.id, key, "approve_effect", {**body, "deadline_seconds": deadline.total_seconds()})
+    body = {"title": title, "effect": effect, "request": dict(request), "policy": dict(policy)}
+    rest = {"requested_by": requested_by, "deadline_seconds": deadline.total_seconds()}
+    asked = Subworkflow(run.id, key, "approve_effect", body | rest)
     with run.step(key, "approval", title=title) as note:
 
         def missing(found: Standing) -> str | None:

@@ -4,7 +4,7 @@ from backbeat import effect, orchestration
 from examples.regions.models import Shipment
 from examples.regions.warehouse import looks, writes
 
-reserve = effect("reserve", perform=writes("reserve"), read_back=looks("reserve"), timeout=2.0, settle=1.0)
+set_aside = effect("set_aside", perform=writes("reserve"), read_back=looks("reserve"), timeout=2.0, settle=1.0)
 confirm = effect("confirm", perform=writes("confirm"), read_back=looks("confirm"), timeout=2.0, settle=1.0)
 cancel = effect("cancel", perform=writes("cancel"), read_back=looks("cancel"), timeout=2.0, settle=1.0)
 

@@ -18,7 +18,7 @@ class ShipFromRegions:
             for region in shipment.regions:
                 with bb.in_region(region):
                     what = {"region": region, "order": shipment.order, "units": shipment.units}
-                    await reservations.step(f"reserve:{region}", "reserve", what, undo=("cancel", what))
+                    await reservations.step(f"reserve:{region}", "set_aside", what, undo=("cancel", what))
         # From here on there is no way back: a confirmation is tried until it is done.
         for region in shipment.regions:
             with bb.in_region(region):

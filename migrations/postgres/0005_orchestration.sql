@@ -126,9 +126,11 @@ CREATE TABLE backbeat.approval_requests (
     hash text NOT NULL CHECK (hash ~ '^[0-9a-f]{64}$'),
     policy jsonb NOT NULL CONSTRAINT policy_is_sound CHECK (backbeat.policy_problem(policy) IS NULL),
     state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'changes', 'approved', 'rejected', 'expired', 'cancelled', 'revoked')),
-    requested_at timestamptz NOT NULL, deadline timestamptz NOT NULL, closed_at timestamptz, closed_by text, requested_by text,
-    -- editable: who edits can check the edit, since the effect declares what its requests look like. Votes count for the revision they were given on.
-    editable boolean NOT NULL, revision integer NOT NULL DEFAULT 1,
+    requested_at timestamptz NOT NULL, deadline timestamptz NOT NULL, closed_at timestamptz, closed_by text,
+    requested_by text CONSTRAINT says_who_asked CHECK (requested_by ~ '^[[:alnum:]][[:alnum:]._@+-]{0,99}$' AND (requested_by IS NOT NULL OR NOT policy @> '{"four_eyes": true}')),
+    -- editable: who edits can check the edit, since the effect declares what its requests look like; NULL while no worker that asked has
+    -- loaded the effect. Votes count for the revision they were given on.
+    editable boolean, revision integer NOT NULL DEFAULT 1,
     escalate_at timestamptz[] NOT NULL DEFAULT '{}', escalated integer NOT NULL DEFAULT 0, remind_at timestamptz,
     -- stuck: nobody who may decide holds a token, and people have been told. Outages up to outages_until are in the deadline.
     stuck boolean NOT NULL DEFAULT false, claimed_by text, claimed_until timestamptz, effect_after timestamptz, outages_until timestamptz,
@@ -157,7 +159,7 @@ CREATE UNIQUE INDEX approval_votes_of_rights ON backbeat.approval_decisions (req
 CREATE INDEX approval_decisions_of ON backbeat.approval_decisions (request_id, decided_at);
 CREATE INDEX approval_rights ON backbeat.approval_decisions (user_name) WHERE decision = 'delegate';
 
--- What people should hear: asked, reminded, escalated, changes, delegated, decided, stuck. Written in the transaction that it is about.
+-- What people should hear: unloaded, asked, reminded, escalated, changes, delegated, decided, stuck. Written in the transaction that it is about.
 CREATE TABLE backbeat.notifications (
     id uuid PRIMARY KEY, event text NOT NULL, request_id uuid REFERENCES backbeat.approval_requests,
     tenant text, users text[] NOT NULL, groups text[] NOT NULL, facts jsonb NOT NULL, created_at timestamptz NOT NULL
@@ -231,23 +233,25 @@ BEGIN
     RETURN v_id;
 END $$;
 
--- Leases messages of some kinds: of each stream the first open one only, so that deliveries keep their order.
-CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision) RETURNS TABLE (
+-- Leases messages of some kinds: of each stream the first open one only, so that deliveries keep their order. Starts only of
+-- what is in p_loaded, "name@version", and those that no worker has had loaded for five minutes in which some were there: whoever
+-- leases them refuses them.
+CREATE FUNCTION backbeat.lease_outbox(p_kinds text[], p_limit integer, p_seconds double precision, p_loaded text[] DEFAULT NULL) RETURNS TABLE (
     stream uuid, seq integer, kind text, lease bigint, attempts integer,
     workflow text, version integer, temporal_id text, status text, state_seq integer) LANGUAGE sql SECURITY DEFINER AS $$
     WITH picked AS (
-        SELECT o.stream, o.seq FROM temporal_outbox o
-        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= (SELECT clock())
+        SELECT o.stream, o.seq FROM temporal_outbox o JOIN orchestrated_workflows w ON w.id = o.stream, (SELECT clock(), clock() - interval '5 minutes') AS t(at, ago)
+        WHERE o.kind = ANY (p_kinds) AND o.delivered_at IS NULL AND o.dead_at IS NULL AND o.lease_until <= t.at
+          AND (p_loaded IS NULL OR w.workflow || '@' || w.version = ANY (p_loaded) OR o.lease_until < t.ago
+               AND EXISTS (SELECT FROM presence p WHERE p.until > t.at - interval '1 minute' AND p.since < t.ago)
+               AND NOT EXISTS (SELECT FROM workers k WHERE k.kind = 'temporal' AND k.seen_at > t.ago AND w.workflow || '@' || w.version = ANY (k.loaded)))
           AND NOT EXISTS (SELECT FROM temporal_outbox e
                           WHERE e.stream = o.stream AND e.seq < o.seq AND e.delivered_at IS NULL AND e.dead_at IS NULL)
-        ORDER BY o.lease_until LIMIT p_limit FOR UPDATE SKIP LOCKED
-    ), leased AS (
-        UPDATE temporal_outbox o
-        SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
-        FROM picked p WHERE (o.stream, o.seq) = (p.stream, p.seq) RETURNING o.*
+        ORDER BY o.lease_until LIMIT p_limit FOR UPDATE OF o SKIP LOCKED
     )
-    SELECT l.stream, l.seq, l.kind, l.lease, l.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq
-    FROM leased l JOIN orchestrated_workflows w ON w.id = l.stream $$;
+    UPDATE temporal_outbox o SET lease = nextval('leases'), lease_until = clock() + make_interval(secs => p_seconds), attempts = o.attempts + 1
+    FROM picked p, orchestrated_workflows w WHERE (o.stream, o.seq, w.id) = (p.stream, p.seq, p.stream)
+    RETURNING o.stream, o.seq, o.kind, o.lease, o.attempts, w.workflow, w.version, w.temporal_id, w.status, w.state_seq $$;
 
 -- Records how a delivery went: delivered, retry (not before p_delay seconds) or dead. False when the lease is no longer the
 -- caller's. A start that is delivered makes the workflow run; one that is dead fails it.
@@ -262,14 +266,11 @@ BEGIN
         last_error = p_error, lease_until = v_now + make_interval(secs => p_delay)
     WHERE (stream, seq, lease) = (p_stream, p_seq, p_lease) AND delivered_at IS NULL AND dead_at IS NULL
     RETURNING kind INTO v_kind;
-    IF v_kind = 'start' AND p_outcome = 'delivered' THEN
-        UPDATE orchestrated_workflows SET status = 'running', run_id = p_run_id, updated_at = v_now, checked_at = v_now
-        WHERE id = p_stream AND status = 'starting';
-    ELSIF v_kind = 'start' AND p_outcome = 'dead' THEN
-        UPDATE orchestrated_workflows SET status = 'failed', error = p_error, updated_at = v_now, finished_at = v_now
-        WHERE id = p_stream AND status = 'starting';
-        PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error));
-    END IF;
+    UPDATE orchestrated_workflows
+    SET status = CASE p_outcome WHEN 'dead' THEN 'failed' ELSE 'running' END, run_id = p_run_id, updated_at = v_now, checked_at = v_now,
+        error = CASE p_outcome WHEN 'dead' THEN p_error END, finished_at = CASE p_outcome WHEN 'dead' THEN v_now END
+    WHERE id = p_stream AND status = 'starting' AND v_kind = 'start' AND p_outcome <> 'retry';
+    PERFORM audit('(worker)', 'workflow.refused', p_stream::text, jsonb_build_object('error', p_error)) WHERE v_kind = 'start' AND p_outcome = 'dead';
     RETURN v_kind IS NOT NULL;
 END $$;
 
@@ -284,7 +285,7 @@ BEGIN
     v_now := clock();
     UPDATE orchestrated_workflows
     SET status = p_status, state_seq = p_seq, run_id = p_run_id, waiting_for = p_waiting_for, result = p_result, error = p_error,
-        updated_at = v_now, checked_at = v_now, finished_at = CASE WHEN v_ended THEN v_now END
+        updated_at = CASE WHEN waiting_for = p_waiting_for THEN updated_at ELSE v_now END, checked_at = v_now, finished_at = CASE WHEN v_ended THEN v_now END
     WHERE id = p_workflow AND state_seq < p_seq AND finished_at IS NULL;
     IF NOT FOUND THEN RETURN false; END IF;
     IF v_ended THEN
@@ -432,14 +433,15 @@ LANGUAGE sql AS $$
 
 -- Asks for a decision on exactly what the workflow's input says, by the rule that stands there: no caller can name another.
 -- p_hash is of title and payload; a wrong one makes the request undecidable, since approvers sign what they are shown.
--- A second call for the same step answers with the first one's row.
+-- A second call for the same step answers with the first one's row. p_editable NULL: the effect is not loaded, which people are told;
+-- they are asked, as it were, when it is.
 CREATE FUNCTION backbeat.create_approval(p_workflow uuid, p_step text, p_hash text, p_editable boolean DEFAULT false) RETURNS SETOF backbeat.approval_requests
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE v_workflow orchestrated_workflows; v_policy jsonb; v_request approval_requests; v_now timestamptz;
 BEGIN
     SELECT * INTO v_workflow FROM orchestrated_workflows WHERE id = p_workflow AND finished_at IS NULL FOR NO KEY UPDATE;
+    v_now := clock();
     IF FOUND AND NOT EXISTS (SELECT FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step)) THEN
-        v_now := clock();
         v_policy := v_workflow.input -> 'policy';
         IF NOT EXISTS (SELECT FROM calendars c WHERE (c.tenant, c.name) = (v_workflow.tenant, v_policy ->> 'calendar')) AND v_policy ? 'calendar' THEN
             RAISE EXCEPTION 'policy.calendar: there is no calendar %', v_policy ->> 'calendar' USING ERRCODE = 'check_violation';
@@ -453,10 +455,13 @@ BEGIN
         FROM jsonb_to_record(v_workflow.input) AS i(title text, effect jsonb, request jsonb, deadline_seconds double precision, requested_by text)
         RETURNING * INTO v_request;
         UPDATE orchestrated_workflows SET deadline = v_request.deadline, updated_at = v_now WHERE id = p_workflow;
-        PERFORM tell(v_request, 'asked', '{}', v_now);
-        PERFORM audit('(workflow)', 'approval.requested', v_request.id::text, jsonb_build_object(
-            'workflow', p_workflow, 'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_policy));
+    ELSE
+        UPDATE approval_requests r SET editable = p_editable
+        WHERE (r.workflow_id, r.step) = (p_workflow, p_step) AND r.closed_at IS NULL AND r.editable IS NULL AND p_editable IS NOT NULL RETURNING * INTO v_request;
     END IF;
+    PERFORM tell(v_request, CASE WHEN p_editable IS NULL THEN 'unloaded' ELSE 'asked' END, '{}', v_now) WHERE v_request.id IS NOT NULL;
+    PERFORM audit('(workflow)', CASE WHEN p_editable IS NULL THEN 'approval.unloaded' ELSE 'approval.requested' END, v_request.id::text, jsonb_build_object('workflow', p_workflow,
+        'step', p_step, 'title', v_request.title, 'hash', p_hash, 'policy', v_request.policy)) WHERE v_request.id IS NOT NULL;
     RETURN QUERY SELECT * FROM approval_requests r WHERE (r.workflow_id, r.step) = (p_workflow, p_step);
 END $$;
 
@@ -558,7 +563,7 @@ BEGIN
         WHEN p_decision IN ('approve', 'request_changes') AND v_request.state = 'changes' THEN 'changes'
         WHEN p_decision = 'request_changes' AND coalesce((v_request.policy ->> 'max_rounds')::integer, 0) <= (
             SELECT count(*) FROM approval_decisions d WHERE (d.request_id, d.decision) = (p_request, 'request_changes')) THEN 'no_rounds'
-        WHEN p_decision = 'edit' AND NOT v_request.editable THEN 'not_editable'
+        WHEN p_decision = 'edit' AND v_request.editable IS NOT TRUE THEN 'not_editable'
         WHEN p_decision IN ('claim', 'unclaim') AND v_request.claimed_until > v_now AND v_request.claimed_by <> v_user THEN 'claimed'
         WHEN p_decision = 'revoke' AND v_request.state <> 'approved' THEN 'not_approved'
         WHEN p_decision = 'revoke' AND EXISTS (SELECT FROM side_effects e WHERE e.approval_id = p_request) THEN 'too_late'
@@ -626,7 +631,7 @@ BEGIN
         IF v_now >= v_request.deadline THEN
             UPDATE approval_requests r
             SET closed_at = v_now, closed_by = '(deadline)', effect_after = v_now + make_interval(secs => coalesce((r.policy ->> 'effect_delay')::double precision, 0)),
-                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck) = ('pending', 1, false) THEN 'approved' ELSE 'expired' END
+                state = CASE WHEN r.policy @> '{"on_expiry": "approve"}' AND (r.state, r.revision, r.stuck, r.editable IS NULL) = ('pending', 1, false, false) THEN 'approved' ELSE 'expired' END
             WHERE r.id = p_request RETURNING * INTO v_request;
             PERFORM tell(v_request, 'decided', '{"by": "(deadline)"}', v_now);
             PERFORM audit('(deadline)', 'approval.' || v_request.state, p_request::text, jsonb_build_object('deadline', v_request.deadline));

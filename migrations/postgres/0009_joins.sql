@@ -43,7 +43,7 @@ CREATE FUNCTION backbeat.expect_wake(p_workflow uuid) RETURNS void LANGUAGE sql 
 
 -- A delivery under way loses its lease, and so does not close what it did not tell.
 CREATE FUNCTION backbeat.wake(p_workflow uuid) RETURNS void LANGUAGE sql AS $$
-    UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
+    UPDATE temporal_outbox SET delivered_at = NULL, dead_at = NULL, lease = NULL, attempts = 0, created_at = clock(), lease_until = clock() WHERE stream = p_workflow AND kind = 'wake' $$;
 
 -- For end_tasks, which has locked them: these tasks end, and the joins they are children of hear of it once.
 CREATE FUNCTION backbeat.settle_joins(p_departures backbeat.departure[]) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$

@@ -35,7 +35,7 @@ class Request:
     tenant: str
     approvals: int
     revision: int
-    editable: bool
+    editable: bool | None
     stuck: bool
     claimed_by: str | None
     claimed_until: datetime | None
@@ -116,11 +116,11 @@ def content_hash(title: str, payload: dict[str, Any]) -> str:
     return payload_hash({"title": title, **payload})
 
 
-async def create(db: Database, workflow: UUID, step: str, shown_hash: str, *, editable: bool = False) -> Request:
+async def create(db: Database, workflow: UUID, step: str, shown_hash: str, *, editable: bool | None) -> Request:
     """Ask for a decision on what the workflow's input says, once per step: later calls answer with the first's request.
 
-    `editable`: whoever edits it can check the edit. Raises NotFoundError when the workflow has ended, InputError when
-    its input asks for nothing that could be decided.
+    `editable`: whoever edits it can check the edit; None where the effect is not loaded. Raises NotFoundError when the
+    workflow has ended, InputError when its input asks for nothing that could be decided.
     """
     try:
         params = {"workflow": workflow, "step": step, "hash": shown_hash, "editable": editable}

@@ -55,8 +55,9 @@ async def add_children(
 
 
 async def join(db: Database, run: UUID, step: str) -> Row:
-    """How a join stands."""
-    return await db.row(_SQL["join"], {"run": run, "step": step})
+    """How a join stands, also one that a restore took away."""
+    rows = await db.rows(_SQL["join"], {"run": run, "step": step})
+    return rows[0] if rows else {"children": 0, "left": 0, "failed": 0, "tolerated": None, "known": False}
 
 
 async def results(db: Database, run: UUID, step: str, start: int, limit: int) -> list[Row]:

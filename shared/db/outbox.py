@@ -77,9 +77,12 @@ class Open:
     state_seq: int
 
 
-async def lease(db: Database, kinds: Sequence[str], limit: int, seconds: float) -> list[Message]:
-    """Take messages that are due, of each workflow the first undelivered one only."""
-    rows = await db.rows(_SQL["lease"], {"kinds": list(kinds), "limit": limit, "seconds": seconds})
+async def lease(
+    db: Database, kinds: Sequence[str], limit: int, seconds: float, loaded: Sequence[str] | None = None
+) -> list[Message]:
+    """Take messages that are due, of each workflow the first only; of `loaded` workflows, or such that nobody has."""
+    which = {"kinds": list(kinds), "loaded": None if loaded is None else list(loaded)}
+    rows = await db.rows(_SQL["lease"], {**which, "limit": limit, "seconds": seconds})
     return [Message(**row) for row in rows]
 
 

@@ -114,12 +114,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Join:
-    """How a fan-out stands."""
+    """How a fan-out stands. Not `known`: Postgres came back as it was before all of its children were made."""
 
     children: int
     left: int
     failed: int
     tolerated: int | None
+    known: bool = True
 
     @property
     def broken(self) -> bool:

@@ -7,10 +7,12 @@ What is not encrypted (a signal sent by hand, a history from before) is left as 
 import base64
 import binascii
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import (
@@ -23,6 +25,7 @@ from temporalio.converter import (
 from shared.errors import ConfigError
 from shared.security.blobs import Blobs
 
+log = logging.getLogger("backbeat.codec")
 ENCODING = b"binary/backbeat-aes-gcm"
 _NONCE = 12  # bytes
 
@@ -42,7 +45,7 @@ class Codec(PayloadCodec):
         return [self._sealed(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """As they were. Raises ConfigError when a key is missing or a text was changed."""
+        """As they were; what cannot be opened stays shut, for whoever reads it (docs/decisions/0014)."""
         return [self._opened(one) if one.metadata.get("encoding") == ENCODING else one for one in payloads]
 
     def _sealed(self, payload: Payload) -> Payload:
@@ -54,15 +57,16 @@ class Codec(PayloadCodec):
         from cryptography.exceptions import InvalidTag
 
         name = payload.metadata["key"]
-        key = self._keys.get(name.decode(errors="replace"))
-        if key is None:
-            raise ConfigError(f"no payload key is called {name!r}", fix="Put it back into the key file, last")
         try:
+            key = self._keys[name.decode(errors="replace")]
             return Payload.FromString(key.decrypt(payload.data[:_NONCE], payload.data[_NONCE:], name))
-        except InvalidTag as error:
-            raise ConfigError(
-                "a payload is not what its key encrypted", fix="Somebody changed it, or the key"
-            ) from error
+        except KeyError:
+            log.warning(
+                "no payload key is called %r, so a payload stays shut: put it back into the key file, last", name
+            )
+        except (InvalidTag, ValueError, DecodeError):
+            log.warning("a payload stays shut: it is not what key %r encrypted", name)
+        return payload
 
 
 def load_keys(path: Path) -> dict[str, bytes]:

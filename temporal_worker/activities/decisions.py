@@ -1,23 +1,37 @@
-"""Asking for decisions, reading them, and submitting what came in as a signal."""
+"""Asking for decisions, reading and telling them, and submitting what came in as a signal."""
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
+from pydantic import BaseModel, ConfigDict, Field
 from temporalio import activity
 
 from shared.db import approvals, outbox
 from shared.db.approvals import Ballot, Request
 from shared.db.outbox import State
+from shared.definitions import problems
 from shared.errors import DefinitionError, InputError
 from shared.execution.environment import Environment
 from shared.execution.spans import approval_span, escalate_span
 from temporal_worker.activities import temporal_errors
-from temporal_worker.messages import Standing, Start, Submission
+from temporal_worker.messages import Projection, Standing, Start, Submission
 
 LONGEST = 366 * 86_400.0  # seconds a request may stay open
 STEP = "approve"
+
+
+class Escalation(BaseModel):
+    """What is asked for. `requested_by` is a user, as api_tokens spells them; Postgres knows what a policy is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    title: str = Field(min_length=1, max_length=300)
+    effect: str
+    request: dict[str, Any]
+    deadline_seconds: float = Field(ge=1, le=LONGEST)
+    policy: Any
+    requested_by: str | None = Field(None, pattern=r"^[\p{L}\p{N}][\p{L}\p{N}._@+-]{0,99}$")
 
 
 class Decisions:
@@ -34,13 +48,16 @@ class Decisions:
             self._env.telemetry.record(escalate_span(self._env, row))
             shown = await self._shown(row.input)
             seq = start.state_seq + activity.info().attempt
-            await self._loaded(row.id, row.input["effect"], seq)
-            effect = self._env.registry.effects[row.input["effect"]]
-            if problem := effect.problem(row.input["request"]):
+            effect = self._env.registry.effects.get(row.input["effect"])
+            if effect and (problem := effect.problem(row.input["request"])):
                 raise _wrong(problem)
-            request = await approvals.create(self._env.db, row.id, STEP, shown, editable=effect.request is not None)
+            editable = None if effect is None else effect.request is not None
+            request = await approvals.create(self._env.db, row.id, STEP, shown, editable=editable)
+            standing = await self._standing(request.id)
+            if effect is None and standing.state in ("pending", "changes"):
+                await self._unloaded(row.id, row.input["effect"], seq)
             self._record(request, "requested", request.requested_at, request.id)
-            return replace(await self._standing(request.id), seq=seq - 1)
+            return replace(standing, seq=seq - 1)
 
     @activity.defn(name="close_if_pending")
     async def close_if_pending(self, request_id: str) -> Standing:
@@ -80,6 +97,14 @@ class Decisions:
             activity.logger.warning("decide signal for %s refused: %s", submission.request_id, verdict.verdict)
         return verdict.accepted
 
+    @activity.defn(name="project")
+    async def project(self, state: Projection) -> bool:
+        """Write what the workflow says of itself where it is news; False when the row knows something newer."""
+        run_id = activity.info().workflow_run_id
+        fields = State(state.seq, state.status, run_id, state.waiting_for, state.result, state.error)
+        with temporal_errors():
+            return await outbox.project(self._env.db, UUID(state.id), fields)
+
     async def _standing(self, request: UUID) -> Standing:
         """As a workflow should see it: what is not settled is pending, where nobody but people can do anything."""
         found = await approvals.close_if_pending(self._env.db, request)
@@ -95,26 +120,17 @@ class Decisions:
 
     async def _shown(self, given: dict[str, Any]) -> str:
         """The hash of what an escalation asks for. Raises InputError naming the field that is wrong."""
-        title, kind, seconds = given.get("title"), given.get("effect"), given.get("deadline_seconds")
-        if not isinstance(title, str) or not 1 <= len(title) <= 300:
-            raise _wrong("title: must be a text of 1 to 300 characters")
-        if not isinstance(kind, str):
-            raise _wrong("effect: must be the name of an effect")
-        if not isinstance(given.get("request"), dict):
-            raise _wrong("request: must be an object")
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 1 <= seconds <= LONGEST:
-            raise _wrong(f"deadline_seconds: must be from 1 to {LONGEST:.0f}")
-        if problem := await approvals.policy_problem(self._env.db, given.get("policy")):
+        if problem := problems(Escalation, given) or await approvals.policy_problem(self._env.db, given["policy"]):
             raise _wrong(problem)
+        if given["policy"].get("four_eyes") and given.get("requested_by") is None:
+            raise _wrong("requested_by: the policy says four_eyes, so it must name who asks")
         try:
-            return approvals.content_hash(title, {"effect": kind, "request": given["request"]})
+            return approvals.content_hash(given["title"], {key: given[key] for key in ("effect", "request")})
         except (ValueError, RecursionError) as error:
             raise _wrong(f"request: has no canonical form: {error}") from error
 
-    async def _loaded(self, workflow: UUID, kind: str, seq: int) -> None:
-        """Raises DefinitionError where this worker could not do it: another may, or its next release. People see it."""
-        if kind in self._env.registry.effects:
-            return
+    async def _unloaded(self, workflow: UUID, kind: str, seq: int) -> NoReturn:
+        """Raises DefinitionError: another worker may have it, or its next release. People see what it waits for."""
         wanted = f"a worker that has loaded the effect {kind!r}"
         await outbox.project(self._env.db, workflow, State(seq, "waiting", activity.info().workflow_run_id, wanted))
         loaded = ", ".join(self._env.registry.effects) or "none"

@@ -6,31 +6,25 @@ poke as on the deadline, so a lost, doubled or forged signal changes nothing.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from temporal_worker.constants import (
-        EFFECT_HEARTBEAT,
-        EFFECT_LIMIT,
-        QUICK,
-        RECHECK_FIRST,
-        RECHECK_LONGEST,
-        RETRY_FIRST,
-        RETRY_LONGEST,
-        REVISE_ATTEMPTS,
-        REVISE_LIMIT,
-    )
+    from temporal_worker import constants
     from temporal_worker.messages import EffectReport, Projection, Standing, Start, Submission
 
 T = TypeVar("T")
-_RETRY = RetryPolicy(initial_interval=RETRY_FIRST, maximum_interval=RETRY_LONGEST)
-_REVISE = RetryPolicy(initial_interval=RETRY_FIRST, maximum_interval=RETRY_LONGEST, maximum_attempts=REVISE_ATTEMPTS)
+_RETRY = RetryPolicy(initial_interval=constants.RETRY_FIRST, maximum_interval=constants.RETRY_LONGEST)
+_REVISE = RetryPolicy(
+    initial_interval=constants.RETRY_FIRST,
+    maximum_interval=constants.RETRY_LONGEST,
+    maximum_attempts=constants.REVISE_ATTEMPTS,
+)
 
 
 @workflow.defn(name="approve_effect")
@@ -62,17 +56,22 @@ class ApproveEffect:
         return result
 
     @workflow.signal
-    def poke(self) -> None:
+    def poke(self, *_: Any) -> None:
         """Something changed in Postgres."""
         self._pokes += 1
 
-    @workflow.signal
-    async def decide(self, body: Any = None, *more: Any) -> None:
+    @workflow.signal(dynamic=True)
+    async def decide(self, name: str, bodies: Sequence[RawValue]) -> None:
         """A request to decide: the body of `backbeat approval sign`. Postgres commits it, or refuses and audits it.
 
-        More than one argument is no such body; it must be refused like any other, not stop the workflow.
+        What cannot be read, or is more than one, is refused like any other garbage and does not stop the workflow; what
+        is called otherwise is nobody's.
         """
-        body = None if more else body
+        if name != "decide":
+            return
+        body = None
+        with contextlib.suppress(Exception):
+            (body,) = (workflow.payload_converter().from_payload(one.payload) for one in bodies)
         await workflow.wait_condition(lambda: bool(self._request) or self._over)
         if not self._request:
             return
@@ -101,7 +100,7 @@ class ApproveEffect:
         """Ask for the next revision, once; where none comes, people edit it themselves or the deadline comes."""
         try:
             await workflow.execute_activity(
-                "revise_request", request_id, start_to_close_timeout=REVISE_LIMIT, retry_policy=_REVISE
+                "revise_request", request_id, start_to_close_timeout=constants.REVISE_LIMIT, retry_policy=_REVISE
             )
         except ActivityError as error:
             if is_cancelled_exception(error):
@@ -109,21 +108,21 @@ class ApproveEffect:
             workflow.logger.warning("no revision of %s: %s", request_id, _reason(error))
 
     async def _effect(self, standing: Standing) -> EffectReport:
-        pause = RECHECK_FIRST
+        pause = constants.RECHECK_FIRST
         while True:
             report: EffectReport = await workflow.execute_activity(
                 "perform_effect",
                 standing.request_id,
                 result_type=EffectReport,
-                start_to_close_timeout=EFFECT_LIMIT,
-                heartbeat_timeout=EFFECT_HEARTBEAT,
+                start_to_close_timeout=constants.EFFECT_LIMIT,
+                heartbeat_timeout=constants.EFFECT_HEARTBEAT,
                 retry_policy=_RETRY,
             )
             if report.status in ("done", "revoked"):
                 return report
             await self._project("waiting", waiting_for=f"the effect's outcome is unknown: {report.detail}")
             await self._wait(pause, "look at the effect again")
-            pause = min(pause * 2, RECHECK_LONGEST)
+            pause = min(pause * 2, constants.RECHECK_LONGEST)
 
     async def _wait(self, limit: timedelta, summary: str) -> None:
         """Until a poke that no read has followed yet, or the limit."""
@@ -143,7 +142,7 @@ class ApproveEffect:
 
 async def _quick(activity: str, argument: Any, result: type[T]) -> T:
     answer: T = await workflow.execute_activity(
-        activity, argument, result_type=result, start_to_close_timeout=QUICK, retry_policy=_RETRY
+        activity, argument, result_type=result, start_to_close_timeout=constants.QUICK, retry_policy=_RETRY
     )
     return answer
 

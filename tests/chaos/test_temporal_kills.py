@@ -1,9 +1,12 @@
 """kill -9 of the Temporal worker (dispatcher, relay and all), of Temporal and of Postgres at each labelled step.
 
-0 lost decisions, 0 doubled effects, and five seconds after what was killed is started everything works. A seed chooses
-who decides what, how often a step is passed, and, in the short version, which of the steps are tried.
+0 lost decisions, 0 doubled effects, no child or undo lost, no answered call paid again, and five seconds after what was
+killed is started everything works. A seed chooses who decides what, how often a step is passed, and, in the short
+version, which of the steps are tried; the long one tries all of them with each seed.
 """
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -20,15 +23,18 @@ import pytest
 
 from tests.chaos.conftest import SOAK
 from tests.chaos.support.doomed_orchestrator import STEPS
-from tests.support.approvals import decide, start, token
-from tests.support.command import clean_environ
+from tests.support.approvals import decide, start, token, worker_rows
+from tests.support.command import clean_environ, command
 from tests.support.databases import AUDIT_PROBLEMS, Database
 from tests.support.signals import until
+from tests.support.simulated import service
 from tests.support.temporal import Server, request_of, row
 
 SEEDS = int(os.environ.get("BACKBEAT_SEEDS", "100")) if SOAK else 1
 RUNS = 3  # approvals at a time
-HEALTHY = 5.0  # seconds
+SHORT = 4  # steps of the short version
+HEALTHY = 5.0  # seconds, for three of four
+MODULES = "tests.support.noting,tests.chaos.support.risky"
 
 
 class Site:
@@ -40,16 +46,17 @@ class Site:
         self.alice = token(database, "alice")
         self._workers: list[subprocess.Popen[bytes]] = []
         self.wanted: dict[UUID, str] = {}
+        self.risky: dict[UUID, bool] = {}
+        self.environ = {
+            **self.database.environ,
+            "BACKBEAT_TEMPORAL_ADDRESS": self.server.address,
+            "BACKBEAT_DEFINITIONS": MODULES,
+            "BACKBEAT_TEST_NOTES": str(self.notes),
+        }
 
     def worker(self, *doom: str, stops: bool = False) -> "subprocess.Popen[bytes]":
         module = ["tests.chaos.support.doomed_orchestrator", *doom] if doom else ["temporal_worker"]
-        environ = {
-            **self.database.environ,
-            "BACKBEAT_TEMPORAL_ADDRESS": self.server.address,
-            "BACKBEAT_DEFINITIONS": "tests.support.noting",
-            "BACKBEAT_TEST_NOTES": str(self.notes),
-            "BACKBEAT_TEST_STOPS": str(int(stops)),
-        }
+        environ = {**self.environ, "BACKBEAT_TEST_STOPS": str(int(stops))}
         words = [sys.executable, "-m", *module, "run", "--task-queue", f"kills-{self.database.name}"]
         with (self.home / "worker.log").open("ab") as log:
             made = subprocess.Popen(words, cwd=self.home, env=clean_environ(**environ), stderr=log)
@@ -60,7 +67,15 @@ class Site:
         """Escalate some; what people will decide is known here alone."""
         made = [start(self.database) for _ in range(RUNS)]
         self.wanted |= {one: dice.choice(["approve", "approve", "reject"]) for one in made}
+        for fails in (False, True):
+            self.risky[_risky(self.database, str(len(self.risky)), fails=fails)] = fails
         return made
+
+    def tick(self) -> None:
+        """Run the children that wait."""
+        if self.database.value("SELECT count(*) FROM backbeat.simple_tasks"):
+            words = ("tick", "--budget", "5", "--grace", "5", "--lease", "5s")
+            command("cron_worker", *words, home=self.home, environ=self.environ)
 
     def decide(self, run: UUID) -> None:
         """Decide as soon as it is asked."""
@@ -77,9 +92,10 @@ class Site:
         """All ended as was decided; what was approved is noted once, and nothing else is."""
 
         def ended() -> bool:
-            return all(row(self.database, run)["status"] == "completed" for run in runs)
+            self.tick()
+            return _through(self, runs)
 
-        until(ended, within=60, what=f"ends: {[row(self.database, run) for run in runs]}")
+        until(ended, within=90, what=f"ends: {[row(self.database, run) for run in runs]}")
         for run in runs:
             decision = {"approve": "approved", "reject": "rejected"}[self.wanted[run]]
             assert row(self.database, run)["result"]["decision"] == decision
@@ -87,15 +103,20 @@ class Site:
 
     def books(self) -> None:
         """Of everything that ever ran here."""
-        approved = sorted(str(run) for run, said in self.wanted.items() if said == "approve")
+        approved = [str(run) for run, said in self.wanted.items() if said == "approve"]
+        written = [str(run) for run, fails in self.risky.items() for _ in range(1 + fails)]
         ledger = self.database.sql("SELECT owner::text, mark, status FROM backbeat.side_effects ORDER BY owner::text")
-        assert [(owner, status) for owner, _, status in ledger] == [(one, "done") for one in approved]
+        assert [(owner, status) for owner, _, status in ledger] == [(one, "done") for one in sorted(approved + written)]
         noted = self.notes.read_text().split() if self.notes.exists() else []
         assert sorted(noted) == sorted(mark for _, mark, _ in ledger), "a doubled or lost effect"
         lost = "SELECT count(*) FROM backbeat.approval_decisions WHERE state_after NOT IN ('approved', 'rejected')"
         assert self.database.value(lost) == 0
         assert self.database.value("SELECT count(*) FROM backbeat.approval_decisions") == len(self.wanted)
         assert self.database.sql(AUDIT_PROBLEMS) == []
+        paid = "SELECT owner, count(*) FROM backbeat.model_calls WHERE status = 'done' GROUP BY 1"
+        assert dict(self.database.sql(paid)) == dict.fromkeys(self.risky, 1), "a call was paid twice"
+        children = "SELECT count(*) FROM backbeat.finished_tasks WHERE status = 'succeeded'"
+        assert self.database.value(children) == 2 * len(self.risky), "a child was lost, or made twice"
 
     def becomes_healthy(self) -> None:
         """Until something that begins now has asked its question."""
@@ -110,6 +131,15 @@ class Site:
         self._workers.clear()
 
 
+def _risky(database: Database, name: str, *, fails: bool) -> UUID:
+    known = json.dumps([{"name": "risky", "version": 1, "tier": "-", "max_attempts": 1}])
+    worker_rows(database, "SELECT backbeat.register_definitions('temporal', %s::jsonb)", [known])
+    call = "SELECT id FROM backbeat.start_orchestration('risky', 1, 'default', %s::jsonb, NULL, NULL)"
+    (found,) = worker_rows(database, call, [json.dumps({"name": name, "fails": fails})])
+    assert isinstance(found["id"], UUID)
+    return found["id"]
+
+
 def _begun(database: Database) -> UUID | None:
     with suppress(psycopg.OperationalError):
         return start(database)
@@ -120,12 +150,15 @@ def _begun(database: Database) -> UUID | None:
 def _site(database: Database, home: Path) -> Iterator[Site]:
     server = Server(home)
     server.start()
-    site = Site(database, server, home)
-    try:
-        yield site
-    finally:
-        site.close()
-        server.kill()
+    with service("provider", home / "calls.jsonl", "--latency", "0") as provider:
+        said = f'[providers.anthropic]\nbase_url = "{provider.url}/anthropic"\nsimulated = true\n'
+        (home / "backbeat.toml").write_text(said)
+        site = Site(database, server, home)
+        try:
+            yield site
+        finally:
+            site.close()
+            server.kill()
 
 
 @pytest.fixture
@@ -172,8 +205,15 @@ def _kill_at(site: Site, victim: str, step: str, dice: Random) -> tuple[float, f
         until(lambda run=run: request_of(site.database, run) or _struck(doomed), within=30)  # type: ignore[misc]
         if request_of(site.database, run):
             site.decide(run)
+
     # Steps of the effect come at most as often as something is approved.
-    until(lambda: _struck(doomed) or _through(site, runs), within=30, what=f"a death at {step}")
+    def over() -> bool:
+        if _struck(doomed):
+            return True
+        site.tick()
+        return _through(site, runs)
+
+    until(over, within=60, what=f"a death at {step}")
     if victim == "worker":
         died = doomed.poll()
         site.stop(doomed)
@@ -192,8 +232,7 @@ def _kill_at(site: Site, victim: str, step: str, dice: Random) -> tuple[float, f
     for run in site.wanted:
         if run not in done:
             site.decide(run)
-    site.balance(runs)
-    until(lambda: _through(site, list(site.wanted)), within=30)
+    site.balance(list(site.wanted))
     site.close()
     return up, seconds
 
@@ -206,16 +245,23 @@ def _struck(worker: "subprocess.Popen[bytes]") -> bool:
 
 
 def _through(site: Site, runs: list[UUID]) -> bool:
-    return all(row(site.database, run)["status"] == "completed" for run in runs)
+    """These approvals, and whatever else was begun."""
+    ends = {run: "failed" if fails else "completed" for run, fails in site.risky.items()}
+    return all(
+        row(site.database, run)["status"] == end for run, end in {**dict.fromkeys(runs, "completed"), **ends}.items()
+    )
 
 
-@pytest.mark.parametrize("which", sorted(STEPS) if SOAK else ["some"])
+@pytest.mark.timeout(3600 if SOAK else 400)
+@pytest.mark.parametrize("number", range(SEEDS))
 @pytest.mark.parametrize("victim", sorted(VICTIMS))
-def test_who_dies_at_a_step_loses_and_doubles_nothing(site: Site, seed: int, victim: str, which: str) -> None:
-    dice = Random(seed)
-    steps = [which] * SEEDS if SOAK else dice.sample(sorted(STEPS), 2)
+def test_who_dies_at_a_step_loses_and_doubles_nothing(site: Site, seed: int, victim: str, number: int) -> None:
+    dice = Random(seed + number)
+    steps = dice.sample(sorted(STEPS), len(STEPS) if SOAK else SHORT)
     seconds = [_kill_at(site, victim, step, dice) for step in steps]
-    # How long an engine's own start takes is the machine's affair, and what else that does.
-    assert min(healthy for _, healthy in seconds) <= HEALTHY
-    if victim != "worker":
-        assert max(healthy - up for up, healthy in seconds) <= HEALTHY
+    # How long an engine's own start takes is the machine's affair; a worker's is ours.
+    assert _three_of_four([healthy - up for up, healthy in seconds]) <= HEALTHY
+
+
+def _three_of_four(values: list[float]) -> float:
+    return sorted(values)[math.ceil(0.75 * len(values)) - 1]

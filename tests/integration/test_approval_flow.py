@@ -16,7 +16,7 @@ from temporalio.client import Client
 from backbeat import tokens
 from backbeat.embedded import temporal
 from shared.definitions import Registry
-from tests.support.approvals import REVIEW, audit, decide, start, state, token
+from tests.support.approvals import REVIEW, audit, decide, heard, start, state, token
 from tests.support.databases import Database
 from tests.support.temporal import (
     FarSide,
@@ -122,17 +122,27 @@ async def test_a_plain_signal_is_a_request_to_decide(database: Database, tempora
     assert database.value("SELECT via FROM backbeat.approval_decisions") == "signal"
 
 
+FOUR_EYES = {"approvers": ["alice", "bob"], "four_eyes": True}
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"title": ""}, "title: must be a text of 1 to 300 characters"),
-    ({"effect": 7}, "effect: must be the name of an effect"),
-    ({"request": "text"}, "request: must be an object"),
+    ({"title": ""}, "title: String should have at least 1 character"),
+    ({"effect": 7}, "effect: Input should be a valid string"),
+    ({"request": "text"}, "request: Input should be a valid dictionary"),
     ({"request": {"n": 2**53 + 1}}, "request: has no canonical form: "),
     ({"request": {"n": 10**400}}, "request: has no canonical form: "),
-    ({"deadline_seconds": 1e-9}, "deadline_seconds: must be from 1 to 31622400"),
-    ({"deadline_seconds": -60}, "deadline_seconds: must be from 1 to 31622400"),
-    ({"deadline_seconds": True}, "deadline_seconds: must be from 1 to 31622400"),
+    ({"deadline_seconds": 1e-9}, "deadline_seconds: Input should be greater than or equal to 1"),
+    ({"deadline_seconds": 31622401}, "deadline_seconds: Input should be less than or equal to 31622400"),
+    ({"deadline_seconds": True}, "deadline_seconds: Input should be a valid number"),
     ({"policy": {"approvers": []}}, "policy: nobody can satisfy"),
     ({"policy": None}, "policy is not an object"),
+    ({"requestedby": "carol"}, "requestedby: Extra inputs are not permitted"),
+    ({"requested_by": "(deadline)"}, "requested_by: String should match pattern"),
+    ({"requested_by": ["carol"]}, "requested_by: Input should be a valid string"),
+    ({"policy": FOUR_EYES}, "requested_by: the policy says four_eyes, so it must name who asks"),
+    ({"policy": FOUR_EYES, "requested_by": None}, "requested_by: the policy says four_eyes"),
+    (
+        {"policy": {"approvers": ["a"], "escalate": [{"after": 9, "aprovers": ["b"]}]}},
+        "escalate[0]: unknown key aprovers",
+    ),
 ]
 
 
@@ -150,19 +160,24 @@ async def test_a_malformed_escalation_fails_and_says_why(database: Database, tem
 
 
 async def test_an_effect_nobody_has_loaded_is_waited_for(database: Database, temporal_server: Server) -> None:
-    """A release that is behind fails nothing for good, and a person sees what it waits for."""
+    """A release that is behind fails nothing for good, and people see and hear what it waits for."""
     client = await Client.connect(temporal_server.address)
+    wanted, alice = "a worker that has loaded the effect 'note'", token(database, "alice")
+    token(database, "bob")
     async with environment(database, FarSide()) as env:
         blind = replace(env, registry=Registry({}, {}))
         async with working(blind, client) as options:
             workflow = start(database)
-            await eventually(lambda: row(database, workflow)["waiting_for"])
-            assert row(database, workflow)["waiting_for"] == "a worker that has loaded the effect 'note'"
-        async with working(env, client, options):
             request, shown = await eventually(lambda: request_of(database, workflow))
+            await eventually(lambda: row(database, workflow)["waiting_for"] == wanted)
+            assert [event for event, _, _ in heard(database, request)] == ["unloaded"]
+            assert [what for _, what, _ in audit(database, request)] == ["approval.unloaded"]
+            assert decide(database, alice, request, "edit", shown, body={})["verdict"] == "not_editable"
+        async with working(env, client, options):
             await eventually(lambda: row(database, workflow)["waiting_for"] == f"approval {request}")
+            assert [event for event, _, _ in heard(database, request)] == ["unloaded", "asked"]
         async with working(blind, client, options):
-            decide(database, token(database, "alice"), request, "approve", shown)
+            decide(database, alice, request, "approve", shown)
             said = "SELECT error FROM backbeat.side_effects WHERE fires = 0 AND error IS NOT NULL"
             ((error,),) = await eventually(lambda: database.sql(said))
             assert error == "no loaded module defines the effect 'note'. Loaded: proceed"
@@ -170,6 +185,18 @@ async def test_an_effect_nobody_has_loaded_is_waited_for(database: Database, tem
             done = await finished(database, workflow)
     assert done["result"] == {"decision": "approved", "effect": {"id": 1}}
     assert database.sql("SELECT fires, error FROM backbeat.side_effects") == [(1, None)]
+
+
+async def test_an_effect_nobody_ever_loads_is_a_no_at_the_deadline(database: Database, temporal_server: Server) -> None:
+    """Also where silence would approve: nobody could check what it approves."""
+    client = await Client.connect(temporal_server.address)
+    token(database, "alice")
+    async with environment(database, FarSide()) as env:
+        blind = replace(env, registry=Registry({}, {}))
+        async with working(blind, client):
+            workflow = start(database, policy={"approvers": ["alice"], "on_expiry": "approve"}, deadline_seconds=1.5)
+            done = await finished(database, workflow, within=60)
+    assert (done["status"], done["result"]) == ("completed", {"decision": "expired"})
 
 
 async def test_cancelling_before_a_decision_closes_the_request(database: Database, temporal_server: Server) -> None:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from backbeat.policy import Policy, Rule, Step
@@ -80,6 +81,14 @@ def test_four_eyes_keep_requester_and_editor_from_approving(database: Database) 
     assert decide(database, carol, asked.id, "approve", shown)["state"] == "approved"
     refused = [entry for entry in audit(database, asked.id) if entry[1] == "approval.refused"]
     assert [(who, detail["verdict"]) for who, _, detail in refused] == [("alice", "four_eyes"), ("bob", "four_eyes")]
+
+
+def test_four_eyes_need_to_know_who_asked(database: Database) -> None:
+    """The worker says so by field; Postgres takes nothing else from anybody."""
+    policy = {"approvers": ["alice", "bob"], "four_eyes": True}
+    for asker in (None, "(clock)", ""):
+        with pytest.raises(psycopg.errors.CheckViolation, match="says_who_asked"):
+            ask(database, policy=policy, requested_by=asker)
 
 
 def test_four_eyes_see_through_a_delegation(database: Database) -> None:

@@ -15,7 +15,7 @@ import pytest
 from temporalio.client import Client
 
 from backbeat import tokens
-from tests.support.approvals import REVIEW, ask, audit, content_hash, decide, state, token
+from tests.support.approvals import REVIEW, ask, audit, content_hash, decide, state, token, worker_rows
 from tests.support.approvals import start as escalate
 from tests.support.command import Done, clean_environ, command
 from tests.support.databases import Database
@@ -115,12 +115,12 @@ def test_deciding_binds_to_what_was_shown(run: Run, alice: Path, database: Datab
     assert state(database, request.id) == "pending"
     assert "needs at least 12 digits" in run("approval", "approve", request.id, "--hash", "ab", who=alice).refused(2)
     said = run("approval", "approve", request.id, "--hash", "0" * 12, who=alice).refused(5)
-    assert "the request shows something else now" in said
+    assert "this is not what the request shows" in said
     done = run("approval", "approve", request.id, "--hash", request.hash[:12], "--comment", "fine", who=alice).fine()
     assert done.err == "alice: approve; the request is approved\n"
     said = run("approval", "reject", request.id, who=alice).refused(5)
     assert re.search(r"already approved by alice at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\.", said)
-    assert audit(database, request.id)[1][2]["comment"] == "fine"
+    assert audit(database, request.id)[2][2]["comment"] == "fine"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_many_are_decided_each_with_a_line_of_its_own(run: Run, alice: Path, dat
     assert done.code == 5
     assert [(line["verdict"], line["note"][:30]) for line in json.loads(done.out)] == [
         ("approved", ""),
-        ("refused", "the request shows something els"[:30]),
+        ("refused", "this is not what the request shows"[:30]),
         ("refused", "alice may not decide this. It t"[:30]),
     ]
     assert [state(database, each.id) for each in (first, second, theirs)] == ["approved", "pending", "pending"]
@@ -255,7 +255,26 @@ def test_an_edit_is_checked_by_the_effects_model(run: Run, alice: Path, database
     shown = run("approval", "show", request.id).fine()
     assert "| body: Fine." in shown.out
     assert "revision 2" in shown.out
-    assert "this is not" not in run("approval", "approve", request.id, "--hash", request.hash, who=alice).refused(5)
+    stale = run("approval", "approve", request.id, "--hash", request.hash[:12], who=alice).refused(5)
+    assert "this is not what the request shows" in stale
+    who, action, detail = audit(database, request.id)[-1]
+    assert (who, action, detail["verdict"]) == ("alice", "approval.refused", "stale")
+    assert detail["hash"].startswith(request.hash[:12])
+
+
+def test_who_has_handed_her_right_on_is_told_so(run: Run, alice: Path, database: Database) -> None:
+    run("token", "create", "--user", "bob", "--out", "bob.token").fine()
+    request = ask(database, policy={"groups": ["leads"]})
+    run("approval", "delegate", "bob", "--for", "7d", who=alice).fine()
+    said = run("approval", "approve", request.id, "--hash", request.hash, who=alice).refused(4)
+    assert "alice has handed this right to bob. `backbeat approval delegate alice` takes it back" in said
+    assert "leads" not in said
+
+
+def test_a_request_whose_effect_no_worker_has_loaded_says_so(run: Run, database: Database) -> None:
+    call = "SELECT backbeat.create_approval(%s, 'approve', %s, NULL)"
+    worker_rows(database, call, [escalate(database), content_hash()])
+    assert "no worker has loaded its effect" in " ".join(run("approval", "list").fine().out.split())
 
 
 def test_everything_around_a_decision(run: Run, alice: Path, database: Database, tmp_path: Path) -> None:

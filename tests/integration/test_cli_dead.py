@@ -118,6 +118,7 @@ def test_status_shows_the_health_of_a_database_without_a_stack(run: Run, databas
         *("queue", "ticks", "stops", "partitions", "vacuum", "oldest transaction"),
         *("idle in transaction", "index bloat", "overruns", "routes", "dead letters", "notifications", "telemetry"),
         "models",
+        *("messages to Temporal", "Temporal workers", "approved effects"),
     }
     assert "wrong" not in states.values()
     assert run("status").fine().out.startswith("check")

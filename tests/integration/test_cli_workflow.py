@@ -1,6 +1,7 @@
 """`backbeat workflow` against a real database and a real Temporal server."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 from xml.etree import ElementTree
@@ -9,9 +10,10 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tests.integration.test_orchestrations import MODULE, begin, connected, loaded
+from tests.support.approvals import start
 from tests.support.command import Done, command
 from tests.support.databases import Database
-from tests.support.temporal import FarSide, Server, environment, eventually, finished, row, working
+from tests.support.temporal import FarSide, Server, environment, eventually, finished, request_of, row, working
 
 Run = Callable[..., Done]
 ORDER = '{"customer": "acme"}'
@@ -63,6 +65,46 @@ async def test_a_run_from_start_to_picture(
     run("graph", workflow, "--svg", picture).fine()
     drawn = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
     assert "… parcels" in "".join(drawn.itertext())
+
+
+async def test_show_says_what_a_run_waits_for_and_since_when(
+    database: Database, temporal_server: Server, run: Run
+) -> None:
+    """An approval; an effect that no worker has loaded; one whose outcome nobody knows; a region that is cut off."""
+    client = await connected(temporal_server)
+    at = {"BACKBEAT_TEMPORAL_ADDRESS": temporal_server.address}
+
+    def waits(workflow: UUID) -> list[str]:
+        shown = run("show", workflow, "-o", "json", **at).fine().json["waits"]
+        assert all(one["since"] for one in shown)
+        return [one["waits_for"] for one in shown]
+
+    far = FarSide(troubles=["lose answer"], can_look=False)
+    async with environment(database, far) as env, working(await loaded(env), client) as options:
+        lost = begin(database, "ship")
+        await eventually(lambda: row(database, lost)["status"] == "waiting")
+        (unknown,) = waits(lost)
+        assert unknown.startswith("the outcome of 'book' is unknown: resolve it: backbeat effect resolve")
+        asking, unloaded, far_away = start(database), start(database, effect="nobody's"), begin(database, "twice")
+        await eventually(lambda: row(database, asking)["status"] == "waiting")
+        request = request_of(database, asking)
+        assert request
+        assert waits(asking) == [f"approval {request[0]}"]
+        await eventually(lambda: row(database, unloaded)["status"] == "waiting")
+        first, *_ = waits(unloaded)
+        assert first == 'a worker that has loaded the effect "nobody\'s"'
+        since = run("show", unloaded, "-o", "json", **at).fine().json["waits"][0]["since"]
+        seq = row(database, unloaded)["state_seq"]
+        await eventually(lambda: row(database, unloaded)["state_seq"] > seq)
+        assert run("show", unloaded, "-o", "json", **at).fine().json["waits"][0]["since"] == since
+        await eventually(lambda: waits(far_away))
+        assert waits(far_away) == [f"write, for a worker of task queue {options.task_queue}-eu"]
+        assert "waits for" in run("show", far_away, **at).fine().out
+        async with (
+            working(await loaded(env), client, replace(options, region="eu")),
+            working(await loaded(env), client, replace(options, region="us")),
+        ):
+            assert (await finished(database, far_away, within=60))["status"] == "completed"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 
-from shared.db import outbox
+from shared.db import outbox, queue
 from shared.db.outbox import Message
 from shared.db.pool import Database as Pool
 from shared.db.pool import open_pool
@@ -100,16 +100,19 @@ async def test_a_workflow_nobody_knows_fails_after_some_patience(database: Datab
     async with pool(database) as db:
         dispatcher = Dispatcher(db, client, QUEUE)
         await dispatcher.beat()
-        assert row(database, workflow)["status"] == "starting"
-        database.sql(
-            "UPDATE backbeat.temporal_outbox SET attempts = 9, lease_until = now() WHERE stream = %s", [workflow]
-        )
+        database.advance(timedelta(minutes=6))
+        knows = [{"name": "approve_effect", "version": 2, "tier": "-", "max_attempts": 1}]
+        await queue.register(db, "a newer worker", "temporal", knows)
+        await dispatcher.beat()
+        assert row(database, workflow)["status"] == "starting", "who knows it may be about to come back too"
+        database.sql("UPDATE backbeat.presence SET since = since - interval '5 minutes'")
         await dispatcher.beat()
     failed = row(database, workflow)
     assert failed["status"] == "failed"
     assert failed["error"] == "no worker runs aprove_effect@1; this one runs approve_effect@1"
     assert audit(database, workflow) == [("(worker)", "workflow.refused", {"error": failed["error"]})]
-    assert row(database, newer)["status"] == "starting"
+    waits = "SELECT attempts, last_error FROM backbeat.temporal_outbox WHERE stream = %s"
+    assert (row(database, newer)["status"], database.sql(waits, [newer])) == ("starting", [(0, None)])
 
 
 async def test_an_ambiguous_time_out_is_sent_again(

@@ -88,6 +88,8 @@ async def test_people_are_asked_and_what_they_approve_is_done(database: Database
         assert "the decision on 'Post'" in row(database, run)["waiting_for"]
         decide(database, token(database, "alice"), request, "approve", shown)
         ((request, shown),) = await eventually(lambda: database.sql(pending))
+        assert decide(database, token(database, "acme"), request, "approve", shown)["verdict"] == "not_eligible"
+        assert database.value("SELECT requested_by FROM backbeat.approval_requests WHERE id = %s", [request]) == "acme"
         decide(database, token(database, "alice"), request, "reject", shown)
         done = await finished(database, run)
     assert done["result"] == {"post": "approved", "outcome": {"id": 1}, "gate": "rejected"}

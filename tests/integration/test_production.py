@@ -152,15 +152,16 @@ async def _question(database: Database, run: UUID) -> tuple[UUID, str]:
     return request, shown
 
 
+def _current(server: Server, build: str) -> bool:
+    """Make new runs go to this build, once Temporal has heard of it."""
+    choose = ["worker", "deployment", "set-current-version", "--deployment-name", "backbeat", "--yes", "--build-id"]
+    command = [str(temporal.binary()), *choose, build, "--address", server.address, "--disable-config-file"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 async def test_a_deploy_leaves_runs_with_the_release_that_began_them(database: Database, tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.start()
-    choose = ["worker", "deployment", "set-current-version", "--deployment-name", "backbeat", "--yes", "--build-id"]
-
-    def current(build: str) -> bool:
-        command = [str(temporal.binary()), *choose, build, "--address", server.address, "--disable-config-file"]
-        return subprocess.run(command, capture_output=True).returncode == 0
-
     alice = token(database, "alice")
     old, new = Options("deploys", build_id="v1"), Options("deploys", build_id="v2")
     try:
@@ -168,11 +169,11 @@ async def test_a_deploy_leaves_runs_with_the_release_that_began_them(database: D
         async with environment(database, FarSide()) as env:
             first, second = _declared(env, greetings.Old), _declared(env, greetings.New)
             async with working(first, client, old):
-                await eventually(lambda: current("v1"))
+                await eventually(lambda: _current(server, "v1"))
                 begun = _begin(database)
                 request, shown = await _question(database, begun)
             async with working(second, client, new):
-                await eventually(lambda: current("v2"))
+                await eventually(lambda: _current(server, "v2"))
                 later = _begin(database)
                 decide(database, alice, request, "approve", shown)
                 other, also = await _question(database, later)
@@ -181,6 +182,38 @@ async def test_a_deploy_leaves_runs_with_the_release_that_began_them(database: D
                 assert row(database, begun)["status"] == "waiting", "nobody who could go on with it works"
                 async with working(first, client, old):
                     assert (await finished(database, begun, within=60))["result"] == "the old release"
+    finally:
+        server.kill()
+
+
+async def test_overlapping_releases_begin_what_each_knows_and_all_of_it_on_the_current_one(
+    database: Database, tmp_path: Path
+) -> None:
+    server = Server(tmp_path)
+    server.start()
+    alice = token(database, "alice")
+    old, new = Options("deploys", build_id="v1"), Options("deploys", build_id="v2")
+    try:
+        client = await Client.connect(server.address, data_converter=data_converter(None))
+        async with environment(database, FarSide()) as env:
+            first = _declared(env, greetings.Old)
+            both = {**_declared(env, greetings.New).registry.orchestrations}
+            both |= _declared(env, greetings.Carry, "carry").registry.orchestrations
+            second = replace(env, registry=replace(env.registry, orchestrations=both))
+            async with working(second, client, new):
+                await eventually(lambda: _current(server, "v2"))
+            made = [_begin(database, name) for _ in range(10) for name in ("greet", "carry")]
+            async with working(first, client, old):
+                told = """SELECT DISTINCT workflow, o.attempts, delivered_at IS NOT NULL, last_error
+                          FROM backbeat.temporal_outbox o JOIN backbeat.orchestrated_workflows w ON w.id = o.stream
+                          WHERE kind = 'start'"""
+                left = ("carry", 0, False, None)
+                await eventually(lambda: set(database.sql(told)) == {("greet", 1, True, None), left})
+                async with working(second, client, new):
+                    for request, shown in [await _question(database, run) for run in made]:
+                        decide(database, alice, request, "approve", shown)
+                    ends = [(await finished(database, run))["result"] for run in made]
+        assert ends == ["the new release", "emca"] * 10
     finally:
         server.kill()
 

@@ -53,6 +53,14 @@ CROSSES = {
         "TIMER_FIRED",
         "WORKFLOW_EXECUTION_COMPLETED",
     },
+    "revoked": {
+        "create_request",
+        "project",
+        "close_if_pending",
+        "signal poke",
+        "TIMER_CANCELED",
+        "WORKFLOW_EXECUTION_COMPLETED",
+    },
 }
 
 
@@ -60,10 +68,14 @@ def crossed(history: WorkflowHistory) -> set[str]:
     """The activities that completed, the signals that came, and the kinds of the other events."""
     found: set[str] = set()
     scheduled: dict[int, str] = {}
+    own = history.events[0].workflow_execution_started_event_attributes.task_queue.name
     for event in history.events:
         found.add(workflow_event(event))
         if event.HasField("activity_task_scheduled_event_attributes"):
-            scheduled[event.event_id] = event.activity_task_scheduled_event_attributes.activity_type.name
+            what = event.activity_task_scheduled_event_attributes
+            scheduled[event.event_id] = what.activity_type.name
+            if what.task_queue.name != own:
+                found.add(f"{what.activity_type.name} in {what.task_queue.name.rpartition('-')[2]}")
         elif event.HasField("activity_task_completed_event_attributes"):
             found.add(scheduled[event.activity_task_completed_event_attributes.scheduled_event_id])
         elif event.HasField("workflow_execution_signaled_event_attributes"):
@@ -179,6 +191,19 @@ async def _revise(database: Database, client: Client, name: str) -> None:
     decide(database, alice, request, "approve", shown)
 
 
+async def _revoke(database: Database, client: Client, name: str) -> None:
+    """Approved, and taken back while the effect is delayed: the workflow waits twice."""
+    ((request, shown),) = database.sql("SELECT id, hash FROM backbeat.approval_requests")
+    alice = token(database, "alice")
+    decide(database, alice, request, "approve", shown)
+    heard = "SELECT count(*) FROM backbeat.temporal_outbox WHERE kind = 'poke' AND delivered_at IS NOT NULL"
+    await eventually(lambda: database.value(heard))
+    handle = client.get_workflow_handle(name)
+    while not {"signal poke", "close_if_pending"} <= crossed(await handle.fetch_history()):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    decide(database, alice, request, "revoke", shown)
+
+
 @pytest.mark.parametrize(
     ("kind", "changed", "play"),
     [
@@ -187,6 +212,7 @@ async def _revise(database: Database, client: Client, name: str) -> None:
         ("cancelled", {}, _cancel),
         ("failed", {"title": ""}, None),
         ("revised", {"policy": {"approvers": ["alice"], "max_rounds": 1, "effect_delay": 1}}, _revise),
+        ("revoked", {"policy": {"approvers": ["alice"], "effect_delay": 3600}}, _revoke),
     ],
 )
 async def test_a_run_of_today_replays(

@@ -24,3 +24,4 @@ begin = bounded_loop("begin", version=1, input=Order, output=Order, tier="small"
 fork = bounded_loop("fork", version=1, input=Order, output=Order, tier="small", run=_fork)
 leaf = bounded_loop("leaf", version=1, input=Order, output=Order, tier="small", run=_leaf)
 errand = orchestration("errand", version=1, input=Order, workflow="tests.support.errand:Errand")
+gather = orchestration("gather", version=1, input=Order, workflow="tests.support.errand:Gather")

@@ -39,7 +39,10 @@ class AskFirst:
         policy = {"approvers": ["alice"]}
         day = timedelta(days=1)
         post = await bb.approve("post", title="Post", effect="note", request={"a": 1}, policy=policy, deadline=day)
-        gate = await bb.approve("gate", title="Go on", request={"b": 2}, policy=policy, deadline=day)
+        twice = {"approvers": ["alice"], "four_eyes": True}
+        gate = await bb.approve(
+            "gate", title="Go on", request={"b": 2}, policy=twice, deadline=day, requested_by=order.customer
+        )
         return {"post": post.decision, "outcome": post.outcome, "gate": gate.decision}
 
 

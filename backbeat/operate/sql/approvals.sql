@@ -1,3 +1,8 @@
+-- name: handed_to
+SELECT h.to_user FROM backbeat.approval_requests r, LATERAL backbeat.handed_on(r.id, backbeat.clock()) AS h
+WHERE r.id = %(request)s AND h.user_name = %(user)s AND EXISTS (
+    SELECT FROM backbeat.rules_at(r, backbeat.clock()) AS a(rule) WHERE backbeat.fits(a.rule, h.user_name, h.groups))
+
 -- name: reassign
 SELECT backbeat.reassign(%(leaver)s, %(heir)s, %(reason)s) AS open
 

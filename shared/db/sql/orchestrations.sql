@@ -15,7 +15,7 @@ SELECT id, cardinality(children) AS children, children_left AS left, failed, tol
 FROM backbeat.add_children(%(run)s, %(step)s, %(start)s, %(name)s, %(version)s, %(payloads)s::jsonb[], %(tolerated)s, %(seal)s)
 
 -- name: join
-SELECT cardinality(children) AS children, children_left AS left, failed, tolerated
+SELECT cardinality(children) AS children, children_left AS left, failed, tolerated, sealed AS known
 FROM backbeat.joins WHERE (workflow_id, step) = (%(run)s, %(step)s)
 
 -- name: children

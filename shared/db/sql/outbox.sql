@@ -1,6 +1,6 @@
 -- name: lease
 SELECT stream, seq, kind, lease, attempts, workflow, version, temporal_id, status, state_seq
-FROM backbeat.lease_outbox(%(kinds)s, %(limit)s, %(seconds)s)
+FROM backbeat.lease_outbox(%(kinds)s, %(limit)s, %(seconds)s, %(loaded)s::text[])
 
 -- name: settle
 SELECT backbeat.settle_outbox(

@@ -46,12 +46,13 @@ class Doom:
         if self.near():
             die()
 
-    def before(self, module: Any, name: str) -> None:
-        """Die instead of calling this function."""
+    def before(self, module: Any, name: str, counts: Callable[..., bool] = lambda *_, **__: True) -> None:
+        """Die instead of calling this function with arguments that count."""
         real = getattr(module, name)
 
         async def doomed(*given: Any, **named: Any) -> Any:
-            self.strike()
+            if counts(*given, **named):
+                self.strike()
             return await real(*given, **named)
 
         _replace(module, name, doomed)

@@ -8,8 +8,9 @@ import signal
 import sys
 from collections.abc import Callable
 
-from shared.db import approvals, effects, outbox
+from shared.db import approvals, effects, orchestrations, outbox
 from temporal_worker.__main__ import main
+from temporal_worker.activities import calls as activities
 from temporal_worker.dispatcher import Dispatcher
 from temporal_worker.relay import Relay
 from tests.chaos.support import doomed
@@ -29,6 +30,19 @@ STEPS: dict[str, Callable[[Doom], None]] = {
     "after-finish": lambda doom: doom.after(effects, "finish_effect"),
     "before-tell": lambda doom: doom.before(outbox, "project"),
     "after-tell": lambda doom: doom.after(outbox, "project"),
+    "before-model-call": lambda doom: doom.before(activities, "model_call"),
+    "after-model-call": lambda doom: doom.after(activities, "model_call"),
+    "before-fan-out": lambda doom: doom.before(orchestrations, "add_children"),
+    "after-fan-out": lambda doom: doom.after(orchestrations, "add_children"),
+    "before-wake": lambda doom: doom.before(Relay, "send", lambda _, message: message.kind == "wake"),
+    "after-join": lambda doom: doom.after(orchestrations, "join"),
+    "after-results": lambda doom: doom.after(orchestrations, "results"),
+    "before-write": lambda doom: doom.before(activities, "perform_effect"),
+    "after-write": lambda doom: doom.after(activities, "perform_effect"),
+    "before-undo": lambda doom: doom.before(activities, "perform_effect", lambda _, intent: ":undo:" in intent.key),
+    "in-an-undo": lambda doom: doom.before(effects, "finish_effect", lambda _, key, *__: ":undo:" in key),
+    "before-steps-are-told": lambda doom: doom.before(orchestrations, "project"),
+    "after-steps-are-told": lambda doom: doom.after(orchestrations, "project"),
 }
 
 
