@@ -262,7 +262,7 @@ CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uui
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE v_token bigint := nextval('leases'); v_effect side_effects; v_mark text; v_lost boolean := may_be_lost(p_key);
+DECLARE v_token bigint := nextval('leases'); v_effect side_effects; v_mark text; v_lost boolean := may_be_lost(p_key, p_owner);
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;
@@ -1591,11 +1591,12 @@ BEGIN
     RETURN true;
 END $$;
 
-CREATE FUNCTION backbeat.may_be_lost(p_key text) RETURNS boolean
+CREATE FUNCTION backbeat.may_be_lost(p_key text, p_owner uuid DEFAULT NULL::uuid) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
     AS $$
-    SELECT p_key COLLATE "C" < uuid7_floor(l.restored_at)::text AND NOT EXISTS (SELECT FROM side_effects e WHERE e.key = p_key) FROM ledger l $$;
+    SELECT CASE WHEN p_key ~ '^[0-9a-f]{32}:' THEN p_owner < uuid7_floor(l.restored_at + interval '1 day') ELSE p_key COLLATE "C" < uuid7_floor(l.restored_at)::text END
+        AND NOT EXISTS (SELECT FROM side_effects e WHERE e.key = p_key) FROM ledger l $$;
 
 CREATE FUNCTION backbeat.need_tenant(p_id text) RETURNS void
     LANGUAGE plpgsql
@@ -3810,8 +3811,8 @@ REVOKE ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) FROM P
 GRANT ALL ON FUNCTION backbeat.maintain_partitions(p_days_ahead integer) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.mark_batch(p_tag text, p_lease bigint, p_status text, p_vendor_id text, p_note text, p_seconds double precision, p_cancel boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.mark_batch(p_tag text, p_lease bigint, p_status text, p_vendor_id text, p_note text, p_seconds double precision, p_cancel boolean) TO backbeat_worker;
-REVOKE ALL ON FUNCTION backbeat.may_be_lost(p_key text) FROM PUBLIC;
-GRANT ALL ON FUNCTION backbeat.may_be_lost(p_key text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.may_be_lost(p_key text, p_owner uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.may_be_lost(p_key text, p_owner uuid) TO backbeat_worker;
 REVOKE ALL ON FUNCTION backbeat.need_tenant(p_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.next_reminder(p_tenant text, p_policy jsonb, p_deadline timestamp with time zone, p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backbeat.next_step(p_agent uuid) FROM PUBLIC;

@@ -31,9 +31,12 @@ CREATE INDEX side_effects_open ON backbeat.side_effects (intended_at) WHERE stat
 CREATE INDEX side_effects_origin ON backbeat.side_effects (origin_id);
 CREATE INDEX side_effects_approval ON backbeat.side_effects (approval_id) WHERE approval_id IS NOT NULL;
 
--- Whether the ledger may have known this key, and lost it with a restore. A key begins with the id of what it is an effect of.
-CREATE FUNCTION backbeat.may_be_lost(p_key text) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT p_key COLLATE "C" < uuid7_floor(l.restored_at)::text AND NOT EXISTS (SELECT FROM side_effects e WHERE e.key = p_key) FROM ledger l $$;
+-- Whether the ledger may have known this key, and lost it with a restore. A key begins with the id of what it is an effect of, which
+-- tells its age; or with 32 hex digits for all tasks of equal payloads: then one that was lost may have written, and for a day
+-- whoever misses it enqueues it again.
+CREATE FUNCTION backbeat.may_be_lost(p_key text, p_owner uuid DEFAULT NULL) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT CASE WHEN p_key ~ '^[0-9a-f]{32}:' THEN p_owner < uuid7_floor(l.restored_at + interval '1 day') ELSE p_key COLLATE "C" < uuid7_floor(l.restored_at)::text END
+        AND NOT EXISTS (SELECT FROM side_effects e WHERE e.key = p_key) FROM ledger l $$;
 
 -- Asks leave to make a far write. The verdict is one of
 --   fire      the intent is on record under token: write, leaving detail as the mark, then finish_effect
@@ -49,7 +52,7 @@ CREATE FUNCTION backbeat.begin_effect(p_key text, p_owner_kind text, p_owner uui
     p_traceparent text, p_approval uuid, p_fire_seconds double precision) RETURNS TABLE (verdict text, token bigint, outcome jsonb, wait_seconds double precision,
     detail text) LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_column
-DECLARE v_token bigint := nextval('leases'); v_effect side_effects; v_mark text; v_lost boolean := may_be_lost(p_key);
+DECLARE v_token bigint := nextval('leases'); v_effect side_effects; v_mark text; v_lost boolean := may_be_lost(p_key, p_owner);
 BEGIN
     IF p_owner_kind = 'task' THEN
         PERFORM FROM simple_tasks t WHERE t.id = p_owner AND t.lease = p_lease AND t.status = 'running' FOR KEY SHARE;

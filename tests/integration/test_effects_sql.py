@@ -115,6 +115,25 @@ async def test_after_a_restore_what_may_have_been_done_is_looked_for(database: D
     assert database.sql(told) == [("olga", "2"), ("(reconciler)", "2")]
 
 
+async def test_after_a_restore_equal_payloads_share_what_was_lost_with_it(database: Database) -> None:
+    """What a keyed task writes has a key that tells no age, and a twin that was lost may have written it."""
+    async with tasks.worker(database) as db:
+        verdicts = []
+        for number, later in enumerate([timedelta(0), timedelta(hours=23), timedelta(hours=2)]):
+            if number:
+                database.advance(later)
+            await tasks.submit(db, [{"n": number}], [bytes([number]) * 32])
+            task = await tasks.take_one(db)
+            if not number:
+                database.advance(timedelta(seconds=1))
+                assert await effects.note_restore(db, None, "olga", "a disk died")
+            wish = replace(_wish(task), key=f"{task.effect_scope}:write")
+            assert str(task.id) not in wish.key
+            verdicts.append((await _begin(db, wish)).verdict)
+    # Alive then; enqueued again by whoever found it gone; a day later nobody repeats what was lost.
+    assert verdicts == ["look", "look", "fire"]
+
+
 async def test_an_intent_without_leave_to_fire(database: Database) -> None:
     """Somebody who cannot write puts on record that it is wanted, and what stands in its way."""
     async with tasks.worker(database) as db:
