@@ -13,7 +13,7 @@ from shared.config import Config, ProviderConfig
 from shared.db import queue
 from shared.db.pool import Database as Connection
 from shared.definitions import Definition, Registry
-from shared.domain.outcome import Dead, Release, Retry, Snooze, Succeed
+from shared.domain.outcome import Dead, Retry, Snooze, Succeed
 from shared.domain.usage import Usage
 from shared.execution.attempt import attempt
 from shared.execution.context import Context
@@ -243,10 +243,8 @@ async def test_a_tier_that_is_not_there_is_said_and_costs_nothing(database: Data
     vendor = said(GOOD)
     async with tasks.worker(database) as db:
         outcome = await _attempt(db, vendor, tier="tiny")
-    assert isinstance(outcome, Release)
-    assert outcome.reason == "a test has no tier 'tiny'. It has small, medium, large"
+    assert outcome == Dead("unknown_tier", "no tier is called 'tiny': use one of small, medium, large")
     assert (vendor.sent, database.sql("SELECT 1 FROM backbeat.model_calls")) == ([], [])
-    assert database.value("SELECT attempts FROM backbeat.simple_tasks") == 0
 
 
 async def test_a_cap_stops_the_climb(database: Database) -> None:
