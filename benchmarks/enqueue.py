@@ -15,8 +15,8 @@ import psycopg
 from pydantic import BaseModel
 
 from backbeat.producer.rows import Terms
-from backbeat.producer.submit import PART, submit_many
-from benchmarks.bench import cpu, finish, say, server
+from backbeat.producer.submit import ABREAST, PART, submit_many
+from benchmarks.bench import Server, finish, say, server
 from shared.db import pool
 from shared.db.pool import Database
 from shared.definitions import Definition
@@ -83,13 +83,12 @@ KINDS: dict[str, Callable[[Database, list[Any]], Awaitable[None]]] = {
 }
 
 
-async def measure(worker_url: str, owner_url: str) -> dict[str, list[float]]:
+async def measure(at: Server) -> dict[str, list[float]]:
     """Tasks a second, and microseconds of CPU a task, a figure a round; the first fills caches and is left out."""
     found: dict[str, list[float]] = {f"{kind}_{unit}": [] for unit in ("per_s", "cpu_us") for kind in KINDS}
-    async with await psycopg.AsyncConnection.connect(owner_url, autocommit=True) as owner:
+    async with await psycopg.AsyncConnection.connect(at.owner, autocommit=True) as owner:
         await owner.execute(BARE)
-        async with pool.connect(worker_url, max_size=1) as db:
-            backend = (await db.row("SELECT pg_backend_pid() AS pid"))["pid"]
+        async with pool.connect(at.worker, max_size=ABREAST) as db:
             for number in range(ROUNDS + 1):
                 round_: dict[str, float] = {}
                 for kind, send in KINDS.items():
@@ -97,10 +96,10 @@ async def measure(worker_url: str, owner_url: str) -> dict[str, list[float]]:
                     payloads = [
                         {"n": first + n, "text": "a ticket of some forty characters or so"} for n in range(TASKS)
                     ]
-                    start, burnt = perf_counter(), cpu(backend) + process_time()
+                    start, burnt = perf_counter(), at.cpu() + process_time()
                     await send(db, payloads)
                     round_[f"{kind}_per_s"] = round(TASKS / (perf_counter() - start))
-                    round_[f"{kind}_cpu_us"] = round((cpu(backend) + process_time() - burnt) * 1e6 / TASKS, 1)
+                    round_[f"{kind}_cpu_us"] = round((at.cpu() + process_time() - burnt) * 1e6 / TASKS, 1)
                 if number:
                     for name, value in round_.items():
                         found[name].append(value)
@@ -112,7 +111,7 @@ async def measure(worker_url: str, owner_url: str) -> dict[str, list[float]]:
 def main() -> None:
     """Measure and print."""
     with server() as at:
-        found = asyncio.run(measure(at.worker, at.owner))
+        found = asyncio.run(measure(at))
     figures = {name: median(values) for name, values in found.items()}
     targets = [(f"{kind}_per_s", figures[f"{kind}_per_s"], ">=", target) for kind, target in TARGETS.items()]
     finish("enqueue", figures, targets)

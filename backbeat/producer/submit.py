@@ -1,6 +1,7 @@
 """Adding tasks: payloads checked against their definition, keyed, enqueued, and each one's trace begun."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,7 @@ from shared.ids import key_of, parse_traceparent
 from shared.telemetry.spans import Telemetry
 
 PART = 5000  # rows a transaction
+ABREAST = 4  # transactions; they meet at their flow alone, at the end
 PART_BYTES = 16 * 1_048_576
 
 
@@ -83,20 +85,22 @@ async def submit_many(
 ) -> AsyncIterator[tuple[int, int]]:
     """Enqueue any number of `prepared` payloads, some thousand a transaction; yields how many, and how many are new.
 
-    While one part is on its way the next is drawn from `rows`, in a thread. Where a connection breaks, the parts that
-    were yielded are in; sent again, keyed rows are added once. Raises like `submit`.
+    While some parts are on their way the next is drawn from `rows`, in a thread. Where a connection breaks, the parts
+    that were yielded are in; sent again, keyed rows are added once. Raises like `submit`.
     """
     await register_definitions(db, "cron", [definition.row])
-    parts = _parts(rows)
-    part = await asyncio.to_thread(next, parts, None)
-    while part:
-        sending = asyncio.create_task(_submit_part(db, telemetry, definition, terms, part))
-        try:
-            following = await asyncio.to_thread(next, parts, None)
-        finally:
-            new = await sending
-        yield len(part), new
-        part = following
+    parts, under_way = _parts(rows), deque[tuple[int, asyncio.Task[int]]]()
+    try:
+        while part := await asyncio.to_thread(next, parts, None):
+            under_way.append((len(part), asyncio.create_task(_submit_part(db, telemetry, definition, terms, part))))
+            if len(under_way) == ABREAST:
+                yield under_way[0][0], await under_way[0][1]
+                under_way.popleft()
+        while under_way:
+            yield under_way[0][0], await under_way[0][1]
+            under_way.popleft()
+    finally:
+        await asyncio.gather(*(sending for _, sending in under_way), return_exceptions=True)
 
 
 def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
