@@ -1,7 +1,7 @@
 """The attempts one tick has under way: start them, keep their leases, collect how they ended."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from uuid import UUID
 
 from shared import clock
@@ -13,8 +13,8 @@ from shared.execution.environment import Environment
 
 LAST_WORDS = 1.0  # seconds between the end of all calls' time and the end of the attempts around them
 PATIENCE = 3.0  # seconds that cancelled attempts get to close their calls
-GATHER = 0.02  # seconds that an ended attempt waits for others, to be settled in one statement with them
-SPREAD = 0.25  # seconds over which the starts of one claim are spread, so that a burst trips no ramp limit
+GATHER = 0.0002, 0.1  # seconds a slot, and at most: what an ended attempt waits for others, to be settled with them
+SPREAD = 0.25  # seconds over which the starts of all slots are spread, so that a burst trips no ramp limit
 
 
 class Slots:
@@ -56,10 +56,10 @@ class Slots:
         """Whether what runs must have the process for itself."""
         return any(task.alone for task in self._runs.values())
 
-    def start(self, tasks: Iterable[Task]) -> None:
+    def start(self, tasks: Sequence[Task]) -> None:
         """Begin an attempt of each task, within a fraction of a second of each other."""
         for task in tasks:
-            delay = self._env.rng.uniform(0, SPREAD)
+            delay = self._env.rng.uniform(0, SPREAD * len(tasks) / self._size)
             self._runs[asyncio.create_task(self._later(delay, task), name=str(task.id))] = task
 
     async def wait(self, timeout: float) -> list[tuple[Task, Outcome]]:  # noqa: ASYNC109
@@ -69,7 +69,7 @@ class Slots:
         if self._runs:
             done, others = await asyncio.wait(self._runs, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             if done and others:
-                await clock.sleep(GATHER)
+                await clock.sleep(min(GATHER[0] * self._size, GATHER[1]))
         if self._runs and clock.monotonic() >= self._renewed + interval:
             await self._renew()
         return self._collect()

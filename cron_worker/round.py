@@ -30,6 +30,7 @@ from shared.execution.spans import tick_span
 from shared.telemetry.spool import spool_status
 
 MAINTENANCE = 2.0  # seconds between looks for what time has moved
+REFILLS = 8  # of windows, in one go
 POLL = 0.5  # seconds between looks for new rows while slots are free and other work is under way
 
 
@@ -60,7 +61,7 @@ class Round:
         self._slots = Slots(env, self._worker, limits.concurrency, limits.lease)
         self._bulk = Bulk(env, self._worker, limits, report, stop, self._slots)
         self._claimed: list[Task] = []
-        self._maintain_at = 0.0
+        self._maintain_at, self._dry = 0.0, 0  # sweeps in a row that found nothing behind the windows
 
     async def run(self) -> Report:
         """Work until the queue is empty for us or the budget is used up, then let what runs end."""
@@ -113,6 +114,7 @@ class Round:
             await calls.return_expired_blocks(self._env.db)
             await schedule(self._env)
             await queue.sweep(self._env.db)
+            self._dry = 0
 
     async def _claim(self) -> bool:
         """Fill free slots while tasks may still start; False when none was there."""
@@ -131,10 +133,18 @@ class Round:
         idle = not self._slots.busy and not self._bulk.busy
         self._report.claimed += room
         tasks = await queue.claim(self._env.db, self._worker, loaded, room, self._limits.lease, idle=idle)
+        for _ in range(REFILLS):
+            # Whoever was here before may have emptied windows that have more behind them, or be doing so just now.
+            if self._dry > 1 or len(tasks) == room or any(task.alone for task in tasks):
+                break
+            await clock.sleep(POLL / 10 * self._dry)
+            self._dry = 0 if (await queue.sweep(self._env.db, days=False))["promoted"] else self._dry + 1
+            given = self._env.db, self._worker, loaded, room - len(tasks), self._limits.lease
+            tasks += await queue.claim(*given, idle=idle and not tasks)
         self._report.claimed += len(tasks) - room
         self._claimed += tasks
         self._slots.start(tasks)
-        return bool(tasks)
+        return bool(tasks) or self._dry < 2
 
     async def _settle(self, ended: list[tuple[Task, Outcome]]) -> None:
         """Spans to disk first, then the outcomes: a finished row's trace is never missing."""

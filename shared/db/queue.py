@@ -89,9 +89,10 @@ async def reap(db: Database, limit: int = 100, leases: Sequence[int] | None = No
     return len(await db.rows(_SQL["reap"], {"limit": limit, "leases": None if leases is None else list(leases)}))
 
 
-async def sweep(db: Database, limit: int = 5000) -> Mapping[str, int]:
-    """Move what time alone moves; returns the counts due, expired, promoted, unloaded."""
-    await db.rows(_SQL["maintain_partitions"])
+async def sweep(db: Database, limit: int = 5000, *, days: bool = True) -> Mapping[str, int]:
+    """Move what time alone moves, `days` of history too; returns the counts due, expired, promoted, unloaded."""
+    if days:
+        await db.rows(_SQL["maintain_partitions"])
     total: Counter[str] = Counter()
     for _ in range(MOST_SWEEPS):
         moved = await db.row(_SQL["sweep"], {"limit": limit})

@@ -29,6 +29,7 @@ class BatchContext:
 
     def __init__(self, env: Environment, tasks: Sequence[Task]) -> None:
         self._context = Context(env, tasks[0])
+        self.drain = self._context.drain
         self.tasks = tuple(tasks)
         self.asked = False
 
@@ -38,10 +39,6 @@ class BatchContext:
         return await self._context.llm(key, output=output, prompt=prompt, tier=tier, **options)
 
     fan_out = staticmethod(Context.fan_out)
-
-    async def drain(self) -> None:
-        """Let calls that are under way end and be billed."""
-        await self._context.drain()
 
 
 async def run_batch(env: Environment, tasks: Sequence[Task]) -> Ends:
