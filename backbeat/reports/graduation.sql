@@ -18,7 +18,8 @@ WITH
         SELECT * FROM task_runs
         WHERE Timestamp >= {since} AND Timestamp < {until} AND Runtime = 'cron' AND Workflow != '' AND Outcome != 'lost'
     ),
-    names AS (SELECT DISTINCT Workflow FROM runs),
+    -- A scalar, which ClickHouse computes once however often it is named.
+    names AS (SELECT arrayJoin((SELECT groupUniqArray(Workflow) FROM runs)) AS Workflow),
     waits AS (
         SELECT Workflow, Tenant, Class, QueueWaitMs / 1e3 AS wait_s, toStartOfHour(Timestamp) AS hour
         FROM task_runs
