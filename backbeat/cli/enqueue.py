@@ -201,10 +201,10 @@ def _all_or_none(checked: _Checked, progress: "Progress") -> "Iterator[Row]":
 async def _send(
     config: "Config", definition: "Definition", terms: "Terms", rows: "Iterable[Row]", summary: Summary
 ) -> Summary:
-    from backbeat.producer.submit import submit_many
+    from backbeat.producer.submit import ABREAST, submit_many
     from shared.execution.telemetry import open_telemetry
 
-    async with database(config) as db:
+    async with database(config, connections=ABREAST) as db:
         telemetry = open_telemetry(config, "backbeat")
         try:
             async for sent, new in submit_many(db, telemetry, definition, terms, rows):

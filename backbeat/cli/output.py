@@ -105,7 +105,9 @@ def os_user() -> str:
 
 
 @asynccontextmanager
-async def database(config: "Config", *, owner: bool = False, operator: bool = False) -> AsyncIterator["Database"]:
+async def database(
+    config: "Config", *, owner: bool = False, operator: bool = False, connections: int = 1
+) -> AsyncIterator["Database"]:
     """Postgres for the length of a block; as the login that runs the migrations, or as that of people who operate.
 
     Raises ConfigError when none is configured, UnavailableError when it does not answer: at once, a person waits.
@@ -122,7 +124,7 @@ async def database(config: "Config", *, owner: bool = False, operator: bool = Fa
         await (await psycopg.AsyncConnection.connect(url, connect_timeout=5)).close()
     except psycopg.Error as error:
         raise translate(error, config.postgres_away) from error
-    async with connect(url, max_size=1, patience=5.0, away=config.postgres_away) as db:
+    async with connect(url, max_size=connections, patience=5.0, away=config.postgres_away) as db:
         yield db
 
 

@@ -85,15 +85,15 @@ async def submit_many(
 ) -> AsyncIterator[tuple[int, int]]:
     """Enqueue any number of `prepared` payloads, some thousand a transaction; yields how many, and how many are new.
 
-    While some parts are on their way the next is drawn from `rows`, in a thread. Where a connection breaks, the parts
-    that were yielded are in; sent again, keyed rows are added once. Raises like `submit`.
+    While some parts are on their way, one a connection of the pool, the next is drawn from `rows`, in a thread. Where
+    a connection breaks, the parts yielded are in; sent again, keyed rows are added once. Raises like `submit`.
     """
     await register_definitions(db, "cron", [definition.row])
     parts, under_way = _parts(rows), deque[tuple[int, asyncio.Task[int]]]()
     try:
         while part := await asyncio.to_thread(next, parts, None):
             under_way.append((len(part), asyncio.create_task(_submit_part(db, telemetry, definition, terms, part))))
-            if len(under_way) == ABREAST:
+            if len(under_way) == min(ABREAST, db.pool.max_size):
                 yield under_way[0][0], await under_way[0][1]
                 under_way.popleft()
         while under_way:

@@ -1,6 +1,7 @@
 """Any number of tasks, some thousand a transaction and several transactions at a time: each key once, nothing half."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 
@@ -61,3 +62,26 @@ async def test_a_part_that_postgres_refuses_ends_it_and_takes_no_other_with_it(
         with pytest.raises(BackbeatError, match="type json"):
             _ = [told async for told in sending]
     assert database.sql(HERE) == [(2 * PART, 2 * PART)]
+
+
+@pytest.mark.parametrize(("connections", "abreast"), [(1, 1), (2, 2), (9, submit.ABREAST)])
+async def test_no_part_waits_for_a_connection(
+    database: Database, monkeypatch: pytest.MonkeyPatch, connections: int, abreast: int
+) -> None:
+    """A pool that is asked for more than it has gives up after some seconds, and so would a slow Postgres' producer."""
+    send, under_way, most = submit._submit_part, 0, 0
+
+    async def counted(*given: Any) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await send(*given)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(submit, "_submit_part", counted)
+    async with tasks.worker(database, connections) as db:
+        sending = submit.submit_many(db, NullTelemetry(), judge, TERMS, _rows(range(12 * PART)))
+        assert sum([new async for _, new in sending]) == 12 * PART
+    assert most == abreast
