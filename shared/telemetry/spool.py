@@ -67,7 +67,7 @@ def model_calls(lines: list[bytes]) -> list[bytes]:
 
 def new_token() -> str:
     """32 hex digits, in the order of time."""
-    return f"{clock.wall_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return f"{clock.wall_ns():016x}{secrets.token_hex(8)}"
 
 
 def content(lines: list[bytes]) -> bytes:

@@ -45,9 +45,14 @@ class Writer:
         with log.open("wb") as out:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=out)
 
+    def kill(self) -> None:
+        """End it, if it runs."""
+        self.process.kill()
+        self.process.wait()
+
     def said(self) -> tuple[list[int], list[int]]:
-        """Batches begun, and acknowledged."""
-        lines = [line.split() for line in self.log.read_text().splitlines() if line.count(" ") == 1]
+        """Batches begun, and acknowledged. What has no end of line yet is half said, or half written at its death."""
+        lines = [line.split() for line in self.log.read_text().split("\n")[:-1]]
         return [int(n) for word, n in lines if word == "begin"], [int(n) for word, n in lines if word == "done"]
 
 
@@ -76,13 +81,13 @@ def test_what_is_acknowledged_arrives_once(private_clickhouse: Server, tmp_path:
         ship = stack.enter_context(shipping(spool, url))
         for turn, victim in enumerate(victims * soaking(1, 2)):
             writer = Writer(spool, max(begun, default=-1) + 1, seed, tmp_path / f"writer-{turn}.log")
+            stack.callback(writer.kill)
             _until_written(writer, chance.randint(2, 8))
             if victim == "server":
                 private_clickhouse.kill()
             elif victim == "shipper":
                 ship.send_signal(signal.SIGKILL)
-            writer.process.kill()
-            writer.process.wait()
+            writer.kill()
             if victim == "server":
                 private_clickhouse.start()
             elif victim == "shipper":

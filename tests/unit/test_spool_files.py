@@ -26,9 +26,9 @@ def test_a_file_is_a_header_and_the_rows(tmp_path: Path) -> None:
 
 
 def test_names_sort_by_time_and_never_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([1_795_000_000_000_000_000, 1_795_000_000_001_000_000, 17_950_000_000_000_000_000])
+    times = iter([*(1_795_000_000_000_000_000 + micro * 1_000 for micro in range(20)), 17_950_000_000_000_000_000])
     monkeypatch.setattr(clock, "wall_ns", lambda: next(times))
-    written = [write_batch(tmp_path, ROWS) for _ in range(3)]
+    written = [write_batch(tmp_path, ROWS) for _ in range(21)]
     assert written == sorted(written)
     monkeypatch.setattr(clock, "wall_ns", lambda: 1_795_000_000_000_000_000)
     assert len({write_batch(tmp_path, ROWS).name for _ in range(50)}) == 50
