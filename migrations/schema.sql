@@ -412,8 +412,7 @@ BEGIN
     PERFORM push_outbox(o.id, 'cancel') FROM (
         SELECT c.id FROM orchestrated_workflows c JOIN orchestrated_workflows w ON w.id = c.parent_workflow
         WHERE c.finished_at IS NULL AND w.finished_at IS NOT NULL AND c.parent_workflow = coalesce(p_workflow, c.parent_workflow)
-          AND NOT EXISTS (SELECT FROM temporal_outbox o WHERE o.stream = c.id AND o.kind = 'cancel')
-        ORDER BY c.id LIMIT p_limit FOR NO KEY UPDATE OF c SKIP LOCKED) o;
+          AND NOT EXISTS (SELECT FROM temporal_outbox o WHERE o.stream = c.id AND o.kind = 'cancel') ORDER BY c.id LIMIT p_limit FOR NO KEY UPDATE OF c SKIP LOCKED) o;
     v_tasks := ARRAY(
         SELECT t.id FROM joins j JOIN orchestrated_workflows w ON w.id = j.workflow_id JOIN simple_tasks t ON t.parent_id = j.id
         WHERE j.children_left > 0 AND j.workflow_id = coalesce(p_workflow, j.workflow_id) AND (w.finished_at IS NOT NULL OR j.failed > j.tolerated) ORDER BY 1 LIMIT p_limit);
@@ -2032,6 +2031,12 @@ BEGIN
     RETURN FOUND;
 END $$;
 
+CREATE FUNCTION backbeat.refuse_start(p_workflow text, p_by text, p_error text) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'backbeat', 'pg_temp'
+    AS $$
+    SELECT audit(session_user, 'workflow.refused', p_workflow, jsonb_build_object('by', p_by, 'error', p_error)) $$;
+
 CREATE FUNCTION backbeat.refuse_unknown_tenants(p_by text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'backbeat', 'pg_temp'
@@ -2654,8 +2659,7 @@ BEGIN
     RETURN QUERY SELECT w.id, false, w.input = p_input FROM orchestrated_workflows w WHERE (w.tenant, w.workflow, w.start_key) = (p_tenant, p_workflow, p_key);
     IF NOT FOUND THEN
         v_id := start_workflow(p_workflow, p_version, p_tenant, p_input, NULL, NULL, p_traceparent);
-        UPDATE orchestrated_workflows w SET version = p_version, start_key = p_key WHERE w.id = v_id;
-        RETURN QUERY SELECT v_id, true, true;
+        RETURN QUERY UPDATE orchestrated_workflows w SET version = p_version, start_key = p_key WHERE w.id = v_id RETURNING w.id, true, true;
     END IF;
 END $$;
 
@@ -3849,6 +3853,9 @@ REVOKE ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq s
 GRANT ALL ON FUNCTION backbeat.reconcile_call(p_owner uuid, p_key text, p_seq smallint, p_cost numeric, p_tokens integer, p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.refire_effect(p_key text, p_token bigint, p_fire_seconds double precision, p_error text) TO backbeat_worker;
+REVOKE ALL ON FUNCTION backbeat.refuse_start(p_workflow text, p_by text, p_error text) FROM PUBLIC;
+GRANT ALL ON FUNCTION backbeat.refuse_start(p_workflow text, p_by text, p_error text) TO backbeat_worker;
+GRANT ALL ON FUNCTION backbeat.refuse_start(p_workflow text, p_by text, p_error text) TO backbeat_producer;
 REVOKE ALL ON FUNCTION backbeat.refuse_unknown_tenants(p_by text) FROM PUBLIC;
 GRANT ALL ON FUNCTION backbeat.refuse_unknown_tenants(p_by text) TO backbeat_operator;
 REVOKE ALL ON FUNCTION backbeat.register_definitions(p_runtime text, p_definitions jsonb) FROM PUBLIC;

@@ -37,7 +37,8 @@ def start(
     """Start an orchestration.
 
     Its input is checked first, against the definition in a module that BACKBEAT_DEFINITIONS names. The row and the
-    message to Temporal are one transaction; a worker delivers it.
+    message to Temporal are one transaction; a worker delivers it. What is refused starts nothing and is in the audit
+    log.
     """
     if (payload is None) == (file is None):
         raise click.UsageError("give one of --input and --file")
@@ -49,17 +50,11 @@ def start(
         from backbeat.operate import runs
         from shared.config import load
         from shared.definitions import load_definitions
-        from shared.errors import DefinitionError
 
         config = load()
         registry = load_definitions(config.definitions)
-        made = registry.newest_orchestration(name)
-        if version is not None:
-            if f"{name}@{version}" not in registry.orchestrations:
-                raise DefinitionError(f"no loaded module defines {name}@{version}", fix=f"Newest: {made.full_name}")
-            made = registry.orchestrations[f"{name}@{version}"]
-        async with database(config) as db:
-            return await runs.start(db, made, body, key=key, **how)
+        async with database(config) as db, runs.refusals(db, name, os_user()):
+            return await runs.start(db, runs.wanted(registry, name, version), body, key=key, **how)
 
     found, created = run_async(main())
     emit({"id": found, "created": created}, output=output)

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from typing import Any
@@ -14,9 +15,9 @@ from shared.config import Config
 from shared.db.pool import Database
 from shared.db.queries import load
 from shared.db.queue import register_definitions
-from shared.db.text import storable
-from shared.definitions import Orchestration
-from shared.errors import ConfigError, ConflictError, InputError, NotFoundError, UnavailableError
+from shared.db.text import clean, storable
+from shared.definitions import Orchestration, Registry
+from shared.errors import ConfigError, ConflictError, DefinitionError, InputError, NotFoundError, UnavailableError
 from shared.execution.payloads import PAYLOAD_CAP, checked
 
 _SQL = load("runs", "backbeat.operate")
@@ -33,6 +34,25 @@ class Story:
     calls: list[Row]
     effects: list[Row]
     undelivered: list[Row]
+
+
+def wanted(registry: Registry, name: str, version: int | None) -> Orchestration:
+    """The orchestration of this name and version, the newest if None. Raises DefinitionError naming what is loaded."""
+    newest = registry.newest_orchestration(name)
+    found = newest if version is None else registry.orchestrations.get(f"{name}@{version}")
+    if found is None:
+        raise DefinitionError(f"no loaded module defines {name}@{version}", fix=f"Newest: {newest.full_name}")
+    return found
+
+
+@asynccontextmanager
+async def refusals(db: Database, name: str, by: str) -> AsyncIterator[None]:
+    """What refuses to start an orchestration inside is also written to the audit log."""
+    try:
+        yield
+    except (DefinitionError, InputError, NotFoundError, ConflictError) as error:
+        await db.row(_SQL["refuse_start"], {"workflow": clean(name), "by": by, "error": clean(str(error))})
+        raise
 
 
 async def start(

@@ -133,8 +133,7 @@ BEGIN
     PERFORM push_outbox(o.id, 'cancel') FROM (
         SELECT c.id FROM orchestrated_workflows c JOIN orchestrated_workflows w ON w.id = c.parent_workflow
         WHERE c.finished_at IS NULL AND w.finished_at IS NOT NULL AND c.parent_workflow = coalesce(p_workflow, c.parent_workflow)
-          AND NOT EXISTS (SELECT FROM temporal_outbox o WHERE o.stream = c.id AND o.kind = 'cancel')
-        ORDER BY c.id LIMIT p_limit FOR NO KEY UPDATE OF c SKIP LOCKED) o;
+          AND NOT EXISTS (SELECT FROM temporal_outbox o WHERE o.stream = c.id AND o.kind = 'cancel') ORDER BY c.id LIMIT p_limit FOR NO KEY UPDATE OF c SKIP LOCKED) o;
     v_tasks := ARRAY(
         SELECT t.id FROM joins j JOIN orchestrated_workflows w ON w.id = j.workflow_id JOIN simple_tasks t ON t.parent_id = j.id
         WHERE j.children_left > 0 AND j.workflow_id = coalesce(p_workflow, j.workflow_id) AND (w.finished_at IS NOT NULL OR j.failed > j.tolerated) ORDER BY 1 LIMIT p_limit);
@@ -154,10 +153,13 @@ BEGIN
     RETURN QUERY SELECT w.id, false, w.input = p_input FROM orchestrated_workflows w WHERE (w.tenant, w.workflow, w.start_key) = (p_tenant, p_workflow, p_key);
     IF NOT FOUND THEN
         v_id := start_workflow(p_workflow, p_version, p_tenant, p_input, NULL, NULL, p_traceparent);
-        UPDATE orchestrated_workflows w SET version = p_version, start_key = p_key WHERE w.id = v_id;
-        RETURN QUERY SELECT v_id, true, true;
+        RETURN QUERY UPDATE orchestrated_workflows w SET version = p_version, start_key = p_key WHERE w.id = v_id RETURNING w.id, true, true;
     END IF;
 END $$;
+
+-- A start that was refused before there was a row, in a transaction of its own.
+CREATE FUNCTION backbeat.refuse_start(p_workflow text, p_by text, p_error text) RETURNS bigint LANGUAGE sql SECURITY DEFINER AS $$
+    SELECT audit(session_user, 'workflow.refused', p_workflow, jsonb_build_object('by', p_by, 'error', p_error)) $$;
 
 CREATE FUNCTION backbeat.cancel_workflow(p_workflow uuid, p_reason text) RETURNS SETOF bigint LANGUAGE sql SECURITY DEFINER AS $$
     WITH open AS (SELECT w.id FROM orchestrated_workflows w WHERE w.id = p_workflow AND w.finished_at IS NULL FOR NO KEY UPDATE)
@@ -184,8 +186,8 @@ END $$;
 CREATE FUNCTION backbeat.recheck_workflow(p_workflow uuid) RETURNS SETOF uuid LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE orchestrated_workflows SET checked_at = '-infinity' WHERE id = p_workflow AND finished_at IS NULL RETURNING id $$;
 
-GRANT EXECUTE ON FUNCTION backbeat.add_children, backbeat.child_workflow, backbeat.project_run, backbeat.cancel_orphans, backbeat.start_orchestration TO backbeat_worker;
-GRANT EXECUTE ON FUNCTION backbeat.start_orchestration TO backbeat_producer;
+GRANT EXECUTE ON FUNCTION backbeat.add_children, backbeat.child_workflow, backbeat.project_run, backbeat.cancel_orphans TO backbeat_worker;
+GRANT EXECUTE ON FUNCTION backbeat.start_orchestration, backbeat.refuse_start TO backbeat_worker, backbeat_producer;
 GRANT EXECUTE ON FUNCTION backbeat.cancel_workflow, backbeat.retry_workflow, backbeat.recheck_workflow TO backbeat_operator;
 
 CALL backbeat.pin_functions();

@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 import pytest
 from psycopg.types.json import Jsonb
 
+from backbeat.cli.output import os_user
 from tests.integration.test_orchestrations import MODULE, begin, connected, loaded
 from tests.support.approvals import start
 from tests.support.command import Done, command
-from tests.support.databases import Database
+from tests.support.databases import AUDIT_PROBLEMS, Database
 from tests.support.temporal import FarSide, Server, environment, eventually, finished, request_of, row, working
 
 Run = Callable[..., Done]
@@ -135,6 +136,29 @@ def test_bad_input_is_one_line_and_starts_nothing(
 ) -> None:
     assert said in run(*words).refused(code)
     assert count(database) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("nothing", ("--input", ORDER), "no loaded module defines the orchestration 'nothing'"),
+        ("ship", ("--input", ORDER, "--version", "9"), "no loaded module defines ship@9"),
+        ("ship", ("--input", '{"customer": 7}'), "ship@1: customer: Input should be a valid string"),
+        ("ship", ("--input", ORDER, "--tenant", "nobody"), "tenant nobody does not exist"),
+        ("ship", ("--input", '{"customer": "b"}', "--key", "taken"), "with another input"),
+    ],
+)
+def test_a_start_that_is_refused_is_in_the_audit_log(
+    database: Database, run: Run, name: str, words: tuple[str, ...], said: str
+) -> None:
+    run("start", "ship", "--input", ORDER, "--key", "taken").fine()
+    assert run("start", name, *words).code in {2, 3, 5}
+    kept = "SELECT subject, detail->>'error', detail->>'by' FROM backbeat.audit_log WHERE action = 'workflow.refused'"
+    ((subject, error, by),) = database.sql(kept)
+    assert (subject, by) == (name, os_user())
+    assert said in error
+    assert count(database) == 1
+    assert database.sql(AUDIT_PROBLEMS) == []
 
 
 def test_what_stands_against_it_is_said_and_nothing_changes(database: Database, run: Run) -> None:

@@ -3,6 +3,9 @@
 -- name: start
 SELECT id, created, same FROM backbeat.start_orchestration(%(workflow)s, %(version)s, %(tenant)s, %(input)s, %(key)s, %(traceparent)s)
 
+-- name: refuse_start
+SELECT backbeat.refuse_start(%(workflow)s, %(by)s, %(error)s)
+
 -- name: runs
 SELECT w.id, w.workflow, w.version, w.tenant, w.status, w.waiting_for, w.created_at, w.updated_at, w.finished_at, w.error
 FROM backbeat.orchestrated_workflows w
