@@ -123,6 +123,8 @@ def private_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 
 
 @pytest.fixture
-def private_database(private_server: Server) -> Database:
+def private_database(private_server: Server) -> Iterator[Database]:
     """A database on the private server, which goes with it."""
-    return databases.create(private_server)
+    made = databases.create(private_server)
+    yield made
+    databases.forget(made)

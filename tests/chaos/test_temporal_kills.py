@@ -32,7 +32,7 @@ from tests.support.temporal import Server, request_of, row
 
 SEEDS = int(os.environ.get("BACKBEAT_SEEDS", "100")) if SOAK else 1
 RUNS = 3  # approvals at a time
-SHORT = 4  # steps of the short version
+SHORT = 3  # steps of the short version
 HEALTHY = 5.0  # seconds, for three of four
 MODULES = "tests.support.noting,tests.chaos.support.risky"
 

@@ -69,8 +69,8 @@ async def test_sixteen_processes_use_a_limit_up_and_no_window_passes_it(
 ) -> None:
     async with campaign(database, monkeypatch, seed, rpm=600) as run:
         began = clock.monotonic()
-        for _ in range(8):
-            await clock.sleep(12.5)
+        for _ in range(4):
+            await clock.sleep(25)
             await run.replace(run.dice.randrange(PROCESSES))
         ended = clock.monotonic()
     log = [(at, 1.0) for at, _, _ in run.vendor.log]
@@ -207,6 +207,11 @@ async def test_no_more_calls_are_in_flight_than_may_be_and_a_dead_process_holds_
             await clock.sleep(10)
             await run.replace(run.dice.randrange(PROCESSES))
         await clock.sleep(16)
-        assert run.vendor.in_flight >= 15
+        seen = []
+        for _ in range(10):
+            await clock.sleep(1)
+            seen.append(run.vendor.in_flight)
+    print(f"in flight {seen}")
+    assert max(seen) >= 17, "the dead hold theirs"
     # In time that jumps a process' word may come later than the 15 s it is kept for: until then it has no calls.
     assert run.vendor.most <= 22

@@ -69,7 +69,9 @@ def test_a_service_enqueues_in_its_own_transaction_and_can_do_nothing_else(
         "SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'backbeat'::regnamespace"
         " AND has_function_privilege('backbeat_producer', p.oid, 'EXECUTE') ORDER BY 1"
     )
-    assert allowed == [("canonical",), ("enqueue",), ("idempotency_key",), ("start_orchestration",)]
+    assert allowed == [
+        (name,) for name in ("canonical", "enqueue", "idempotency_key", "refuse_start", "start_orchestration")
+    ]
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         producer.execute("SELECT FROM backbeat.simple_tasks")
 

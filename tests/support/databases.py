@@ -1,5 +1,7 @@
 """A database a test: a copy of the template, dropped afterwards."""
 
+import select
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,26 @@ from shared.db.queries import load
 from tests.support.servers import TEMPLATE, Server
 
 AUDIT_PROBLEMS = load("approvals", "backbeat.operate")["audit_problems"]
+
+# A new session costs ten times what most queries do. One for each thread, so that none waits for another's query.
+_sessions: dict[tuple[str, int], psycopg.Connection] = {}
+
+
+def _session(url: str) -> psycopg.Connection:
+    key = url, threading.get_ident()
+    kept = _sessions.get(key)
+    if kept and (kept.closed or select.select([kept], [], [], 0)[0]):  # the server's end of it is gone
+        kept.close()
+        kept = None
+    if kept is None:
+        kept = _sessions[key] = psycopg.connect(url, autocommit=True, prepare_threshold=None)
+    return kept
+
+
+def forget(database: "Database") -> None:
+    """Close what `Database.sql` keeps open."""
+    for key in [key for key in _sessions if key[0] == database.owner_url]:
+        _sessions.pop(key).close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +74,8 @@ class Database:
 
     def sql(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run one query as the owner in a transaction of its own; the rows, or an empty list when it returns none."""
-        with psycopg.connect(self.owner_url) as connection:
-            cursor = connection.execute(query.encode(), params)
-            return cursor.fetchall() if cursor.description else []
+        cursor = _session(self.owner_url).execute(query.encode(), params)
+        return cursor.fetchall() if cursor.description else []
 
     def value(self, query: str, params: Any = None) -> Any:
         """The first column of the only row of a query. Raises ValueError when there is not exactly one row."""
@@ -87,5 +108,6 @@ def lent(server: Server, *, template: str = TEMPLATE, pooler_port: int | None = 
     try:
         yield made
     finally:
+        forget(made)
         with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
             admin.execute(f"DROP DATABASE {made.name} WITH (FORCE)".encode())
