@@ -16,11 +16,14 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
 import pytest
-from temporalio.client import Client, WorkflowHistory
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+from temporalio.common import RawValue
 
 from backbeat import orchestration
 from backbeat.embedded import ports, temporal
@@ -32,11 +35,13 @@ from shared.errors import ConfigError, UnavailableError
 from shared.execution.environment import Environment
 from shared.security.codec import data_converter
 from shared.security.temporal import connection
+from temporal_worker import constants
 from temporal_worker.worker import Options
 from temporal_worker.worker import connect as connect_worker
 from tests.integration.test_worker_process import Process, noted, notes, worker  # noqa: F401
 from tests.support import greetings
 from tests.support.approvals import decide, start, token, worker_rows
+from tests.support.command import command
 from tests.support.databases import Database
 from tests.support.parcels import Order
 from tests.support.temporal import FarSide, Server, asked, environment, eventually, finished, forget, row, working
@@ -252,13 +257,7 @@ async def test_what_is_large_lies_in_files_encrypted_and_outlives_workers(
     async with carrying(database, temporal_server, keys, directory):
         # Nobody takes a damaged file for what was stored, and nothing fails over it.
         handle = client.get_workflow_handle(row(database, run)["temporal_id"])
-
-        for _ in range(200):
-            if (await handle.describe()).raw_description.pending_workflow_task.attempt > 1:
-                break
-            await asyncio.sleep(0.1)
-        else:
-            pytest.fail("no second attempt")
+        await _tried_twice(handle)
         assert row(database, run)["status"] == "waiting"
         stored[0].write_bytes(data)
         assert (await finished(database, run, within=60))["result"] == large[::-1]
@@ -280,6 +279,46 @@ async def test_what_is_large_lies_in_files_encrypted_and_outlives_workers(
         database.sql("UPDATE backbeat.orchestrated_workflows SET status = 'cancelled', finished_at = now()")
         assert await clean(timedelta(0)) == [gone]
         assert list(directory.iterdir()) == []
+
+
+async def test_who_points_at_a_payload_that_is_nowhere_stops_a_run_and_decides_nothing(
+    database: Database, temporal_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing to the namespace is enough to end a run there as well; both leave a run that can be done again."""
+    monkeypatch.setattr(constants, "RECONCILE_EVERY", 0.5)
+    keys, directory = tmp_path / "keys", tmp_path / "payloads"
+    keys.write_text(f"one {base64.b64encode(b'k' * 32).decode()}\n")
+    directory.mkdir()
+    plain = await Client.connect(temporal_server.address)
+    forged = [
+        {"driver_name": "backbeat.files", "driver_claim": {"claim_data": {"of": "../..", "sha256": "0" * 64}}},
+        {"driver_name": "elsewhere", "driver_claim": {"claim_data": {}}},
+    ]
+    async with carrying(database, temporal_server, keys, directory):
+        for reference in forged:
+            run = _begin(database, "carry", "a story")
+            request, shown = await _question(database, run)
+            handle = plain.get_workflow_handle(row(database, run)["temporal_id"])
+            data = json.dumps(reference).encode()
+            body = Payload(metadata={"encoding": b"json/external-storage-reference"}, data=data)
+            await handle.signal("decide", RawValue(body))
+            await _tried_twice(handle)
+            assert row(database, run)["status"] == "waiting"
+            await handle.terminate("somebody pointed nowhere")
+            database.sql("UPDATE backbeat.orchestrated_workflows SET checked_at = '-infinity' WHERE id = %s", [run])
+            assert (await finished(database, run))["status"] in ("failed", "cancelled")
+            command("backbeat", "workflow", "retry", run, home=tmp_path, environ=database.environ).fine()
+            request, shown = await _question(database, run)
+            decide(database, token(database, "alice"), request, "approve", shown)
+            assert (await finished(database, run))["result"] == "a story"[::-1]
+
+
+async def _tried_twice(handle: WorkflowHandle[Any, Any]) -> None:
+    for _ in range(200):
+        if (await handle.describe()).raw_description.pending_workflow_task.attempt > 1:
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail("no second attempt")
 
 
 def test_a_place_for_payloads_that_is_not_there_is_refused(tmp_path: Path) -> None:
