@@ -14,7 +14,8 @@ from psycopg.types.json import Jsonb
 from tests.support import every_postgres, tasks
 from tests.support.databases import Database
 
-ROWS = 1_000_000 if os.environ.get("BACKBEAT_SOAK") else 100_000
+# A quarter of the short backlog lies in windows; of a smaller one, to read all of it may be the better plan.
+ROWS = 1_000_000 if os.environ.get("BACKBEAT_SOAK") else 200_000
 LARGE = re.compile(r"Seq Scan on (simple_tasks|finished_tasks\w*)")
 BILLED = re.compile(r"Seq Scan on (simple_tasks|finished_tasks\w*|model_calls|budgets)")
 BACKLOG = (Path(__file__).parents[1] / "support" / "backlog.sql").read_text()
@@ -69,6 +70,13 @@ def _load(owner: psycopg.Connection, script: str) -> None:
 @every_postgres
 @pytest.mark.timeout(600)
 def test_no_hot_statement_walks_a_deep_backlog(explained: Explained) -> None:
+    walk = explained.walks("SELECT count(*) FROM backbeat.simple_tasks WHERE payload = '1'")
+    assert walk != [], "the guard sees none"
+    _no_call_walks_over_the_bills_of_others(explained)
+    _no_task_is_looked_for_in_all(explained)
+
+
+def _no_task_is_looked_for_in_all(explained: Explained) -> None:
     sql = explained.connection.execute
     claim = "SELECT id, lease FROM backbeat.claim('w', ARRAY['alpha@1'], 100, 60)"
     assert explained.walks(claim) == []
@@ -95,9 +103,7 @@ def test_no_hot_statement_walks_a_deep_backlog(explained: Explained) -> None:
     assert explained.walks("SELECT * FROM backbeat.enqueue('alpha', 1, ARRAY[%s::jsonb])", [body]) == []
 
 
-@every_postgres
-@pytest.mark.timeout(600)
-def test_no_call_walks_over_the_bills_of_others(explained: Explained) -> None:
+def _no_call_walks_over_the_bills_of_others(explained: Explained) -> None:
     _load(explained.connection, BILLS)
     taken = explained.connection.execute(
         b"SELECT id, lease FROM backbeat.claim('w', ARRAY['alpha@1'], 100, 60)"
@@ -123,7 +129,3 @@ def test_no_call_walks_over_the_bills_of_others(explained: Explained) -> None:
     assert explained.walks(found, [taken[0][0]], BILLED) == []
     assert explained.connection.execute(found.encode(), [taken[0][0]]).fetchall() == [("done",)]
     assert walks("SELECT * FROM backbeat.settle(%s)", ends) == []
-
-
-def test_the_guard_sees_a_walk(explained: Explained) -> None:
-    assert explained.walks("SELECT count(*) FROM backbeat.simple_tasks WHERE payload = '1'") != []

@@ -170,7 +170,11 @@ async def _approve(database: Database, client: Client, name: str) -> None:
 
 
 async def _cancel(database: Database, client: Client, name: str) -> None:
-    await client.get_workflow_handle(name).cancel()
+    """Once it waits, which is a moment after its question is there."""
+    handle = client.get_workflow_handle(name)
+    while "TIMER_STARTED" not in crossed(await handle.fetch_history()):
+        await asyncio.sleep(0.02)
+    await handle.cancel()
 
 
 async def _wait(database: Database, client: Client, name: str) -> None:
