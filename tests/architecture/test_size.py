@@ -4,6 +4,7 @@ import ast
 import io
 import tokenize
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -31,6 +32,7 @@ class Module:
         return str(self.path.relative_to(ROOT))
 
 
+@cache
 def measure(path: Path) -> Module:
     """Count physical lines, lines that are only a comment, and the lines of each function with its decorators."""
     text = path.read_text(encoding="utf-8")
