@@ -55,10 +55,12 @@ FROM (
         concat('p95 of ', toString(ifNull(p95, 0)), ' distinct steps a task, in ', toString(paths), ' combinations, of ', toString(those), ' tasks'),
         'make its branches visible: an orchestration, a step a call'
     FROM (
-        SELECT max(Workflow) AS Workflow, length(groupUniqArray(kind) AS kinds) AS steps, cityHash64(arraySort(kinds)) AS path
+        SELECT
+            anyIf(Workflow, Workflow != '') AS Workflow, length(groupUniqArray(cityHash64(kind)) AS kinds) AS steps,
+            cityHash64(arraySort(kinds)) AS path
         FROM (
             -- A call of a loop is the same step again: its key up to what names the round.
-            SELECT TaskKey, Workflow, extract(CallKey, '^[^0-9:/#. ]*') AS kind FROM llm_calls
+            SELECT TaskKey, Workflow, extract(toLowCardinality(CallKey), '^[^0-9:/#. ]*') AS kind FROM llm_calls
             WHERE Timestamp >= {since} AND Timestamp < {until} AND Runtime = 'cron' AND Workflow != ''
             UNION ALL SELECT TaskKey, '', concat('effect ', Kind) FROM writes)
         GROUP BY TaskKey HAVING Workflow != ''
@@ -70,7 +72,7 @@ FROM (
         concat(toString(countIf(regions > 1) AS several), ' of ', toString(known), ' origins run in several regions'),
         'order the regions: an orchestration with in_region'
     FROM (
-        SELECT argMin(Workflow, (Timestamp, TaskId)) AS Workflow, uniqExact(Region) AS regions FROM runs WHERE Region != '' GROUP BY OriginId
+        SELECT argMin(Workflow, Timestamp) AS Workflow, if(min(Region) = max(Region), 1, 2) AS regions FROM runs WHERE Region != '' GROUP BY cityHash64(OriginId)
         UNION ALL SELECT Workflow, 0 FROM names)
     GROUP BY Workflow
     UNION ALL
@@ -110,13 +112,14 @@ FROM (
             toString(countIf(unknown > 0)), ' left a write unknown'),
         'make it a saga with compensations, and let people approve what cannot be undone'
     FROM (
-        SELECT r.Workflow AS Workflow, w.kinds AS kinds, w.unknown AS unknown
+        SELECT
+            anyIf(Workflow, Workflow != '') AS Workflow, if(minIf(Kind, Kind != '') = max(Kind), 1, 2) AS kinds,
+            uniqExactIf(span, Kind != '') - uniqExactIf(span, Status = 'done') AS unknown
         FROM (
-            SELECT TaskKey, uniqExact(Kind) AS kinds, uniqExact(SpanId) - uniqExactIf(SpanId, Status = 'done') AS unknown FROM writes GROUP BY TaskKey
-        ) AS w JOIN (
-            SELECT t.TaskKey AS TaskKey, any(t.Workflow) AS Workflow FROM task_runs AS t
-            WHERE t.Timestamp >= {since} AND t.Timestamp < {until} AND t.Workflow != '' AND t.TaskKey IN (SELECT TaskKey FROM writes) GROUP BY TaskKey
-        ) AS r ON r.TaskKey = w.TaskKey
+            SELECT TaskKey, '' AS Workflow, Kind, cityHash64(SpanId) AS span, Status FROM writes
+            UNION ALL SELECT TaskKey, Workflow, '', 0, '' FROM task_runs
+            WHERE Timestamp >= {since} AND Timestamp < {until} AND Workflow != '')
+        GROUP BY TaskKey HAVING Workflow != '' AND max(Kind) != ''
         UNION ALL SELECT Workflow, 0, 0 FROM names)
     GROUP BY Workflow
 )
