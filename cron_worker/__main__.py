@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, NoReturn
 
@@ -82,15 +83,14 @@ async def _beat(
         if config.metrics_textfile:  # by a process of its own, so that a tick imports nothing of what it takes
             figures = "-m", "backbeat", "metrics", "--textfile", str(config.metrics_textfile)
             writing = await asyncio.create_subprocess_exec(sys.executable, *figures)
-            await asyncio.wait([asyncio.create_task(writing.wait())], timeout=LATE / 2)
+            if not (await asyncio.wait([asyncio.create_task(writing.wait())], timeout=LATE / 2))[0]:
+                writing.kill()
         watchdog.disarm()
+        if every:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), max(every - (clock.monotonic() - started), 0.0))
         if not every or stop.is_set():
             return 0
-        try:
-            await asyncio.wait_for(stop.wait(), max(every - (clock.monotonic() - started), 0.0))
-        except TimeoutError:
-            continue
-        return 0
 
 
 def _tell(report: "Report", took: float) -> None:

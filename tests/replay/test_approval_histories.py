@@ -172,7 +172,9 @@ async def _approve(database: Database, client: Client, name: str) -> None:
 async def _cancel(database: Database, client: Client, name: str) -> None:
     """Once it waits, which is a moment after its question is there."""
     handle = client.get_workflow_handle(name)
-    while "TIMER_STARTED" not in crossed(await handle.fetch_history()):
+    for _ in range(500):
+        if "TIMER_STARTED" in crossed(await handle.fetch_history()):
+            break
         await asyncio.sleep(0.02)
     await handle.cancel()
 
