@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ settings.load_profile("soak" if os.environ.get("BACKBEAT_SOAK") == "1" else "see
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as jobs in the background are begun, and what they begin
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "durable: on a server with fsync on, for tests that kill things")
     given = getattr(config, "workerinput", {}).get("backbeat_root")
     config.stash[_ROOT] = Path(given or f"{tempfile.gettempdir()}/backbeat-tests-{uuid4().hex[:12]}")
@@ -45,6 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         behind = [one for one in items if "database" in getattr(one, "fixturenames", ()) and not other.search(one.name)]
         config.hook.pytest_deselected(items=[item for item in items if item not in behind])
         items[:] = behind
+    # What takes long comes first, or one process ends alone.
+    items.sort(key=lambda item: "chaos" not in item.path.parts and not item.path.name.startswith("test_demo"))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -220,8 +220,8 @@ async def test_a_429_on_a_route_without_limits_slows_it_to_less_than_what_it_was
         assert database.sql(pace) == [], "nobody complained"
         vendor.cross = True
         await _once(env)
-        # The route's 19 that were answered and the one refused, in less than a minute.
-        assert database.sql(pace) == [(pytest.approx(0.7 * 20),)]
+        # The route's 19 that were answered and the one refused, in less than a minute, as far as it passed meanwhile.
+        assert database.sql(pace) == [(pytest.approx(0.7 * 20, rel=0.01),)]
         database.advance(timedelta(seconds=10))  # past the moment of the call that was tried again
         slow = await _released(_environment(db, load_routes(file), vendor), vendor)
         assert 0.7 < slow / (60 * 1.07 / (0.7 * 20)) <= 1
