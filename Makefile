@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 setup: $(STAMP)
 
 $(STAMP): $(LOCK) pyproject.toml
-	@echo "setting up $(VENV) from $(LOCK) (once; about 1.3 GB with the engines)" >&2
+	@echo "setting up $(VENV) from $(LOCK) (once; about 1.7 GB with the engines)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
