@@ -48,8 +48,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         behind = [one for one in items if "database" in getattr(one, "fixturenames", ()) and not other.search(one.name)]
         config.hook.pytest_deselected(items=[item for item in items if item not in behind])
         items[:] = behind
-    # What takes long comes first, or one process ends alone.
-    items.sort(key=lambda item: "chaos" not in item.path.parts and not item.path.name.startswith("test_demo"))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
