@@ -1,7 +1,6 @@
 """`cron-worker tick`: what a crontab line, a systemd timer or a CronJob starts.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or definitions, 70 a task would not end, 75 Postgres is away (try again at
-the next beat).
+Exit codes: 0 done, 1 failed, 2 wrong usage or definitions, 70 a task would not end, 75 Postgres is away: try again.
 """
 
 import argparse
@@ -83,7 +82,8 @@ async def _beat(
         if config.metrics_textfile:  # by a process of its own, so that a tick imports nothing of what it takes
             figures = "-m", "backbeat", "metrics", "--textfile", str(config.metrics_textfile)
             writing = await asyncio.create_subprocess_exec(sys.executable, *figures)
-            if not (await asyncio.wait([asyncio.create_task(writing.wait())], timeout=LATE / 2))[0]:
+            await asyncio.wait([asyncio.create_task(writing.wait())], timeout=LATE / 2)
+            if writing.returncode is None:
                 writing.kill()
         watchdog.disarm()
         if every:

@@ -37,8 +37,8 @@ def start(
     """Start an orchestration.
 
     Its input is checked first, against the definition in a module that BACKBEAT_DEFINITIONS names. The row and the
-    message to Temporal are one transaction; a worker delivers it. What is refused starts nothing and is in the audit
-    log.
+    message to Temporal are one transaction; a worker delivers it. A name, input, tenant or key that is refused starts
+    nothing and is in the audit log.
     """
     if (payload is None) == (file is None):
         raise click.UsageError("give one of --input and --file")
