@@ -44,6 +44,12 @@ class Note:
         """Add to its detail: small facts, no contents."""
         self.set(detail={**self._step.detail, **detail})
 
+    def end(self, status: str, error: str | None = None) -> None:
+        """Say how it ended."""
+        if error:
+            self.add(error=error)
+        self.set(status=status, waits_for=None, ended_at=workflow.now().isoformat())
+
 
 class Run:
     """One run of one orchestration; `current` finds it."""
@@ -69,17 +75,18 @@ class Run:
         region = {"region": REGION.get()} if REGION.get() else {}
         note = Note(self, Step(len(self.steps) + 1, name[:LONGEST_TEXT], kind, "running", now, detail=detail | region))
         note.set()
-        status, error = "done", None
         try:
             yield note
+        except GeneratorExit:
+            # The worker ended and this run was collected with it, anywhere and outside of any workflow: nothing
+            # happened to the step, and another worker goes on with it.
+            raise
         except BaseException as problem:
             status = "cancelled" if is_cancelled_exception(problem) else "failed"
             error = None if status == "cancelled" else reason(problem)
+            note.end(status, error)
             raise
-        finally:
-            if error:
-                note.add(error=error)
-            note.set(status=status, waits_for=None, ended_at=workflow.now().isoformat())
+        note.end("done")
 
     async def wait(self, note: Note, look: Callable[[], Awaitable[T]], missing: Callable[[T], str | None]) -> T:
         """Until `missing` says that nothing is, of what `look` finds; looks again after each poke."""

@@ -180,7 +180,9 @@ def in_region(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        REGION.reset(token)
+        # A run that is collected with its worker is closed in no context of its own.
+        with contextlib.suppress(ValueError):
+            REGION.reset(token)
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:

@@ -1,5 +1,6 @@
 """Orchestrations in plain Temporal Python on a real server: started, stepped, shown; effects once, people asked."""
 
+import gc
 import json
 from dataclasses import replace
 from typing import Any
@@ -97,6 +98,25 @@ async def test_people_are_asked_and_what_they_approve_is_done(database: Database
     assert steps(database, run) == [("post", "approval", "done"), ("gate", "approval", "done")]
     traces = "SELECT DISTINCT origin_id, split_part(traceparent, '-', 2) FROM backbeat.orchestrated_workflows"
     assert len(database.sql(traces)) == 1
+
+
+async def test_runs_that_are_collected_with_their_worker_say_nothing(
+    database: Database, temporal_server: Server
+) -> None:
+    """A worker that ends evicts no run that waits: Python closes it, and what it raises then is an error."""
+    client = await connected(temporal_server)
+    waiting = "SELECT count(*) FROM backbeat.orchestrated_workflows WHERE id = ANY(%s) AND status = 'waiting'"
+    async with environment(database, FarSide()) as env, working(await loaded(env), client):
+        runs = [begin(database, name) for name in ("ask_first", "ask_abroad")]
+        await eventually(lambda: database.value(waiting, [runs]) == len(runs))
+        assert alive() == {"AskFirst", "AskAbroad"}
+    gc.collect()
+    assert alive() == set()
+
+
+def alive() -> set[str]:
+    """Orchestrations in the memory of this process, of this test and others; their classes are the sandbox's."""
+    return {type(one).__name__ for one in gc.get_objects()} & {"AskFirst", "AskAbroad"}
 
 
 async def test_a_refusal_is_the_authors_to_catch(database: Database, temporal_server: Server) -> None:

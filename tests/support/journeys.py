@@ -46,6 +46,20 @@ class AskFirst:
         return {"post": post.decision, "outcome": post.outcome, "gate": gate.decision}
 
 
+@workflow.defn(name="ask_abroad")
+class AskAbroad:
+    """People decide inside a saga, and inside a region."""
+
+    @workflow.run
+    async def run(self, order: Order) -> str:
+        async with bb.saga() as steps:
+            await steps.step("charge", "note", {"charge": 1}, undo=("note", {"refund": order.customer}))
+            with bb.in_region("eu"):
+                who, day = {"approvers": ["alice"]}, timedelta(days=1)
+                gate = await bb.approve("gate", title="Go on", request={"a": 1}, policy=who, deadline=day)
+        return gate.decision
+
+
 SHELF = {"type": "object", "properties": {"shelf": {"type": "string"}}, "required": ["shelf"]}
 
 

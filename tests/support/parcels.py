@@ -25,6 +25,7 @@ parcel = bounded_loop("parcel", version=1, input=Order, output=Order, tier="smal
 _JOURNEYS = (
     ("ship", "Ship"),
     ("ask_first", "AskFirst"),
+    ("ask_abroad", "AskAbroad"),
     ("judge", "Judge"),
     ("spread", "Spread"),
     ("undo", "Undo"),
