@@ -23,8 +23,8 @@ _MAJOR = os.environ.get("BACKBEAT_TEST_POSTGRES", "18")
 _ROOT = pytest.StashKey[Path]()
 
 # The same examples at every run, so that a change is red for what it does; `make soak` looks further, at random.
-settings.register_profile("seeded", derandomize=True)
-settings.register_profile("soak", derandomize=False)
+settings.register_profile("seeded", derandomize=True, deadline=None)
+settings.register_profile("soak", derandomize=False, deadline=None)
 settings.load_profile("soak" if os.environ.get("BACKBEAT_SOAK") == "1" else "seeded")
 
 

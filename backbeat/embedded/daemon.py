@@ -28,6 +28,7 @@ _RECORD = f"""{{ read -r stat </proc/self/stat && read -r boot <{_BOOT} &&
 printf '%s\\n%s\\n' "$stat" "$boot" >"$0" && exec "$@"; }}"""
 _MARK = "--- "
 _ORPHANS_MAY_LIVE = 5.0  # seconds after their main process is gone
+_KILLED = 10.0  # seconds in which the kernel ends what was killed, however busy the machine is
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class Daemon:
     def stop(self, number: signal.Signals = signal.SIGTERM, *, grace: float = 10.0) -> bool:
         """Signal it, wait `grace` seconds, then SIGKILL; return once it is gone. False when it was not running."""
         process = self.process
-        if process and not process.signal(number, grace) and not process.signal(signal.SIGKILL, grace):
+        if process and not process.signal(number, grace) and not process.signal(signal.SIGKILL, _KILLED):
             what = f"{self.name} (pid {process.pid}) survived SIGKILL"
             raise UnavailableError(what, fix="It waits for a disk or a debugger; look there")
         self.clear()
@@ -145,7 +146,7 @@ class Daemon:
     def kill(self) -> bool:
         """SIGKILL it and return once it is gone (its children may outlive it a little); False when it did not run."""
         process = self.process
-        return process is not None and process.signal(signal.SIGKILL, 10.0)
+        return process is not None and process.signal(signal.SIGKILL, _KILLED)
 
     def ready(self, probe: Callable[[], str], *, within: float) -> None:
         """Wait until `probe` has no objection. Raises UnavailableError, with the log's end, when it dies or is late."""
@@ -172,7 +173,7 @@ class Daemon:
 
     def _recorded(self) -> Process:
         """The process that just wrote its pid file; it may already have ended."""
-        deadline = monotonic() + 5.0
+        deadline = monotonic() + 30.0
         while monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError, TypeError):
                 return Process.parse(*self.pid_file.read_text(encoding="utf-8").splitlines())
@@ -189,7 +190,7 @@ class Daemon:
                 if (running := self.process) is not None:
                     raise ConflictError(f"{self.name} already runs as pid {running.pid}", fix="Stop it first")
                 for orphan in _holders(path):
-                    orphan.signal(signal.SIGKILL, _ORPHANS_MAY_LIVE)
+                    orphan.signal(signal.SIGKILL, _KILLED)
                 if not _locked(lock, 0):
                     raise ConflictError(f"another process holds {path}", fix=f"`fuser {path}` names it; stop it first")
             yield lock

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.conftest import OpenRig, soaking
 from tests.chaos.support import books
-from tests.chaos.support.rig import Rig
+from tests.chaos.support.rig import LEASE, Rig
 from tests.support.databases import Database
 
 
@@ -29,10 +29,10 @@ def test_an_engine_killed_in_mid_tick_costs_no_task(
         items = [{"n": 6 * campaign + n} for n in range(1, 7)]
         ids += [*rig.enqueue("single", items), *rig.enqueue("loop", items)]
         before = len(rig.provider.entries("start"))
-        with rig.beat() as worker:
+        with rig.beat("--lease", LEASE) as worker:  # a claim whose answer was lost must come back
             for calls in (4, 12):
                 rig.called(before + calls)
                 kill(rig)
-            rig.is_drained()
+            rig.is_drained(within=120)
         assert "does not answer" not in worker.output, "a tick that gave up"
-    books.balance(rig, ids)
+    books.balance(rig, ids, zombies=True)

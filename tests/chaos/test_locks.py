@@ -49,7 +49,7 @@ class Storm:
             *[self.sweep, self.finish, self.cap, self.effect, self.heartbeat, self.register, self.unregister],
             *[self.claim_bulk, self.turn, self.turn, self.pause, self.unpause, self.release, self.requeue],
         ]
-        while monotonic() < until:
+        while monotonic() < until or len(self.done) < len(set(things)):
             thing = self.dice.choice(things)
             await thing()
             self.done[thing.__name__] += 1

@@ -12,6 +12,7 @@ from tests.chaos.support.rig import Rig, wait_for_leases
 from tests.support import tasks
 from tests.support.signals import until
 
+NEVER = ("before-ship", 1000)  # it dies of nothing, and has its spans on disk before it goes on
 FIRST, SECOND = "tests.chaos.support.first", "tests.chaos.support.second"
 
 
@@ -22,7 +23,7 @@ def test_many_ticks_and_one_task_are_one_execution(rig: Rig, ticks: int) -> None
         with psycopg.connect(rig.database.owner_url) as starter:
             # The first thing a claim reads: all of them wait here, and then go at once.
             starter.execute("LOCK TABLE backbeat.switches")
-            started = [rig.tick() for _ in range(ticks)]
+            started = [rig.tick("--budget", "120s") for _ in range(ticks)]
             until(lambda: tasks.waiting(rig.database) == ticks, within=60, what="ticks about to claim")
         for tick in started:
             tick.ends_well(within=90)
@@ -37,7 +38,7 @@ def test_a_poison_task_dies_of_its_attempts_and_takes_no_neighbour_with_it(rig: 
     ids = [(name, *rig.enqueue(name, [{"n": n}])) for n, name in enumerate(order)]
     deaths = 0
     while rig.live():
-        deaths += rig.tick("--lease", "1s").wait() == -signal.SIGKILL
+        deaths += rig.tick("--lease", "3s", doom=NEVER).wait() == -signal.SIGKILL
         wait_for_leases(rig.database)
     assert deaths == 3
     ended = dict(rig.database.sql("SELECT id, status FROM backbeat.finished_tasks"))

@@ -72,9 +72,17 @@ def test_a_kill_at_any_point_of_a_far_write_doubles_nothing(
         sides.hold()
         _enqueue(rig, 1)
         during = _ticks(rig)
-        until(lambda: _arrived(sides) == [1, 1, 1], within=30, what="far writes under way")
-        for tick in during:
-            tick.send(signal.SIGKILL)
+        # One after another: the first would give its far side up before the last has started.
+        waiting = [*zip(during, (sides.mails, sides.charges, sides.texts), strict=True)]
+
+        def killed() -> bool:
+            for tick, _ in [one for one in waiting if one[1]]:
+                tick.send(signal.SIGKILL)
+            waiting[:] = [one for one in waiting if not one[1]]
+            return not waiting
+
+        until(killed, within=60, what="far writes under way")
+        assert _arrived(sides) == [1, 1, 1]
         for tick in during:
             tick.is_killed()
         sides.answer()

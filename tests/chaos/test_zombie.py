@@ -73,7 +73,7 @@ def _state(database: Database) -> list[tuple[object, ...]]:
 
 
 def test_a_stopped_process_wakes_up_as_a_zombie(open_rig: OpenRig, database: Database) -> None:
-    rig = open_rig(database, latency="0.8")
+    rig = open_rig(database, latency="3")
     for n in range(soaking(1, 10)):
         (task,) = rig.enqueue("single", [{"n": n}])
         a = rig.tick("--lease", "1s")
@@ -97,10 +97,13 @@ def test_a_call_that_outlives_its_lease_is_billed_when_it_ends(open_rig: OpenRig
     rig.enqueue("single", [{"n": 1}])
     a = rig.tick("--lease", "1s")
     rig.called(1)
+    # Its answer waits for as long as it does, however slow this machine is.
+    rig.provider.process.send_signal(signal.SIGSTOP)
     a.send(signal.SIGSTOP)
     wait_for_leases(database)
     b = rig.ask(_takes_over)
     assert rig.provider.entries("end") == []
+    rig.provider.process.send_signal(signal.SIGCONT)
     a.send(signal.SIGCONT)
     a.ends_well()
     assert "claimed 1, settled 0" in a.output

@@ -113,7 +113,7 @@ def test_a_lost_answer_says_nothing_about_the_write(pull: str, fault: str, recor
 
 def test_a_delay(pull: str) -> None:
     with pytest.raises(httpx2.ReadTimeout):
-        httpx2.post(pull, json=REVIEW, headers=TOKEN | {"x-simulated-fault": "delay=0.3"}, timeout=0.1)
+        httpx2.post(pull, json=REVIEW, headers=TOKEN | {"x-simulated-fault": "delay=3"}, timeout=0.1)
     assert post(pull, **{"x-simulated-fault": "nonsense"}).status_code == 400
 
 

@@ -159,11 +159,11 @@ def test_refusals_and_limits(provider: Service) -> None:
 def test_a_delay_outlasts_the_clients_patience(provider: Service, vendor: str) -> None:
     name = uuid4().hex
     with pytest.raises((anthropic.APITimeoutError, openai.APITimeoutError)):
-        call(provider, vendor, "delay=0.3", timeout=0.1, name=name)
+        call(provider, vendor, "delay=3", timeout=0.1, name=name)
     # Nobody waits any more, and it is billed all the same.
     (end,) = until(lambda: provider.ends(call=name), what="the end of an abandoned call")
     assert end["billed"]
-    assert end["seconds"] >= 0.3
+    assert end["seconds"] >= 3
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
@@ -266,8 +266,8 @@ def test_sigterm_ends_it_while_calls_wait(tmp_path: Path) -> None:
         until(lambda: running.entries("start"))
         before = monotonic()
         running.process.terminate()
-        assert running.process.wait(timeout=10) in (0, -signal.SIGTERM)
-        assert monotonic() - before < 5
+        assert running.process.wait(timeout=60) in (0, -signal.SIGTERM)
+        assert monotonic() - before < 20
         waiting.join(timeout=10)
 
 

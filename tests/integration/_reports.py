@@ -65,6 +65,12 @@ def reports_database(clickhouse_server: Server) -> Iterator[Facts]:
     name = f"reports_{uuid.uuid4().hex}"
     clickhouse_up(clickhouse_server.url(name))
     with session(clickhouse_server.url(name)) as client:
+        # The facts are of one day for ever, and would pass away by a merge.
+        dated = (
+            "SELECT name FROM system.tables WHERE database = currentDatabase() AND create_table_query LIKE '% TTL %'"
+        )
+        for (table,) in client.query(dated).result_rows:
+            client.command(f"SYSTEM STOP TTL MERGES {table}")
         yield Facts(clickhouse_server.url(name), client)
     with session(clickhouse_server.url()) as client:
         client.command(f"DROP DATABASE {name}")

@@ -37,7 +37,9 @@ async def test_what_a_step_makes_while_it_is_waited_for_is_locked_before_flows(d
         await asyncio.to_thread(until, lambda: tasks.waiting(database) == 2, what="both wait for what is being settled")
         await settling.commit()
         await holder
-        await tasks.somebody_waits(database)  # for a flow
+        blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
+        pid = holding.info.backend_pid
+        await asyncio.to_thread(until, lambda: database.value(blocked, [pid]) == 1, what="it waits for a flow")
         assert database.value(FREE) == 0
         await holding.rollback()
         await cancelling

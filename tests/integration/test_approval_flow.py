@@ -219,7 +219,7 @@ async def test_what_was_approved_is_finished_even_when_cancelled(database: Datab
         workflow = start(database)
         request, shown = await asked(database, workflow)
         decide(database, token(database, "alice"), request, "approve", shown)
-        await asyncio.wait_for(far.asked.wait(), 10)
+        await asyncio.wait_for(far.asked.wait(), 30)
         handle = client.get_workflow_handle(row(database, workflow)["temporal_id"])
         await handle.cancel()
         far.gate.set()
@@ -243,7 +243,7 @@ async def test_a_write_that_fails_still_happens_once(database: Database, tempora
 
 
 async def test_an_outcome_nobody_can_know_waits_for_a_person(database: Database, temporal_server: Server) -> None:
-    far = FarSide(troubles=["lose answer"], can_look=False)
+    far = FarSide(troubles=["lose answer"], can_look=False, patience=10.0)
     client = await Client.connect(temporal_server.address)
     async with environment(database, far) as env, working(env, client):
         workflow = start(database)
@@ -252,7 +252,7 @@ async def test_an_outcome_nobody_can_know_waits_for_a_person(database: Database,
         await eventually(lambda: "unknown" in (row(database, workflow)["waiting_for"] or ""))
         error = database.value("SELECT error FROM backbeat.side_effects")
         assert error == "ConnectionResetError: lose answer"
-        database.advance(timedelta(seconds=2))
+        database.advance(timedelta(seconds=12))
         database.sql("SELECT backbeat.resolve_effect(%s, %s::jsonb, '', 'carol')", [f"{workflow}:effect", '{"id": 9}'])
         database.sql("SELECT backbeat.push_outbox(%s, 'poke')", [workflow])
         done = await finished(database, workflow)

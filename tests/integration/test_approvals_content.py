@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.approvals import Asked, ask, audit, content_hash, decide, heard, state, tick, token, worker_rows
 from tests.support.databases import Database
+from tests.support.signals import until
 
 TRACE = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
 
@@ -217,14 +218,14 @@ def test_of_revoke_and_effect_one_wins(database: Database, first: str) -> None:
         return begin(database, asked, asked.hash)
 
     order = [revoke, effect] if first == "revoke" else [effect, revoke]
-    with psycopg.connect(database.owner_url) as holder, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, psycopg.connect(database.owner_url) as holder:
         holder.execute(lock, [asked.id])
         waiting = []
         for n, call in enumerate(order, 1):
             waiting.append(pool.submit(call))
             _blocked(database, n)
         holder.rollback()
-        said = [done.result(10) for done in waiting]
+        said = [done.result(60) for done in waiting]
     assert said in (["accepted", "refused"], ["fire", "too_late"])
 
 
@@ -239,8 +240,4 @@ def test_a_workflow_that_ends_takes_an_approval_along_that_still_waits(database:
 def _blocked(database: Database, sessions: int) -> None:
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with psycopg.connect(database.admin_url, autocommit=True) as admin:
-        for _ in range(10_000):
-            row = admin.execute(query).fetchone()
-            if row and row[0] >= sessions:
-                return
-    raise AssertionError("nobody waits for a lock")
+        until(lambda: admin.execute(query).fetchall()[0][0] >= sessions, within=60, what="who waits for a lock")

@@ -14,6 +14,7 @@ from backbeat import tokens
 from tests.support import every_postgres
 from tests.support.approvals import Asked, ask, audit, content_hash, decide, start, state, token, worker_rows
 from tests.support.databases import AUDIT_PROBLEMS, Database
+from tests.support.signals import until
 
 
 def pokes(database: Database, asked: Asked) -> int:
@@ -248,7 +249,7 @@ def test_the_deadline_is_postgres_clock(database: Database) -> None:
     asked = ask(database, seconds=3600.0)
     (before,) = worker_rows(database, "SELECT * FROM backbeat.close_if_pending(%s)", [asked.id])
     assert before["state"] == "pending"
-    assert 3590 < before["seconds_left"] <= 3600
+    assert 3000 < before["seconds_left"] <= 3600
     database.advance(timedelta(seconds=3600))
     (after,) = worker_rows(database, "SELECT * FROM backbeat.close_if_pending(%s)", [asked.id])
     assert (after["state"], after["closed_by"]) == ("expired", "(deadline)")
@@ -268,13 +269,13 @@ def test_a_decision_before_the_deadline_outlives_it(database: Database) -> None:
 def test_a_decision_that_waited_for_a_lock_past_the_deadline_is_too_late(database: Database) -> None:
     asked = ask(database)
     alice = token(database, "alice")
-    with psycopg.connect(database.owner_url) as holder, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, psycopg.connect(database.owner_url) as holder:
         holder.execute("SELECT FROM backbeat.approval_requests WHERE id = %s FOR UPDATE", [asked.id])
         waiting = pool.submit(decide, database, alice, asked.id, "approve", asked.hash)
         _wait_for_blocked(database)
         database.advance(timedelta(hours=2))
         holder.rollback()
-        assert waiting.result(10)["verdict"] == "expired"
+        assert waiting.result(60)["verdict"] == "expired"
 
 
 def test_of_two_racing_decisions_one_counts(database: Database) -> None:
@@ -345,25 +346,21 @@ def test_a_flood_of_refusals_does_not_fill_the_audit_log(database: Database) -> 
 def _wait_for_blocked(database: Database, sessions: int = 1) -> None:
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with psycopg.connect(database.admin_url, autocommit=True) as admin:
-        for _ in range(10_000):
-            row = admin.execute(query).fetchone()
-            if row and row[0] >= sessions:
-                return
-    raise AssertionError("nobody waits for a lock")
+        until(lambda: admin.execute(query).fetchall()[0][0] >= sessions, within=60, what="who waits for a lock")
 
 
 @contextmanager
 def _deciding(database: Database, asked: Asked, lock: str) -> Iterator[psycopg.Connection]:
     """A decision that waits for `lock`, which another session holds; inside, what it holds meanwhile can be tried."""
     alice = token(database, "alice")
-    with psycopg.connect(database.owner_url) as holder, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, psycopg.connect(database.owner_url) as holder:
         holder.execute(lock.encode(), {"request": asked.id, "workflow": asked.workflow})
         waiting = pool.submit(decide, database, alice, asked.id, "approve", asked.hash)
         _wait_for_blocked(database)
         with psycopg.connect(database.owner_url) as looker:
             yield looker
         holder.rollback()
-        assert waiting.result(10)["verdict"] == "accepted"
+        assert waiting.result(60)["verdict"] == "accepted"
 
 
 WORKFLOW = "SELECT FROM backbeat.orchestrated_workflows WHERE id = %(workflow)s FOR UPDATE"

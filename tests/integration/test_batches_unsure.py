@@ -1,5 +1,6 @@
 """Batches whose submission or end nobody can be sure of: found again, submitted once, or left to a person."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -66,7 +67,7 @@ async def test_an_answer_that_is_lost_is_looked_for(
 
 async def test_one_that_may_be_it_is_waited_for(database: Database, start: Start) -> None:
     """Anthropic tells a batch's custom ids at its end; until then one of the same size might be ours."""
-    provider = start("disconnect-after", takes=1.0)
+    provider = start("disconnect-after", takes=6.0)
     async with batching.worker(database, provider) as worker:
         await worker.add(1)
         await worker.look()
@@ -75,6 +76,7 @@ async def test_one_that_may_be_it_is_waited_for(database: Database, start: Start
         assert status == "unsure"
         assert "may be it, which its results would tell; it is in_progress" in note
         while worker.batches()[0][0] == "unsure":
+            await asyncio.sleep(0.2)
             await worker.look()
     assert (asked(provider), taken(provider)) == (1, 1)
 

@@ -192,6 +192,7 @@ async def test_calls_on_a_block_leave_the_hot_rows_alone(database: Database) -> 
         ((usd, left, tokens),) = _blocks(database)
         assert usd == left == Decimal("6.38") / 64
         assert tokens is None
+        database.sql("UPDATE backbeat.budget_blocks SET leased_until = leased_until + interval '1 hour'")
         before = _versions(database)
         for n in range(3):
             await tasks.answered(db, task, await tasks.opened(db, task, str(n)), str(n))
@@ -233,9 +234,10 @@ async def test_the_block_of_a_dead_worker_comes_back(database: Database) -> None
     async with tasks.worker(database) as db, tasks.worker(database) as survivor:
         task = await _hot(database, db, "6.40")
         await tasks.opened(db, task, "on the block")
+        database.sql("UPDATE backbeat.budget_blocks SET leased_until = leased_until + interval '1 hour'")
         await calls.return_expired_blocks(survivor)
         assert len(_blocks(database)) == 1
-        database.advance(timedelta(seconds=11))
+        database.advance(timedelta(hours=1, seconds=11))
         await calls.return_expired_blocks(survivor)
         assert _blocks(database) == []
         assert tasks.money(database) == (3 * CENT, Decimal(), Decimal())

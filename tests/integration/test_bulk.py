@@ -3,6 +3,9 @@
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
+from cron_worker import bulk
 from cron_worker.limits import Limits, Report
 from cron_worker.tick import tick
 from shared.config import Config
@@ -27,6 +30,12 @@ async def _rows(db: Connection, limit: int = 50) -> list[queue.Task]:
 async def _beat(database: Database, spool: Path, most: int | None = None) -> Report:
     config = Config(database_url=database.worker_url, definitions=("tests.support.screening",), spool_dir=spool)
     return await tick(config, Limits(budget=20, grace=5, max_tasks=most))
+
+
+@pytest.fixture(autouse=True)
+def _no_second_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that takes long would begin it: what failed once waits for an hour."""
+    monkeypatch.setattr("shared.execution.batch.backoff", lambda *_: 3600.0)
 
 
 @every_postgres
@@ -178,13 +187,17 @@ async def test_a_handler_whose_own_awaiting_was_cancelled_uses_up_its_attempts(
     assert database.sql("SELECT status, attempts FROM backbeat.simple_tasks") == [("delayed", 1)]
 
 
-async def test_a_handler_that_will_not_end_keeps_its_rows_and_is_named(database: Database, tmp_path: Path) -> None:
+async def test_a_handler_that_will_not_end_keeps_its_rows_and_is_named(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "LAST_WORDS", 0.0)
+    monkeypatch.setattr(bulk, "PATIENCE", 0.3)
     async with tasks.worker(database) as db:
         await _known(db)
         (made,) = await tasks.submit(db, [{"n": 97}], workflow="screen")
     config = Config(database_url=database.worker_url, definitions=("tests.support.screening",), spool_dir=tmp_path)
     try:
-        report = await tick(config, Limits(budget=0.2, grace=0.2))
+        report = await tick(config, Limits(budget=5, grace=0.2))
     finally:
         screening.released.set()
     assert report.hanging == [f"screen {made.task_id}"]

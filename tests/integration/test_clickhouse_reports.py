@@ -36,7 +36,7 @@ def test_summary_by_workflow_and_tier(clickhouse: str, deliver: Deliver) -> None
     small = [call(30, backbeat__tier="small", backbeat__cost_usd=None), call(31, backbeat__tier="small", status="lost")]
     deliver(*large, *small, process())
     deliver(call(1, status="lost", seconds=900), call(2, seconds=0.2))
-    answer = ask(clickhouse, find("summary"), Period.last(HOUR))
+    answer = ask(clickhouse, find("summary"), Period.last(24 * HOUR))
     assert answer.columns == COLUMNS
     assert answer.rows == [
         ("code_review", "large", 20, 0, 20_000, 200, Decimal("0.000000020"), 0, 1.1, 2.0),

@@ -262,7 +262,7 @@ def test_a_taken_port_is_named(clickhouse_server: Server, tmp_path: Any) -> None
 
 def test_sigterm_lets_a_statement_end(private_clickhouse: Server) -> None:
     answers: list[Any] = []
-    slow = "SELECT sum(sleepEachRow(0.02)) FROM numbers(40) SETTINGS max_block_size = 1"
+    slow = "SELECT sum(sleepEachRow(0.02)) FROM numbers(250) SETTINGS max_block_size = 1"
     reader = threading.Thread(target=lambda: answers.extend(ask(private_clickhouse.url(), slow)))
     reader.start()
     watch = "SELECT count() FROM system.processes WHERE query LIKE '%sleepEachRow(0.02)%' AND query NOT LIKE '%watch%'"

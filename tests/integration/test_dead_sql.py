@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -36,9 +36,14 @@ async def _die(db: Connection, key: bytes | None = None, n: int = 0, error: str 
 
 
 async def _requeue(
-    database: Database, which: Filter = EVERY, *, newest: bool = False, per_minute: float | None = None
+    database: Database,
+    which: Filter = EVERY,
+    *,
+    newest: bool = False,
+    per_minute: float | None = None,
+    start: datetime | None = None,
 ) -> int:
-    start = database.value("SELECT backbeat.now()")
+    start = start or database.value("SELECT backbeat.now()")
     found = dead.requeue(tasks.Operator(database), which, WHY, newest=newest, per_minute=per_minute, start=start)
     return sum([made async for _, made in found])
 
@@ -133,10 +138,10 @@ async def test_two_who_requeue_the_same_letters_make_one_task_of_each(db: Connec
 async def test_at_a_rate(db: Connection, database: Database) -> None:
     for n in range(4):
         await _die(db, n=n)
-    assert await _requeue(database, per_minute=60) == 4
-    waits = """SELECT status, round(extract(epoch FROM run_after - min(created_at) OVER ()))
-        FROM backbeat.simple_tasks ORDER BY id"""
-    assert database.sql(waits) == [("ready", None), ("delayed", 1), ("delayed", 2), ("delayed", 3)]
+    start = database.value("SELECT backbeat.now()")
+    assert await _requeue(database, per_minute=1, start=start) == 4
+    waits = database.sql("SELECT status, run_after - %s FROM backbeat.simple_tasks ORDER BY id", [start])
+    assert waits == [("ready", None), *(("delayed", timedelta(minutes=n)) for n in (1, 2, 3))]
 
 
 async def test_on_the_newest_version(db: Connection, database: Database) -> None:

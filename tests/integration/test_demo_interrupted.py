@@ -73,23 +73,23 @@ def at_work(process: subprocess.Popen[str], directory: Path, after: dict[str, Pr
     return found if ready and found["postgres"] != after.get("postgres") else {}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(420)
 @pytest.mark.xdist_group("demo")
 def test_nothing_stays_up_and_the_next_demo_goes_on(directory: Path) -> None:
     with demo(directory) as first:
-        until(lambda: any(name[:5] == "tick-" for name in living(directory)), within=60, what="a tick runs")
+        until(lambda: any(name[:5] == "tick-" for name in living(directory)), within=120, what="a tick runs")
         with demo(directory) as other:
-            stdout, stderr = other.communicate(timeout=30)
+            stdout, stderr = other.communicate(timeout=60)
         assert (other.returncode, stdout) == (5, "")
         assert f"a demo (pid {first.pid})" in stderr
-        left = until(partial(at_work, first, directory, {}), what="it works on")
+        left = until(partial(at_work, first, directory, {}), within=120, what="it works on")
         first.kill()
         first.communicate()
     assert all(process.alive() for name, process in left.items() if not name.startswith("tick-"))
 
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         with demo(directory, "--interactive") as stopped:
-            now = until(partial(at_work, stopped, directory, left), within=60, what="the next demo works")
+            now = until(partial(at_work, stopped, directory, left), within=120, what="the next demo works")
             assert not [name for name, process in left.items() if process.alive()]
             left = now
             stopped.send_signal(number)
@@ -114,7 +114,7 @@ def test_a_stack_that_was_up_before_stays_up(directory: Path) -> None:
     stack.up(directory, engines=stack.CRON_ONLY, latency="0-0.1")
     before = living(directory)
     with demo(directory, "--cron-only") as process:
-        until(lambda: living(directory).keys() - before.keys(), within=60, what="a tick runs")
+        until(lambda: living(directory).keys() - before.keys(), within=120, what="a tick runs")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 143

@@ -128,8 +128,10 @@ async def test_an_ambiguous_time_out_is_sent_again(
         assert options.task_queue
         decide(database, token(database, "alice"), request, "approve", shown)
 
+        sent: list[asyncio.Task[None]] = []
+
         async def answer_lost(message: Message) -> None:
-            await relay.send(message)
+            sent.append(asyncio.create_task(relay.send(message)))  # it arrives, however long it takes
             await asyncio.Event().wait()
 
         with monkeypatch.context() as patch:
@@ -137,6 +139,7 @@ async def test_an_ambiguous_time_out_is_sent_again(
             messages = await outbox.lease(db, ["poke"], 10, 15.0)
             with pytest.raises(UnavailableError, match="Temporal does not answer: TimeoutError"):
                 await deliver(db, messages, answer_lost)
+        await asyncio.gather(*sent)
         open_row = "SELECT last_error, delivered_at FROM backbeat.temporal_outbox WHERE kind = 'poke'"
         assert database.sql(open_row) == [("TimeoutError", None)]
         database.advance(timedelta(seconds=1))

@@ -20,7 +20,7 @@ from tests.support.databases import Database
 
 pytestmark = every_postgres
 
-WINDOW = 10.0  # seconds
+WINDOW = 60.0  # seconds
 
 
 async def _intent(db: Connection) -> Intent:

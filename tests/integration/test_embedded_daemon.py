@@ -45,7 +45,7 @@ def _printed(daemon: Daemon, word: str) -> str:
 
 def test_it_is_recorded_before_it_becomes_the_engine(daemon: Daemon) -> None:
     started = daemon.start(["sh", "-c", 'test -s "$0" && echo recorded; exec sleep 60', str(daemon.pid_file)])
-    daemon.ready(lambda: _printed(daemon, "recorded"), within=5)
+    daemon.ready(lambda: _printed(daemon, "recorded"), within=30)
     assert daemon.process == started
 
 
@@ -98,8 +98,8 @@ def test_a_damaged_pid_file_names_nobody(daemon: Daemon, content: str) -> None:
 
 def test_stop_asks_first_and_leaves_no_pid_file(daemon: Daemon) -> None:
     daemon.start(["sh", "-c", "trap 'echo obeyed; exit' TERM; echo armed; while :; do sleep 0.01; done"])
-    daemon.ready(lambda: _printed(daemon, "armed"), within=5)
-    assert daemon.stop(grace=5)
+    daemon.ready(lambda: _printed(daemon, "armed"), within=30)
+    assert daemon.stop(grace=30)
     assert "obeyed" in daemon.tail()
     assert not daemon.pid_file.exists()
     assert not daemon.stop()
@@ -108,7 +108,7 @@ def test_stop_asks_first_and_leaves_no_pid_file(daemon: Daemon) -> None:
 def test_what_ignores_the_signal_is_killed(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon_module, "_ORPHANS_MAY_LIVE", 0.1)
     started = daemon.start(STUBBORN)
-    daemon.ready(lambda: _printed(daemon, "armed"), within=5)
+    daemon.ready(lambda: _printed(daemon, "armed"), within=30)
     assert daemon.stop(grace=0.1)
     assert not started.alive()
 
@@ -120,14 +120,17 @@ def test_a_second_start_is_refused_and_harms_nothing(daemon: Daemon) -> None:
     assert daemon.process == first
 
 
-def test_it_waits_for_the_children_of_a_killed_one(daemon: Daemon, tmp_path: Path) -> None:
+def test_it_waits_for_the_children_of_a_killed_one(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "_ORPHANS_MAY_LIVE", 60.0)
     os.mkfifo(gate := tmp_path / "gate")
     daemon.start(["sh", "-c", '(read -r line <"$0"; echo finished) & echo armed; wait', str(gate)])
-    daemon.ready(lambda: _printed(daemon, "armed"), within=5)
+    daemon.ready(lambda: _printed(daemon, "armed"), within=30)
     assert daemon.kill()
     with subprocess.Popen(["sh", "-c", 'sleep 0.2; echo go >"$0"', gate]):
         started = daemon.start(["sh", "-c", f"grep -c finished {daemon.log.name}; exec sleep 60"])
-    daemon.ready(lambda: _printed(daemon, "1"), within=5)
+    daemon.ready(lambda: _printed(daemon, "1"), within=30)
     assert daemon.process == started
 
 
@@ -136,7 +139,7 @@ def test_an_orphan_that_does_not_end_is_killed_and_a_mere_waiter_is_not(
 ) -> None:
     monkeypatch.setattr(daemon_module, "_ORPHANS_MAY_LIVE", 0.2)
     daemon.start(["sh", "-c", "sleep 60 & echo orphan is $!; wait"])
-    daemon.ready(lambda: _printed(daemon, "orphan"), within=5)
+    daemon.ready(lambda: _printed(daemon, "orphan"), within=30)
     orphan = Process.of(int(daemon.tail().split()[-1]))
     assert daemon.kill()
     assert orphan.alive()

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backbeat.embedded import roles, stack
+from backbeat.embedded import ports, roles, stack
 from backbeat.embedded.daemon import Process
 from backbeat.embedded.engines import CATALOGUE, Catalogue
 from shared import config
@@ -180,10 +180,9 @@ def test_a_remembered_port_that_is_taken_moves_and_says_so(directory: Path) -> N
 
 
 def test_a_port_asked_for_that_is_taken_is_an_error(directory: Path) -> None:
-    with _listen(0) as server:
-        port = server.getsockname()[1]
-        with pytest.raises(ConflictError, match=f"port {port} for provider is taken"):
-            _services(directory, ports={"provider": port})
+    port = ports.find()
+    with _listen(port), pytest.raises(ConflictError, match=f"port {port} for provider is taken"):
+        _services(directory, ports={"provider": port})
     assert not list(directory.rglob("*.pid"))  # nothing was started
     running = _services(directory, ports={"provider": port}).engines[1]
     assert running.port == port

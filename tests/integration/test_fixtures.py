@@ -19,7 +19,7 @@ def test_the_clock_moves_for_every_session(database: Database) -> None:
     assert after is not None
     moved = (after[0] - before[0]) - (after[2] - before[2])
     assert moved == timedelta(days=40, seconds=7)
-    assert timedelta() <= after[1] < timedelta(seconds=5)
+    assert timedelta() <= after[1] < timedelta(seconds=60)
 
 
 def test_two_clients_of_the_pooler_share_one_server_connection(pgbouncer: Database) -> None:

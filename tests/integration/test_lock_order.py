@@ -176,7 +176,7 @@ async def test_these_wait_for_no_flow_and_no_task(database: Database) -> None:
             assert await tasks.settle(db, (await tasks.take(db, 1))[0], outcome)
         with psycopg.connect(database.owner_url) as other:
             other.execute("SELECT FROM backbeat.simple_tasks FOR UPDATE")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await actions.set_budget(tasks.Operator(database), "workflow", "alpha", Decimal(1), None, "test")
                 await db.rows("SELECT backbeat.release_held('route', 'r')")
                 await db.rows("SELECT backbeat.pause('workflow', 'alpha', 'a test', 'test')")
@@ -188,6 +188,6 @@ async def test_these_wait_for_no_flow_and_no_task(database: Database) -> None:
             # Settling, it has flows already, and must not wait for more.
             await tasks.add(db, 2, "screen", class_="high")
             other.execute(HOLD.format("default", "bulk/rules", "high").encode())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 refused, taken = await queue.turn(db, [(task, Succeed(1)) for task in first], "A", LOADED, 9, 60.0)
             assert (refused, [task.class_ for task in taken]) == (set(), ["normal", "normal"])

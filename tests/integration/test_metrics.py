@@ -74,7 +74,7 @@ async def test_metrics_tell_what_is_so_and_stay_few(database: Database, tmp_path
     assert found["backbeat_spool_files"] == {"": 0}
     assert "backbeat_outbox_oldest_seconds" not in found  # the age of nothing is not 0
     assert found["backbeat_outbox_messages"] == {"": 0}
-    assert 0 < found["backbeat_claim_walk_seconds"][""] < 5
+    assert 0 < found["backbeat_claim_walk_seconds"][""] < 60
     assert set(found) <= {metric.name for metric in CATALOGUE}
 
 

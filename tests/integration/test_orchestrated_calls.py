@@ -53,9 +53,9 @@ async def test_a_retried_run_answers_from_the_record(database: Database, tempora
     """Its second call was over the cap; after it is raised only that one is made."""
     vendor, client = Shelves(), await connected(temporal_server)
     async with environment(database, FarSide()) as env, working(await asking(env, vendor), client):
-        run = begin(database, "judge")
         async with operator(database) as people:
             await operate.set_budget(people, "task", "judge", None, 1_900, "me")
+            run = begin(database, "judge")
             failed = await finished(database, run)
             assert failed["status"] == "failed"
             assert f"task/{run} may use" in failed["error"]

@@ -1,5 +1,6 @@
 """The worked example of regions: three worker processes, one of them cut off and brought back."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from temporalio.client import Client, WorkflowHistory
 
 from tests.integration.test_orchestrations import steps
 from tests.support.command import clean_environ, command
@@ -57,7 +59,12 @@ def site(database: Database, temporal_server: Server, tmp_path: Path) -> Iterato
         worker.wait()
 
 
-async def test_a_region_is_cut_off_and_comes_back(site: Site, database: Database) -> None:
+def reserved(history: WorkflowHistory) -> bool:
+    """Whether Temporal has heard of it, too."""
+    return any(one.HasField("activity_task_completed_event_attributes") for one in history.events)
+
+
+async def test_a_region_is_cut_off_and_comes_back(site: Site, database: Database, temporal_server: Server) -> None:
     site.worker()
     eu, us = site.worker("eu"), site.worker("us")
     first = site.start(1)
@@ -73,6 +80,10 @@ async def test_a_region_is_cut_off_and_comes_back(site: Site, database: Database
     us.kill()
     third = site.start(2)
     await eventually(lambda: len(site.told("eu")) == 5, within=60)
+    client = await Client.connect(temporal_server.address)
+    handle = client.get_workflow_handle(row(database, third)["temporal_id"])
+    while not reserved(await handle.fetch_history()):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
     eu.kill()
     site.worker("us")
     await eventually(lambda: len(site.told("us")) == 5, within=60)

@@ -1,5 +1,6 @@
 """Tools that the code of a bounded loop calls: its own list, typed arguments, a span each, writers once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _environment(db: Connection, run: Any, spans: Notes) -> Environment:
     tools = [tool(look_up), note, tool(fail), tool(hang, timeout=0.2)]
     loop = bounded_loop("alpha", version=1, input=Given, output=Made, tier="small", run=run, tools=tools)
-    effects = {"note": note.effect} if note.effect else {}
+    effects = {"note": replace(note.effect, timeout=30.0)} if note.effect else {}
     return Environment(Config(), db, Registry({"alpha@1": loop}, effects), load_routes(), spans)
 
 

@@ -214,10 +214,10 @@ async def _revoke(database: Database, client: Client, name: str) -> None:
     ("kind", "changed", "play"),
     [
         ("approved", {}, _approve),
-        ("expired", {"deadline_seconds": 1}, _wait),
+        ("expired", {"deadline_seconds": 3}, _wait),
         ("cancelled", {}, _cancel),
         ("failed", {"title": ""}, None),
-        ("revised", {"policy": {"approvers": ["alice"], "max_rounds": 1, "effect_delay": 1}}, _revise),
+        ("revised", {"policy": {"approvers": ["alice"], "max_rounds": 1, "effect_delay": 3}}, _revise),
         ("revoked", {"policy": {"approvers": ["alice"], "effect_delay": 3600}}, _revoke),
     ],
 )

@@ -64,7 +64,7 @@ class Runner:
 
     def says(self, line: str) -> None:
         """Wait until it prints this."""
-        until(lambda: line in self.output, what=f"a runner that says {line!r}")
+        until(lambda: line in self.output, within=60, what=f"a runner that says {line!r}")
 
     def result(self) -> str:
         """Wait for its end and return the last line. Raises AssertionError when it failed."""
@@ -79,4 +79,4 @@ class Runner:
 
 def statement_runs(database: Database, part: str) -> None:
     """Wait until a runner is inside the statement that contains this."""
-    until(lambda: database.value(_RUNS, [f"%{part}%"]), what=f"a runner in {part!r}")
+    until(lambda: database.value(_RUNS, [f"%{part}%"]), within=60, what=f"a runner in {part!r}")

@@ -30,4 +30,6 @@ async def _look(request: dict[str, Any], key: str) -> dict[str, Any] | None:
     return {"noted": key} if _file().exists() and key in _file().read_text(encoding="utf-8").split() else None
 
 
-note = effect("note", perform=_write, read_back=_look, timeout=2.0, settle=1.0)
+# Whoever holds the answer back by the pipe, which is there first, takes as long as it likes.
+_PATIENCE = 60.0 if Path(os.environ.get("BACKBEAT_TEST_NOTES", "")).with_suffix(".slow").exists() else 2.0
+note = effect("note", perform=_write, read_back=_look, timeout=_PATIENCE, settle=1.0)

@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(probe: Callable[[], T], *, within: float = 10.0, what: str = "") -> T:
+def until(probe: Callable[[], T], *, within: float = 30.0, what: str = "") -> T:
     """Ask `probe` until its answer is true and return that. Raises AssertionError after `within` seconds."""
     deadline = time.monotonic() + within
     while not (answer := probe()):

@@ -47,4 +47,4 @@ def service(name: Literal["provider", "recorder"], file: Path, *arguments: str) 
             yield Service(line.split()[-1], file, process)
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=60)

@@ -49,7 +49,7 @@ class Server:
         command = temporal.command(self.home, self.port)
         self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.home)
         log.close()
-        until = time.monotonic() + 30.0
+        until = time.monotonic() + 90.0
         while said := temporal.probe(self.port):
             assert time.monotonic() < until, said
 
@@ -71,6 +71,7 @@ class FarSide:
     posted: dict[str, list[Any]] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
     can_look: bool = True
+    patience: float = 0.5  # seconds in which a write has happened
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -99,7 +100,7 @@ class FarSide:
     @property
     def effect(self) -> Effect:
         look = self.read_back if self.can_look else None
-        return Effect(kind="note", perform=self.perform, read_back=look, timeout=0.5, settle=0.5)
+        return Effect(kind="note", perform=self.perform, read_back=look, timeout=self.patience, settle=0.5)
 
 
 class Spans:
@@ -163,7 +164,7 @@ def row(database: Database, workflow: UUID) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-async def eventually(probe: Callable[[], Any], *, within: float = 20.0) -> Any:
+async def eventually(probe: Callable[[], Any], *, within: float = 60.0) -> Any:
     """Poll until `probe` answers with something true, and return that."""
     until = time.monotonic() + within
     while not (found := await asyncio.to_thread(probe)):

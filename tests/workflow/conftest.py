@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,5 +18,9 @@ def _binary() -> str:
 @pytest.fixture
 async def skipping() -> AsyncIterator[WorkflowEnvironment]:
     """A server of this test's own, with a clock of its own."""
-    async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=_binary()) as env:
+    patience = timedelta(seconds=60)
+    server = await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=_binary(), test_server_startup_timeout=patience
+    )
+    async with server as env:
         yield env

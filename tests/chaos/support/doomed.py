@@ -23,6 +23,7 @@ from cron_worker.__main__ import main
 from shared.db import calls, effects, queue
 from shared.llm.protocol import Request
 from shared.llm.providers.sdk import SdkProvider
+from shared.telemetry import recorder
 from shared.telemetry.recorder import SpoolTelemetry
 
 PROVIDER_LOG = "DOOMED_PROVIDER_LOG"
@@ -172,6 +173,8 @@ STEPS: dict[str, Callable[[Doom], None]] = {
 
 
 if __name__ == "__main__":
+    # A flush gives a slow disk up after 50 ms, and its spans with it when the process is killed then.
+    recorder.FLUSH_SECONDS = 30.0
     step, nth, *rest = sys.argv[1:]
     STEPS[step](Doom(int(nth)))
     sys.exit(main(rest))

@@ -155,8 +155,11 @@ class Rig:
 
     @contextmanager
     def beat(self, *flags: str, modules: Sequence[str] = ()) -> Iterator[Tick]:
-        """A healthy worker that ticks five times a second while the block lasts."""
-        tick = self.tick("--every", "200ms", *flags, modules=modules)
+        """A healthy worker that ticks five times a second while the block lasts.
+
+        Its lease is one that no stall outlasts, lest it take its own tasks for lost.
+        """
+        tick = self.tick("--every", "200ms", "--lease", "20s", *flags, modules=modules)
         yield tick
         tick.send(signal.SIGTERM)
         assert tick.wait() in (0, -signal.SIGTERM), tick.output  # the second: before it could listen
