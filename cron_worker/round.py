@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -53,10 +54,7 @@ class Round:
     """recover -> sweep -> claim -> execute -> settle, again and again until nothing is left or time is up."""
 
     def __init__(self, env: Environment, limits: Limits, report: Report, stop: asyncio.Event) -> None:
-        self._env = env
-        self._limits = limits
-        self._stop = stop
-        self._report = report
+        self._env, self._limits, self._stop, self._report = env, limits, stop, report
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self._slots = Slots(env, self._worker, limits.concurrency, limits.lease)
         self._bulk = Bulk(env, self._worker, limits, report, stop, self._slots)
@@ -101,10 +99,12 @@ class Round:
 
     async def _connect(self) -> None:
         """Load the vendors of ready tasks before these are claimed: a second that others could use on the same rows."""
-        env = self._env
-        for tier in await queue.ready_tiers(env.db):
+        env, tiers = self._env, await queue.ready_tiers(self._env.db)
+        for tier in tiers:
             with contextlib.suppress(ConfigError):  # said by the call that needs it
                 await env.provider(env.routing.routes.for_tier(tier, env.config.providers)[0].provider)
+        if tiers and not env.deadline.allows(0.0):
+            logging.warning("the start took the budget of %g s: nothing is begun. Raise --budget", self._limits.budget)
 
     async def _maintain(self) -> None:
         """What time and dead workers left to do; there is no other process whose task it is."""

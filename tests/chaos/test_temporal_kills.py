@@ -73,7 +73,7 @@ class Site:
     def tick(self) -> None:
         """Run the children that wait."""
         if self.database.value("SELECT count(*) FROM backbeat.simple_tasks"):
-            words = ("tick", "--budget", "5", "--grace", "5", "--lease", "5s")
+            words = ("tick", "--budget", "50", "--grace", "5", "--lease", "20s")
             command("cron_worker", *words, home=self.home, environ=self.environ)
 
     def decide(self, run: UUID) -> None:

@@ -61,6 +61,19 @@ def _has(sides: FarSides, mark: str) -> bool:
     return message_id(mark) in sides.mails or any(mark[:8] in text for text in sides.texts)
 
 
+def _kill_on_arrival(during: list[Tick], sides: FarSides) -> None:
+    """One after another: the first would give its far side up before the last has started."""
+    waiting = [*zip(during, (sides.mails, sides.charges, sides.texts), strict=True)]
+
+    def killed() -> bool:
+        for tick, _ in [one for one in waiting if one[1]]:
+            tick.send(signal.SIGKILL)
+        waiting[:] = [one for one in waiting if not one[1]]
+        return not waiting
+
+    until(killed, within=60, what="far writes under way")
+
+
 def test_a_kill_at_any_point_of_a_far_write_doubles_nothing(
     open_rig: OpenRig, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -72,16 +85,7 @@ def test_a_kill_at_any_point_of_a_far_write_doubles_nothing(
         sides.hold()
         _enqueue(rig, 1)
         during = _ticks(rig)
-        # One after another: the first would give its far side up before the last has started.
-        waiting = [*zip(during, (sides.mails, sides.charges, sides.texts), strict=True)]
-
-        def killed() -> bool:
-            for tick, _ in [one for one in waiting if one[1]]:
-                tick.send(signal.SIGKILL)
-            waiting[:] = [one for one in waiting if not one[1]]
-            return not waiting
-
-        until(killed, within=60, what="far writes under way")
+        _kill_on_arrival(during, sides)
         assert _arrived(sides) == [1, 1, 1]
         for tick in during:
             tick.is_killed()

@@ -150,6 +150,13 @@ def test_an_unreachable_provider_gives_the_task_back(
     assert {one["outcome"] for one in attempts} == {"release"}, "twice, should the tick take as long as the pause"
 
 
+def test_a_budget_that_the_start_used_up_is_said(run: Run, waiting: str, database: Database) -> None:
+    """Or a queue would stand still, and every tick exit 0 without a word."""
+    done = run("cron_worker", "tick", "--budget", "1ms", "--grace", "5s").fine()
+    assert "the start took the budget of 0.001 s: nothing is begun. Raise --budget" in done.err
+    assert database.sql("SELECT attempts, status FROM backbeat.simple_tasks") == [(0, "ready")]
+
+
 def test_no_provider_is_configured(run: Run, waiting: str, database: Database) -> None:
     done = run(*TICK).fine()
     assert "Traceback" not in done.err
