@@ -82,9 +82,10 @@ async def _beat(
         if config.metrics_textfile:  # by a process of its own, so that a tick imports nothing of what it takes
             figures = "-m", "backbeat", "metrics", "--textfile", str(config.metrics_textfile)
             writing = await asyncio.create_subprocess_exec(sys.executable, *figures)
-            await asyncio.wait([asyncio.create_task(writing.wait())], timeout=LATE / 2)
+            await asyncio.wait([ended := asyncio.create_task(writing.wait())], timeout=LATE / 2)
             if writing.returncode is None:
                 writing.kill()
+            await ended
         watchdog.disarm()
         if every:
             with suppress(TimeoutError):
@@ -96,8 +97,7 @@ async def _beat(
 def _tell(report: "Report", took: float) -> None:
     if report.stopped:
         logging.warning("stopped by `backbeat stop --all`: %s", report.stopped)
-    if report.claimed or report.recovered:
-        counts = report.claimed, report.settled, report.refused, report.recovered
+    if any(counts := (report.claimed, report.settled, report.refused, report.recovered)):
         logging.info("claimed %d, settled %d, refused %d, recovered %d in %.1f s", *counts, took)
 
 

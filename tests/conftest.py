@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
+from shared.db import pool
 from tests.support import databases, pooler, servers
 from tests.support.databases import Database
 from tests.support.servers import Server
@@ -31,6 +32,7 @@ settings.load_profile("soak" if os.environ.get("BACKBEAT_SOAK") == "1" else "see
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as jobs in the background are begun, and what they begin
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    pool.CONNECT_TIMEOUT = 30.0  # of this process: it may stand still for longer than five seconds
     config.addinivalue_line("markers", "durable: on a server with fsync on, for tests that kill things")
     given = getattr(config, "workerinput", {}).get("backbeat_root")
     config.stash[_ROOT] = Path(given or f"{tempfile.gettempdir()}/backbeat-tests-{uuid4().hex[:12]}")
