@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     pool.CONNECT_TIMEOUT = 30.0  # of this process: it may stand still for longer than five seconds
     config.addinivalue_line("markers", "durable: on a server with fsync on, for tests that kill things")
     given = getattr(config, "workerinput", {}).get("backbeat_root")
-    config.stash[_ROOT] = Path(given or f"{tempfile.gettempdir()}/backbeat-tests-{uuid4().hex[:12]}")
+    config.stash[_ROOT] = Path(given or f"{servers.place()}/backbeat-tests-{uuid4().hex[:12]}")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -127,7 +126,7 @@ def private_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     """A durable server of this test's own, to kill and start again; takes about two seconds."""
     made = servers.new(tmp_path_factory.mktemp("private") / "postgres", durable=True)
     yield made
-    made.daemon.kill()
+    made.daemon.stop(signal.SIGQUIT)  # killed, it would leave shared memory behind for ever
 
 
 @pytest.fixture
