@@ -48,7 +48,7 @@ clean: clean-demo
 	rm -rf $(VENV) dist
 
 soak: $(STAMP) $(VENV)/.bench
-	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_plans.py tests/integration/test_held_rows.py tests/integration/test_queue_machine.py tests/integration/test_approval_machine.py tests/integration/test_fulfilment.py
+	BACKBEAT_SOAK=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_plans.py tests/integration/test_held_rows.py tests/integration/test_queue_machine.py tests/integration/test_approval_machine.py tests/integration/test_fulfilment.py tests/integration/test_admission.py
 	BACKBEAT_TEST_UNCACHED=1 $(BIN)/python -m pytest $(addprefix tests/integration/test_,approval_flow.py orchestrations.py dispatcher.py fan_out.py orchestrated_calls.py)
 	BACKBEAT_TEST_POOLER=1 BACKBEAT_TEST_POSTGRES=15 $(BIN)/python -m pytest $(addprefix tests/integration/test_,queue_sql.py settle_sql.py calls_sql.py effects_sql.py enqueue_sql.py outbox_sql.py bulk.py model_call.py notify.py orchestrations.py)
 

@@ -85,7 +85,7 @@ async def _beat(
             await asyncio.wait([ended := asyncio.create_task(writing.wait())], timeout=LATE / 2)
             if writing.returncode is None:
                 writing.kill()
-            await ended
+            await asyncio.wait([ended], timeout=LATE / 4)  # what waits for a dead disk is not ended by this, either
         watchdog.disarm()
         if every:
             with suppress(TimeoutError):

@@ -70,12 +70,14 @@ class Round:
         # Its first 48 bits are the milliseconds of Postgres' clock, read between two readings of ours.
         skew = (tick_id.int >> 80) - (asked + clock.wall_ns()) // 2_000_000
         await self._maintain()
-        await self._connect()
+        await self._connect(ready := await queue.ready_tiers(env.db))
         report.stopped = (await queue.switches(env.db)).get("all", "")
         # Before the claim, which takes what their answers let go on; a vendor that is slow is not waited for.
         others = {asyncio.create_task(batches.advance(env))}
         await asyncio.wait(others, timeout=min(MAINTENANCE, env.deadline.left))
         others.add(asyncio.create_task(self._bulk.run()))
+        if ready and not (env.deadline.allows(0.0) or report.stopped or self._stop.is_set()):
+            logging.warning("the start took the budget of %g s: nothing is begun. Raise --budget", self._limits.budget)
         while await self._claim() or self._slots.busy or not all(one.done() for one in others):
             if env.deadline.left <= 0:
                 await self._settle(await self._slots.abort())
@@ -97,14 +99,12 @@ class Round:
         await queue.end_tick(env.db, tick_id, report.claimed, report.settled)
         return report
 
-    async def _connect(self) -> None:
+    async def _connect(self, tiers: list[str]) -> None:
         """Load the vendors of ready tasks before these are claimed: a second that others could use on the same rows."""
-        env, tiers = self._env, await queue.ready_tiers(self._env.db)
+        env = self._env
         for tier in tiers:
             with contextlib.suppress(ConfigError):  # said by the call that needs it
                 await env.provider(env.routing.routes.for_tier(tier, env.config.providers)[0].provider)
-        if tiers and not env.deadline.allows(0.0):
-            logging.warning("the start took the budget of %g s: nothing is begun. Raise --budget", self._limits.budget)
 
     async def _maintain(self) -> None:
         """What time and dead workers left to do; there is no other process whose task it is."""

@@ -34,7 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     pool.CONNECT_TIMEOUT = 30.0  # of this process: it may stand still for longer than five seconds
     config.addinivalue_line("markers", "durable: on a server with fsync on, for tests that kill things")
     given = getattr(config, "workerinput", {}).get("backbeat_root")
-    config.stash[_ROOT] = Path(given or f"{servers.place()}/backbeat-tests-{uuid4().hex[:12]}")
+    place = servers.place()
+    if not given:
+        servers.clear(place)
+    config.stash[_ROOT] = Path(given or f"{place}/{servers.NAME}-{os.getpid()}-{uuid4().hex[:6]}")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -173,7 +173,7 @@ class Daemon:
 
     def _recorded(self) -> Process:
         """The process that just wrote its pid file; it may already have ended."""
-        deadline = monotonic() + 30.0
+        deadline = monotonic() + 15.0
         while monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError, TypeError):
                 return Process.parse(*self.pid_file.read_text(encoding="utf-8").splitlines())

@@ -179,10 +179,12 @@ def in_region(name: str) -> Iterator[None]:
     token = REGION.set(name)
     try:
         yield
-    finally:
-        # A run that is collected with its worker is closed in no context of its own.
-        with contextlib.suppress(ValueError):
-            REGION.reset(token)
+    except GeneratorExit:
+        raise  # a run that is collected with its worker is closed in no context of its own
+    except BaseException:
+        REGION.reset(token)
+        raise
+    REGION.reset(token)
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:

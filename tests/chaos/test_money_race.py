@@ -44,7 +44,8 @@ class Race:
 
     async def work(self, db: Connection, task: Task) -> None:
         """Make one call after another until the money is gone."""
-        # The clock follows everybody's verdicts: who is slow to be answered is not refused for that.
+        # A worker gets about one verdict a second of this clock, so ten refusals are ten seconds; one whose connection
+        # stands still while the others go on is not refused.
         settled, refused = self.now, 0
         for n in range(100_000):
             verdict = (await calls.open_call(db, tasks.ask(task, str(n), usd=MOST))).verdict

@@ -1,8 +1,8 @@
 """kill -9 of the Temporal worker (dispatcher, relay and all), of Temporal and of Postgres at each labelled step.
 
 0 lost decisions, 0 doubled effects, no child or undo lost, no answered call paid again, and five seconds after what was
-killed is started everything works. A seed chooses who decides what, how often a step is passed, and, in the short
-version, which of the steps are tried; the long one tries all of them with each seed.
+killed is started everything works; more while other tests run beside it. A seed chooses who decides what, how often a
+step is passed, and, in the short version, which of the steps are tried; the long one tries all of them with each seed.
 """
 
 import json
@@ -32,7 +32,8 @@ from tests.support.temporal import Server, request_of, row
 SEEDS = int(os.environ.get("BACKBEAT_SEEDS", "100")) if SOAK else 1
 RUNS = 3  # approvals at a time
 SHORT = 3  # steps of the short version
-HEALTHY = 5.0 if SOAK else 20.0  # seconds, for three of four; beside other tests a worker takes some to start
+HEALTHY = 5.0  # seconds, for three of four
+BESIDE_OTHERS = {"worker": 20.0, "temporal": 10.0, "postgres": 10.0}  # the same, while other tests run
 MODULES = "tests.support.noting,tests.chaos.support.risky"
 
 
@@ -259,7 +260,7 @@ def test_who_dies_at_a_step_loses_and_doubles_nothing(site: Site, seed: int, vic
     steps = dice.sample(sorted(STEPS), len(STEPS) if SOAK else SHORT)
     seconds = [_kill_at(site, victim, step, dice) for step in steps]
     # How long an engine's own start takes is the machine's affair; a worker's is ours.
-    assert _three_of_four([healthy - up for up, healthy in seconds]) <= HEALTHY
+    assert _three_of_four([healthy - up for up, healthy in seconds]) <= (HEALTHY if SOAK else BESIDE_OTHERS[victim])
 
 
 def _three_of_four(values: list[float]) -> float:

@@ -66,9 +66,9 @@ def _kill_on_arrival(during: list[Tick], sides: FarSides) -> None:
     waiting = [*zip(during, (sides.mails, sides.charges, sides.texts), strict=True)]
 
     def killed() -> bool:
-        for tick, _ in [one for one in waiting if one[1]]:
-            tick.send(signal.SIGKILL)
-        waiting[:] = [one for one in waiting if not one[1]]
+        for one in [one for one in waiting if one[1]]:
+            one[0].send(signal.SIGKILL)
+            waiting.remove(one)
         return not waiting
 
     until(killed, within=60, what="far writes under way")

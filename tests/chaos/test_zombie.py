@@ -93,17 +93,19 @@ def test_a_stopped_process_wakes_up_as_a_zombie(open_rig: OpenRig, database: Dat
 
 
 def test_a_call_that_outlives_its_lease_is_billed_when_it_ends(open_rig: OpenRig, database: Database) -> None:
-    rig = open_rig(database, latency="2.5")
+    rig = open_rig(database, latency="5")
     rig.enqueue("single", [{"n": 1}])
     a = rig.tick("--lease", "1s")
     rig.called(1)
     # Its answer waits for as long as it does, however slow this machine is.
     rig.provider.process.send_signal(signal.SIGSTOP)
-    a.send(signal.SIGSTOP)
-    wait_for_leases(database)
-    b = rig.ask(_takes_over)
-    assert rig.provider.entries("end") == []
-    rig.provider.process.send_signal(signal.SIGCONT)
+    try:
+        a.send(signal.SIGSTOP)
+        wait_for_leases(database)
+        b = rig.ask(_takes_over)
+        assert rig.provider.entries("end") == []
+    finally:
+        rig.provider.process.send_signal(signal.SIGCONT)
     a.send(signal.SIGCONT)
     a.ends_well()
     assert "claimed 1, settled 0" in a.output

@@ -84,9 +84,9 @@ def test_cron_worker_knows_the_flags() -> None:
 @pytest.fixture
 def line(tmp_path: Path) -> str:
     """The line as cron would give it to sh, at home in a directory of the test; logger writes to a file there."""
-    # Not in this directory, where a demo may have left settings.
+    # Not in the repository, where a demo may have left settings.
     for name, script in {
-        "cron-worker": f'exec {shlex.quote(sys.executable)} -m cron_worker "$@"',
+        "cron-worker": f'PYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m cron_worker "$@"',
         "logger": f"exec cat >{shlex.quote(str(tmp_path / 'log'))}",
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")

@@ -47,7 +47,8 @@ async def test_each_step_is_a_task_of_its_own(database: Database, notes: Path) -
             assert after.startswith(before), "what vendors cache is the prefix"
         tools = [span for span in work.notes.spans if span.name.startswith("execute_tool")]
         # A slow moment may end a write's time before it begins, and the step is taken up again.
-        assert list(dict.fromkeys(span.attributes["gen_ai.tool.name"] for span in tools)) == ["look_up", "note"]
+        called = [span.attributes["gen_ai.tool.name"] for span in tools]
+        assert (called[:2], set(called[2:])) == (["look_up", "note"], set(called[2:]) & {"note"})
         chats = [span.attributes for span in work.notes.spans if span.name.startswith("chat")]
         assert [(one["backbeat.tools_called"], one["backbeat.tools_offered"] > 0) for one in chats] == [
             (1, True),

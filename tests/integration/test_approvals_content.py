@@ -240,4 +240,4 @@ def test_a_workflow_that_ends_takes_an_approval_along_that_still_waits(database:
 def _blocked(database: Database, sessions: int) -> None:
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with psycopg.connect(database.admin_url, autocommit=True) as admin:
-        until(lambda: admin.execute(query).fetchall()[0][0] >= sessions, within=60, what="who waits for a lock")
+        until(lambda: admin.execute(query).fetchall()[0][0] >= sessions, within=60, what="sessions that wait")

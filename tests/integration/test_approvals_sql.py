@@ -346,7 +346,7 @@ def test_a_flood_of_refusals_does_not_fill_the_audit_log(database: Database) -> 
 def _wait_for_blocked(database: Database, sessions: int = 1) -> None:
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with psycopg.connect(database.admin_url, autocommit=True) as admin:
-        until(lambda: admin.execute(query).fetchall()[0][0] >= sessions, within=60, what="who waits for a lock")
+        until(lambda: admin.execute(query).fetchall()[0][0] >= sessions, within=60, what="sessions that wait")
 
 
 @contextmanager

@@ -147,7 +147,8 @@ def test_an_unreachable_provider_gives_the_task_back(
         == 0
     )
     attempts = run("backbeat", "task", "show", waiting, "-o", "json").json["attempts"]
-    assert {one["outcome"] for one in attempts} == {"release"}, "twice, should the tick take as long as the pause"
+    assert {one["outcome"] for one in attempts} == {"release"}
+    assert len(attempts) <= 2, "twice, should the tick take as long as the pause"
 
 
 def test_a_budget_that_the_start_used_up_is_said(run: Run, waiting: str, database: Database) -> None:

@@ -97,6 +97,7 @@ async def test_ten_minutes_without_clickhouse(
                 await at_tick_end.ship(config, db, int(number == 3))
                 shift += timedelta(seconds=15)
         assert 2 <= len(asked) <= 3, "only one round in five minutes waits for it"
+        assert {seconds for *_, seconds in asked} == {0.5}
         monkeypatch.setattr(at_tick_end, "DEADLINE", 20.0)
         count_shed(tmp_path, 5)
         await at_tick_end.ship(config, db, 0)

@@ -76,7 +76,7 @@ def test_a_runner_killed_in_mid_file_leaves_nothing(
     runner = Runner(empty_database, directory, tmp_path / "runner.log")
     statement_runs(empty_database, "pg_sleep")
     runner.kill()
-    until(lambda: empty_database.value(_FINISHED), within=30, what="the server notices that the runner is gone")
+    until(lambda: empty_database.value(_FINISHED), what="the server notices that the runner is gone")
     assert empty_database.value("SELECT to_regclass('backbeat.wide')") is None
     directory.add("0002_slow", _TABLE)
     assert migrate.postgres_up(empty_database.owner_url, directory.path) == ["0002_slow"]
@@ -91,7 +91,7 @@ def test_a_runner_killed_before_its_record_leaves_nothing(
         runner = Runner(empty_database, directory, tmp_path / "runner.log")
         statement_runs(empty_database, "INSERT INTO backbeat.schema_migrations")
         runner.kill()
-        until(lambda: empty_database.value(_FINISHED), within=30, what="the server notices that the runner is gone")
+        until(lambda: empty_database.value(_FINISHED), what="the server notices that the runner is gone")
     assert migrate.postgres_up(empty_database.owner_url, directory.path) == ["0002_table"]
 
 
@@ -105,7 +105,7 @@ def test_a_runner_killed_outside_a_transaction_says_what_to_do(
         runner = Runner(empty_database, directory, tmp_path / "runner.log")
         statement_runs(empty_database, "CONCURRENTLY")
         runner.kill()
-        until(lambda: empty_database.value(_FINISHED), within=30, what="the server notices that the runner is gone")
+        until(lambda: empty_database.value(_FINISHED), what="the server notices that the runner is gone")
     valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('backbeat.wide_id')"
     assert empty_database.sql(valid) == [(False,)], "half made, and only visible in the catalogue"
     assert migrate.postgres_status(empty_database.owner_url, directory.path)[-1].state == "unfinished"

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -100,6 +101,7 @@ async def test_people_are_asked_and_what_they_approve_is_done(database: Database
     assert len(database.sql(traces)) == 1
 
 
+@pytest.mark.skipif(os.environ.get("BACKBEAT_TEST_UNCACHED") == "1", reason="no run stays in memory")
 async def test_runs_that_are_collected_with_their_worker_say_nothing(
     database: Database, temporal_server: Server
 ) -> None:

@@ -44,7 +44,7 @@ OLD = """
 async def db(database: Database) -> AsyncIterator[Connection]:
     for policy, days in (("finished", 5), ("ticks", 3)):
         database.sql("UPDATE backbeat.retention SET days = %s WHERE policy = %s", [days, policy])
-    # A run that passes midnight finds a day more than one that does not.
+    # A template that was made before midnight has a day more.
     database.sql("SELECT backbeat.maintain_partitions()")
     for (name,) in database.sql(OLD):
         database.sql(f"DROP TABLE {name}")

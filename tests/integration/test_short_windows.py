@@ -37,7 +37,7 @@ alpha = Definition(name="alpha", version=1, input=Anything, output=Anything, tie
 class Late(Round):
     """A tick whose vendor takes its time to load, while another one works."""
 
-    async def _connect(self) -> None:
+    async def _connect(self, _: list[str]) -> None:
         taken = await queue.claim(self._env.db, "early", ["alpha@1"], 1000, 60.0)
         assert len(taken) == WINDOW
 

@@ -1,7 +1,7 @@
 """A definition module for worker processes: the effect `note` appends a line to a file (a simulated far side).
 
 BACKBEAT_TEST_NOTES names the file; while `<file>.hang` exists, a write happens and its answer never comes; while the
-pipe `<file>.slow` exists, the answer comes when somebody reads it.
+pipe `<file>.slow` exists, which must be there before the worker, the answer comes when somebody reads it.
 """
 
 import asyncio
@@ -31,5 +31,5 @@ async def _look(request: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 # Whoever holds the answer back by the pipe, which is there first, takes as long as it likes.
-_PATIENCE = 60.0 if Path(f"{os.environ.get('BACKBEAT_TEST_NOTES', '')}.slow").exists() else 2.0
+_PATIENCE = 60.0 if Path(os.environ.get("BACKBEAT_TEST_NOTES", "none")).with_suffix(".slow").exists() else 2.0
 note = effect("note", perform=_write, read_back=_look, timeout=_PATIENCE, settle=1.0)

@@ -1,6 +1,8 @@
 """PostgreSQL servers of the tests: one a version and durability, shared by all test processes of a run."""
 
 import fcntl
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 PASSWORD = "test"  # of all logins
 TEMPLATE = "backbeat_template"
 TEST_SCHEMA = Path(__file__).with_name("test_schema.sql")
+NAME = "backbeat-tests"  # of such a directory, then the pid of the run
 MEMORY, ROOM = "/dev/shm", 6 * 2**30  # 1 GB is used at most
 FAST = {
     "fsync": "off",
@@ -96,11 +99,22 @@ class Server:
 
 
 def place() -> str:
-    """Where their directories are: in memory, where a database is made in a third of the time, or on disk."""
-    with suppress(OSError):
-        if shutil.disk_usage(MEMORY).free > ROOM:
+    """Where shared ones live: in memory, where a database is made in a third of the time, or on disk."""
+    with suppress(OSError, ValueError):
+        (available,) = re.findall(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        room = min(shutil.disk_usage(MEMORY).free, int(available) * 1024)
+        if room > ROOM and os.access(MEMORY, os.W_OK):
             return MEMORY
     return tempfile.gettempdir()
+
+
+def clear(place: str) -> None:
+    """End and remove what runs left there that were killed: memory is not given back by itself."""
+    for left in Path(place).glob(f"{NAME}-*"):
+        pid = left.name.split("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            stop_all(left)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def new(directory: Path, *, major: str = "18", durable: bool = False) -> Server:

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,19 @@ async def test_it_ticks_once_or_until_it_is_told_to_stop(ticks: list[float], eve
 def test_a_process_that_writes_figures_and_hangs_is_ended(
     ticks: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    hanging, said = tmp_path / "hanging", tmp_path / "pid"
-    hanging.write_text(f"#!/bin/sh\necho $$ >{said}\nexec sleep 60\n")
+    hanging, made = tmp_path / "hanging", []
+    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
     hanging.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(hanging))
-    monkeypatch.setattr(watchdog, "LATE", 6.0)
+    start = asyncio.create_subprocess_exec
+
+    async def started(*words: str) -> asyncio.subprocess.Process:
+        made.append(await start(*words))
+        return made[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+    monkeypatch.setattr(watchdog, "LATE", 1.0)
     assert asyncio.run(_beat(None, metrics_textfile=tmp_path / "backbeat.prom")) == 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(said.read_text()), 0)
+    assert [one.returncode for one in made] == [-signal.SIGKILL]
+    made.clear()
     gc.collect()  # what is not closed would be told in another test

@@ -67,11 +67,14 @@ def test_a_collector_that_hangs_costs_50_ms_a_flush_and_a_second_at_the_end(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         telemetry = open_telemetry(Config(telemetry="otlp", spool_dir=tmp_path / "none"), "cron-worker")
+        took = []
         for number in range(3):
             telemetry.record(record(number))
             started = time.monotonic()
             telemetry.flush()
-            assert time.monotonic() - started < 5, "the exporter has 10 s"
+            took.append(time.monotonic() - started)
+        assert min(took) < 0.3, "the machine does not stand still each time"
+        assert max(took) < 5, "the exporter has 10 s"
         started = time.monotonic()
         telemetry.close()
         assert time.monotonic() - started < 5

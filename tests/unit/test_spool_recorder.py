@@ -147,17 +147,21 @@ def test_a_long_worker_writes_before_memory_fills(tmp_path: Path, monkeypatch: p
 
 def test_a_slow_disk_costs_50_ms_a_flush_and_loses_nothing(tmp_path: Path, slow_disk: threading.Event) -> None:
     telemetry = SpoolTelemetry(tmp_path, "cron-worker")
-    for number in range(2):
+    took = []
+    for number in range(4):
         telemetry.record(record(number))
         started = time.monotonic()
         telemetry.flush()
-        assert 0.04 < time.monotonic() - started < 5, "the disk hangs for 20 s"
+        took.append(time.monotonic() - started)
+    # The machine does not stand still each time.
+    assert 0.04 < min(took) < 0.25
+    assert max(took) < 5, "the disk hangs for 20 s"
     assert rows(tmp_path) == []
     slow_disk.set()
-    telemetry.record(record(2))
+    telemetry.record(record(4))
     telemetry.close()
     # Files of one millisecond have no order.
-    assert sorted(row["SpanId"] for row in rows(tmp_path)) == sorted(span_id("process", number) for number in range(3))
+    assert sorted(row["SpanId"] for row in rows(tmp_path)) == sorted(span_id("process", number) for number in range(5))
     assert telemetry.shed == 0
 
 
