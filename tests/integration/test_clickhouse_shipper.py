@@ -151,7 +151,7 @@ def test_broken_files_are_set_aside_and_hold_nobody_up(
     names = {flipped.name, cut.name, nonsense.name, "0.spool"}
     assert aside == names | {f"{name}.reason" for name in names}
     assert spool_status(spool_dir)[0::2] == (1, 4)
-    assert len(caplog.records) == 4
+    assert sum(str(spool_dir) in one for one in caplog.messages) == 4
     assert "checksum" in next(record.getMessage() for record in caplog.records if flipped.name in record.getMessage())
     assert "Code: " in next(record.getMessage() for record in caplog.records if nonsense.name in record.getMessage())
 
