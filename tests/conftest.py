@@ -14,9 +14,17 @@ import pytest
 from hypothesis import settings
 
 from shared.db import pool
+from tests.integration._clickhouse import (  # noqa: F401
+    clickhouse,
+    clickhouse_server,
+    deliver,
+    empty_clickhouse,
+    private_clickhouse,
+)
 from tests.support import databases, pooler, servers
 from tests.support.databases import Database
 from tests.support.servers import Server
+from tests.support.temporal import temporal_server  # noqa: F401
 
 _POOLED = os.environ.get("BACKBEAT_TEST_POOLER") == "1"
 _MAJOR = os.environ.get("BACKBEAT_TEST_POSTGRES", "18")

@@ -18,12 +18,9 @@ from shared.telemetry.shipper import ship_once
 from shared.telemetry.spool import spool_status
 from tests.chaos.conftest import soaking
 from tests.chaos.support.spanner import spans
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import CALLS, HOURS, Server, ask
 from tests.support.command import clean_environ
 from tests.support.tree import ROOT
-
-private_clickhouse = _clickhouse.private_clickhouse
 
 COUNTS = """
 SELECT count(), uniqExact((SpanId, SpanAttributes['backbeat.call_status'])),

@@ -17,13 +17,8 @@ from shared.telemetry.shipper import ShipReport
 from shared.telemetry.spool import read_batch
 from tests.chaos.conftest import OpenRig
 from tests.chaos.support.rig import Rig
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import ask
 from tests.support.databases import Database
-
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
 
 FACTS = """
 SELECT (SELECT count() FROM v_llm_calls), (SELECT sum(CostUsd) FROM v_llm_calls), (SELECT count() FROM v_task_runs),

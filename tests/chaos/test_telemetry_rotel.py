@@ -16,13 +16,8 @@ from shared.telemetry.recorder import Recorder
 from shared.telemetry.shipper import ship_once
 from shared.telemetry.spans import Telemetry
 from tests.chaos.support.spanner import cost
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import PASSWORD, ask, call, process, spool
 from tests.support.signals import until
-
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
 
 CALLS = 300
 # What both senders say of one span. Not its kind: rotel 0.0.1a15 calls a consumer "client", so `task_runs` misses it.

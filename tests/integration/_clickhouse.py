@@ -1,7 +1,4 @@
-"""A real ClickHouse server process for tests, and spans to put into it.
-
-A test module takes the fixtures by name: `clickhouse = _clickhouse.clickhouse`.
-"""
+"""A real ClickHouse server process for tests, and spans to put into it."""
 
 import signal
 import subprocess

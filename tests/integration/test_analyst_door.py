@@ -19,14 +19,8 @@ from backbeat.embedded.clickhouse_users import ANALYST_LIMITS
 from backbeat.migrate_clickhouse import clickhouse_up, statements
 from shared.telemetry.shipper import ship_once
 from shared.telemetry.spans import SpanRecord
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import Server, ask, call, process, spool
 from tests.support.tree import ROOT
-
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
-deliver = _clickhouse.deliver
 
 
 class Said(NamedTuple):

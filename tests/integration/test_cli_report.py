@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 
 from shared.ids import trace_id
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import Server, call, process, span, spool
 from tests.support.command import Done, command
 from tests.support.databases import Database
 
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
 Run = Callable[..., Done]
 
 

@@ -13,11 +13,7 @@ import zstandard
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from backbeat.clickhouse import session
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import ANALYST_PASSWORD, PASSWORD, Server, ask
-
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
 
 LONG = "SELECT count() FROM numbers(1000000000) WHERE NOT ignore(repeat(toString(number), 300))"
 

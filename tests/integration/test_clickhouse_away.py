@@ -28,15 +28,10 @@ from shared.telemetry import recorder
 from shared.telemetry.shipper import ship_once
 from shared.telemetry.spool import content, count_shed, spool_status, write_batch
 from temporal_worker.worker import _shipper
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import call, process
 from tests.support.command import command
 from tests.support.databases import Database
 from tests.support.temporal import FarSide, Spans, environment
-
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
 
 LINE = b'{"SpanName":"x"}\n'
 TOLD = "SELECT files, quarantined, shed, oldest_at IS NOT NULL FROM backbeat.telemetry_hosts"

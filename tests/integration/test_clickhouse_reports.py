@@ -16,13 +16,8 @@ from backbeat.reports.trace import trace_spans, trace_tree
 from shared.errors import InputError, NotFoundError, SchemaError
 from shared.ids import span_id, trace_id
 from shared.telemetry.shipper import ShipReport
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import START_NS, Server, call, process, process_id, span
 
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
-deliver = _clickhouse.deliver
 Deliver = Callable[..., ShipReport]
 HOUR = timedelta(hours=1)
 COLUMNS = (

@@ -16,7 +16,6 @@ from docs import dictionary
 from shared.errors import AuthError, ConfigError, SchemaError, UnavailableError
 from shared.ids import span_id
 from shared.telemetry.shipper import ShipReport
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import (
     CALLS,
     HOURS,
@@ -31,10 +30,6 @@ from tests.integration._clickhouse import (
     tick_link,
 )
 
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
-deliver = _clickhouse.deliver
 Deliver = Callable[..., ShipReport]
 
 LC, ATTRIBUTES = "LowCardinality(String)", "Map(LowCardinality(String), String)"

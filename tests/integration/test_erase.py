@@ -12,14 +12,9 @@ import pytest
 from backbeat.cli.main import main
 from shared.domain.outcome import Dead, Succeed
 from shared.telemetry.shipper import ship_once
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import ask, call, process, spool
 from tests.support import approvals, tasks
 from tests.support.databases import Database
-
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
 
 SECRET = "c4n4ry of a customer"
 TABLES = (

@@ -9,16 +9,12 @@ import pytest
 
 from backbeat.cli.main import main
 from shared.ids import trace_id
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import ask
 from tests.support import tasks
 from tests.support.approvals import start
 from tests.support.command import Done, command
 from tests.support.databases import Database
 
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
 Run = Callable[..., Done]
 FACTS = "SELECT Workflow, Tenant, TaskId, Finding, Label, SaidBy FROM v_feedback ORDER BY Timestamp, Label"
 OLD = "2026-03-29T02:30:00"  # in an hour that Berlin does not have, and too old for raw spans

@@ -8,14 +8,8 @@ import pytest
 
 from backbeat.clickhouse import session
 from shared.ids import SpanRef, span_id
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import call, process, process_id, span
 from tests.support.grafana import expand, published
-
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
-deliver = _clickhouse.deliver
 
 FIRST_SPAN = SpanRef("0" * 32, span_id("enqueue", "task-1"))
 CHOSEN = {"service": "cron-worker", "operation": "", "status": "", "search": "", "min_duration": ""}

@@ -17,7 +17,6 @@ from shared.execution.environment import Environment
 from shared.ids import span_id
 from shared.telemetry.recorder import SpoolTelemetry
 from shared.telemetry.shipper import ship_once
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import ask
 from tests.integration.test_orchestrated_calls import Shelves, asking
 from tests.integration.test_orchestrations import connected
@@ -26,9 +25,6 @@ from tests.support.command import command
 from tests.support.databases import Database
 from tests.support.temporal import FarSide, Server, environment, eventually, finished, working
 
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
 MODULE = "tests.support.errands"
 CALLER = f"00-{'ab' * 16}-{'cd' * 8}-01"
 PENDING = "SELECT id, hash FROM backbeat.approval_requests WHERE state = 'pending'"

@@ -21,14 +21,9 @@ from shared.llm.routes import Route, Routes
 from shared.security.redact import LONGEST, redacted
 from shared.telemetry.recorder import SpoolTelemetry
 from shared.telemetry.shipper import ship_once
-from tests.integration import _clickhouse
 from tests.integration._clickhouse import ask
 from tests.support import tasks
 from tests.support.databases import Database
-
-clickhouse_server = _clickhouse.clickhouse_server
-empty_clickhouse = _clickhouse.empty_clickhouse
-clickhouse = _clickhouse.clickhouse
 
 ROUTE = Route("haiku", "anthropic", "claude-haiku-4-5", 200_000, 8_000, True)
 CANARIES = {

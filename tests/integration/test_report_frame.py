@@ -26,7 +26,6 @@ from tests.integration import _clickhouse, _reports
 from tests.integration._reports import NOW, WEEK, Facts
 from tests.support.tree import ROOT
 
-clickhouse_server = _clickhouse.clickhouse_server
 reports_database = _reports.reports_database
 facts = _reports.facts
 HEADER = """-- title: Calls

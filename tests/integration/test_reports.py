@@ -23,7 +23,6 @@ from shared.errors import InputError
 from tests.integration import _clickhouse, _reports
 from tests.integration._reports import NOW, Facts
 
-clickhouse_server = _clickhouse.clickhouse_server
 reports_database = _reports.reports_database
 facts = _reports.facts
 UNKNOWN = dict.fromkeys(("CostUsd", "InputTokens", "OutputTokens", "CacheReadTokens", "CacheWriteTokens"))

@@ -10,10 +10,9 @@ from backbeat.reports.ask import Period
 from backbeat.reports.catalog import find
 from backbeat.reports.condition import judge, parse
 from backbeat.reports.plot import render_svg
-from tests.integration import _clickhouse, _reports
+from tests.integration import _reports
 from tests.integration._reports import NOW, WEEK, Facts
 
-clickhouse_server = _clickhouse.clickhouse_server
 reports_database = _reports.reports_database
 facts = _reports.facts
 AT = NOW - timedelta(days=1)
