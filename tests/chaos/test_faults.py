@@ -92,9 +92,9 @@ def test_a_vendor_that_wants_a_long_pause_gets_it_without_an_attempt(open_rig: O
 
 
 def test_a_call_that_outlasts_its_tick_is_lost_and_counts(open_rig: OpenRig, database: Database) -> None:
-    rig = open_rig(database, latency="30")
+    rig = open_rig(database, latency="50")
     (task,) = rig.enqueue("single", [{"n": 1}])
-    rig.tick("--budget", "15s", "--grace", "100ms").ends_well()
+    rig.tick("--budget", "20s", "--grace", "100ms").ends_well()
     assert _fate(rig, task) == Fate((LOST,), attempts=1, ended="ready")
     books.money_adds_up(rig)
     rig.restart_provider(latency="0")

@@ -41,7 +41,7 @@ def _enqueue(rig: Rig, n: int) -> None:
 
 def _ticks(rig: Rig, doom: tuple[str, int] | None = None) -> list[Tick]:
     """A tick for each kind, side by side; each takes one task."""
-    flags = ("--max-tasks", "1", "--lease", "60s")
+    flags = ("--max-tasks", "1", "--lease", "110s")
     return [rig.tick(*flags, doom=doom, modules=[module]) for module in MODULES]
 
 

@@ -19,7 +19,7 @@ from tests.support.databases import Database
 TICKET = '{"subject": "Bill"}'
 NOWHERE = "postgresql://somebody@127.0.0.1:9/backbeat"
 BACKBEAT = ("backbeat", "task", "list")
-TICK = ("cron_worker", "tick", "--budget", "30s", "--grace", "5s")
+TICK = ("cron_worker", "tick", "--budget", "60s", "--grace", "5s")
 Run = Callable[..., Done]
 
 

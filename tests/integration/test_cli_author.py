@@ -104,7 +104,7 @@ def test_without_local_a_run_is_a_task_that_is_waited_for(project: Path, databas
     late = run(project, *words, "--within", 1, environ=database.environ)
     assert (late.code, late.json["ended"]) == (75, False)
     assert "it goes on: `backbeat task show" in late.err
-    flags = ["tick", "--every", "200ms", "--budget", "20s"]
+    flags = ["tick", "--every", "200ms", "--budget", "60s"]
     worker = [sys.executable, "-m", "cron_worker", *flags]
     environ = clean_environ(**database.environ, BACKBEAT_DEFINITIONS="mytasks")
     environ["PYTHONPATH"] = f"{project}:{environ['PYTHONPATH']}"

@@ -32,7 +32,7 @@ class Home:
         return command(module, *arguments, home=self.path, environ=self.database.environ)
 
     def tick(self) -> None:
-        self.run("cron_worker", "tick", "--budget", "20s", "--grace", "5s").fine()
+        self.run("cron_worker", "tick", "--budget", "60s", "--grace", "5s").fine()
 
     def results(self) -> list[Any]:
         return self.database.sql("SELECT status, result FROM backbeat.finished_tasks ORDER BY id")

@@ -115,7 +115,7 @@ def test_the_operator_of_a_worker_says_which(database: Database, tmp_path: Path)
         for payload in ({"prompt": "What is abc?", "tools": ["look_up"]}, {"prompt": "x", "tools": ["fail"]}):
             given = ("task", "enqueue", "prompt", "--input", json.dumps(payload))
             command("backbeat", *given, home=tmp_path, environ=environ).fine()
-        tick = ("tick", "--budget", "20s", "--grace", "5s")
+        tick = ("tick", "--budget", "60s", "--grace", "5s")
         command("cron_worker", *tick, home=tmp_path, environ=environ).fine()
     assert sorted(database.sql("SELECT status, error_class, calls FROM backbeat.finished_tasks")) == [
         ("dead", "unknown_tool", 0),

@@ -120,7 +120,7 @@ def test_a_users_project_beside_it_drains_one_task(
         assert json.loads(typed("backbeat", "definitions", "check", "-o", "json"))["problems"] == []
         ticket = '{"subject": "Invoice", "body": "You charged me twice."}'
         (added,) = json.loads(typed("backbeat", "task", "enqueue", "support_triage", "--payload", ticket, "-o", "json"))
-        typed("cron-worker", "tick", "--budget", "20s")
+        typed("cron-worker", "tick", "--budget", "60s")
         assert len(provider.ends(status=200)) == 1
     result = database.value("SELECT result FROM backbeat.finished_tasks WHERE id = %s", [added["task_id"]])
     assert result["category"] == "billing"

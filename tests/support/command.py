@@ -58,7 +58,7 @@ def command(
     home: Path,
     environ: Mapping[str, str] | None = None,
     stdin: str | None = None,
-    within: float = 60.0,
+    within: float = 90.0,
 ) -> Done:
     """Run `python -m module` in a directory, which decides what ./backbeat.toml it finds."""
     line = [sys.executable, "-m", module, *map(str, arguments)]

@@ -62,15 +62,15 @@ class Tick:
         """What it wrote to stderr so far."""
         return self.log.read_text()
 
-    def wait(self, within: float = 40.0) -> int:
+    def wait(self, within: float = 90.0) -> int:
         """Its exit code, once it has ended; -9 after a kill."""
         return self.process.wait(timeout=within)
 
-    def ends_well(self, within: float = 40.0) -> None:
+    def ends_well(self, within: float = 90.0) -> None:
         """Wait for exit code 0."""
         assert self.wait(within) == 0, self.output
 
-    def is_killed(self, within: float = 40.0) -> None:
+    def is_killed(self, within: float = 90.0) -> None:
         """Wait for its death by SIGKILL."""
         assert self.wait(within) == -signal.SIGKILL, self.output
 
@@ -145,7 +145,7 @@ class Rig:
     def tick(self, *flags: str, doom: tuple[str, int] | None = None, modules: Sequence[str] = ()) -> Tick:
         """Start a tick with the rig's lease; `doom` names the step and the occurrence at which it kills itself."""
         runner = ["tests.chaos.support.doomed", doom[0], str(doom[1])] if doom else ["cron_worker"]
-        command = [sys.executable, "-m", *runner, "tick", "--budget", "20s", "--grace", "5s", "--lease", LEASE, *flags]
+        command = [sys.executable, "-m", *runner, "tick", "--budget", "60s", "--grace", "5s", "--lease", LEASE, *flags]
         log = self.directory / f"tick-{len(self._ticks)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(command, cwd=ROOT, env=self.environ(*modules), stderr=out)
@@ -164,12 +164,12 @@ class Rig:
         tick.send(signal.SIGTERM)
         assert tick.wait() in (0, -signal.SIGTERM), tick.output  # the second: before it could listen
 
-    def drain(self, within: float = 40.0) -> None:
+    def drain(self, within: float = 90.0) -> None:
         """Let a healthy worker tick until no task is live, held ones excepted."""
         with self.beat():
             self.is_drained(within)
 
-    def is_drained(self, within: float = 40.0) -> None:
+    def is_drained(self, within: float = 90.0) -> None:
         """Wait until no task is live, held ones excepted."""
         live = "SELECT count(*) FROM backbeat.simple_tasks WHERE status <> 'held'"
         until(lambda: self.database.value(live) == 0, within=within, what=f"a drained queue: {self.live()}")
