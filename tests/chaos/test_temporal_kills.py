@@ -8,8 +8,6 @@ step is passed, and, in the short version, which of the steps are tried; the lon
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +20,7 @@ import pytest
 
 from tests.chaos.conftest import SOAK
 from tests.chaos.support.doomed_orchestrator import STEPS
+from tests.support import children
 from tests.support.approvals import decide, start, token, worker_rows
 from tests.support.command import clean_environ, command
 from tests.support.databases import AUDIT_PROBLEMS, Database
@@ -44,7 +43,7 @@ class Site:
         self.database, self.server, self.home = database, server, home
         self.notes = home / "notes"
         self.alice = token(database, "alice")
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._workers: list[children.Process] = []
         self.wanted: dict[UUID, str] = {}
         self.risky: dict[UUID, bool] = {}
         self.environ = {
@@ -54,12 +53,12 @@ class Site:
             "BACKBEAT_TEST_NOTES": str(self.notes),
         }
 
-    def worker(self, *doom: str, stops: bool = False) -> "subprocess.Popen[bytes]":
+    def worker(self, *doom: str, stops: bool = False) -> children.Process:
         module = ["tests.chaos.support.doomed_orchestrator", *doom] if doom else ["temporal_worker"]
         environ = {**self.environ, "BACKBEAT_TEST_STOPS": str(int(stops))}
-        words = [sys.executable, "-m", *module, "run", "--task-queue", f"kills-{self.database.name}"]
+        words = [*module, "run", "--task-queue", f"kills-{self.database.name}"]
         with (self.home / "worker.log").open("ab") as log:
-            made = subprocess.Popen(words, cwd=self.home, env=clean_environ(**environ), stderr=log)
+            made = children.start(*words, home=self.home, environ=clean_environ(**environ), stderr=log)
         self._workers.append(made)
         return made
 
@@ -84,7 +83,7 @@ class Site:
         request, shown = found
         assert decide(self.database, self.alice, request, self.wanted[run], shown)["verdict"] == "accepted"
 
-    def stop(self, worker: "subprocess.Popen[bytes]") -> None:
+    def stop(self, worker: children.Process) -> None:
         worker.kill()
         worker.wait(30)
 
@@ -237,7 +236,7 @@ def _kill_at(site: Site, victim: str, step: str, dice: Random) -> tuple[float, f
     return up, seconds
 
 
-def _struck(worker: "subprocess.Popen[bytes]") -> bool:
+def _struck(worker: children.Process) -> bool:
     """Whether it has died, or stopped, at its step."""
     if worker.poll() is not None:
         return True

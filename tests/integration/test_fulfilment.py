@@ -19,6 +19,7 @@ from backbeat.embedded.simulated.log import read
 from tests.integration.test_orchestrations import steps
 from tests.replay.test_approval_histories import anonymous, crossed
 from tests.replay.test_orchestration_histories import HISTORIES, WAITS, replayer
+from tests.support import children
 from tests.support.approvals import decide, token
 from tests.support.command import clean_environ, command
 from tests.support.databases import Database
@@ -51,15 +52,14 @@ class Shop:
             "BACKBEAT_DEFINITIONS": MODULE,
             "FULFILMENT_URL": far,
         }
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[children.Process] = []
 
-    def worker(self, *doom: str) -> "subprocess.Popen[bytes]":
+    def worker(self, *doom: str) -> children.Process:
         """Start a Temporal worker, perhaps one that is doomed."""
         module = ["tests.support.doomed_worker", *doom] if doom else ["temporal_worker"]
-        words = [sys.executable, "-m", *module, "run", "--task-queue", f"shop-{self.database.name}"]
-        log = (self.home / "worker.log").open("ab")
-        started = subprocess.Popen(words, cwd=self.home, env=clean_environ(**self.environ), stderr=log)
-        log.close()
+        words = [*module, "run", "--task-queue", f"shop-{self.database.name}"]
+        with (self.home / "worker.log").open("ab") as log:
+            started = children.start(*words, home=self.home, environ=clean_environ(**self.environ), stderr=log)
         self.workers.append(started)
         return started
 

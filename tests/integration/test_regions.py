@@ -3,8 +3,6 @@
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -13,6 +11,7 @@ import pytest
 from temporalio.client import Client, WorkflowHistory
 
 from tests.integration.test_orchestrations import steps
+from tests.support import children
 from tests.support.command import clean_environ, command
 from tests.support.databases import Database
 from tests.support.temporal import Server, eventually, finished, row
@@ -29,14 +28,14 @@ class Site:
             "BACKBEAT_DEFINITIONS": "examples.regions.definitions",
             "WAREHOUSE": str(home),
         }
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[children.Process] = []
 
-    def worker(self, region: str = "") -> "subprocess.Popen[bytes]":
-        words = [sys.executable, "-m", "temporal_worker", "run", "--task-queue", f"regions-{self.database.name}"]
+    def worker(self, region: str = "") -> children.Process:
+        words = ["temporal_worker", "run", "--task-queue", f"regions-{self.database.name}"]
         words += ["--region", region] if region else []
         env = clean_environ(**self.environ, **({"REGION": region} if region else {}))
         with (self.home / "worker.log").open("ab") as log:
-            self.workers.append(subprocess.Popen(words, cwd=self.home, env=env, stderr=log))
+            self.workers.append(children.start(*words, home=self.home, environ=env, stderr=log))
         return self.workers[-1]
 
     def start(self, units: int) -> UUID:

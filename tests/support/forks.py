@@ -1,6 +1,6 @@
 """Forks processes that have read the libraries already: by hundreds of commands, that is most of what they do.
 
-`command` starts it and asks. What is ours is read anew by every command, as by `python -m`; only what others wrote is
+`children` starts it and asks. What is ours is read anew by every command, as by `python -m`; only what others wrote is
 shared.
 """
 
@@ -30,6 +30,7 @@ LIBRARIES = (
     "pydantic",
     "pytest",
     "rich.progress",
+    "temporalio.worker",
 )
 
 
@@ -42,8 +43,8 @@ def serve(control: socket.socket) -> list[int]:
                 pid, asker = running.pop(ready)
                 os.close(ready)
                 _, status = os.waitpid(pid, 0)
-                with asker, contextlib.suppress(BrokenPipeError):  # who asked gave up
-                    asker.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+                with asker:
+                    _tell(asker, os.waitstatus_to_exitcode(status))
                 continue
             asked, fds, _, _ = socket.recv_fds(control, 1, 5)
             if not asked:
@@ -53,8 +54,13 @@ def serve(control: socket.socket) -> list[int]:
             asker = socket.socket(fileno=fds.pop())
             for fd in fds:
                 os.close(fd)
-            asker.sendall(b"%d\n" % pid)
             running[os.pidfd_open(pid)] = (pid, asker)
+            _tell(asker, pid)
+
+
+def _tell(asker: socket.socket, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # who asked gave up
+        asker.sendall(b"%d" % number)
 
 
 def main(control: socket.socket) -> None:

@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +20,7 @@ from shared.db.pool import Database as Connection
 from shared.definitions import load_definitions
 from shared.telemetry.spans import NullTelemetry
 from tests.chaos.support.doomed import PROVIDER_LOG
+from tests.support.children import Process, start
 from tests.support.databases import Database
 from tests.support.signals import until
 from tests.support.simulated import service
@@ -54,7 +53,7 @@ simulated = true
 class Tick:
     """One `cron_worker` process."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Process
     log: Path
 
     @property
@@ -145,10 +144,10 @@ class Rig:
     def tick(self, *flags: str, doom: tuple[str, int] | None = None, modules: Sequence[str] = ()) -> Tick:
         """Start a tick with the rig's lease; `doom` names the step and the occurrence at which it kills itself."""
         runner = ["tests.chaos.support.doomed", doom[0], str(doom[1])] if doom else ["cron_worker"]
-        command = [sys.executable, "-m", *runner, "tick", "--budget", "60s", "--grace", "5s", "--lease", LEASE, *flags]
+        command = [*runner, "tick", "--budget", "60s", "--grace", "5s", "--lease", LEASE, *flags]
         log = self.directory / f"tick-{len(self._ticks)}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(command, cwd=ROOT, env=self.environ(*modules), stderr=out)
+            process = start(*command, home=ROOT, environ=self.environ(*modules), stderr=out)
         tick = Tick(process, log)
         self._ticks.append(tick)
         return tick
