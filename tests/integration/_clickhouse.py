@@ -43,6 +43,7 @@ class Server:
         directory.mkdir(parents=True, exist_ok=True)
         self.path, self.port = directory / "click house", 0
         self.more: list[str] = []
+        self._log = directory / "log"
         self._password = directory / "password"
         self._password.write_text(PASSWORD)
         self._analyst = directory / "analyst"
@@ -58,11 +59,12 @@ class Server:
 
     def start(self) -> "Server":
         """Start it, and return when it says that it listens."""
-        self.process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if " on http://127.0.0.1:" not in line:
-            raise AssertionError(f"no server: {line} {self.process.communicate()}")
+            raise AssertionError(f"no server: {line} {self.process.communicate()} {self._log.read_text()}")
         self.port = urlsplit(line.split(" on ")[1].split()[0]).port or 0
         return self
 

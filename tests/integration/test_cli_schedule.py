@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from backbeat.cli.main import main
-from tests.support.command import FOREIGN, Done
+from tests.support.children import FOREIGN
+from tests.support.command import Done
 from tests.support.databases import Database
 
 Run = Callable[..., Done]

@@ -1,4 +1,7 @@
-"""Processes of the real programs, forked from one that has read the libraries; see `forks`."""
+"""Processes of the real programs, forked from one that has imported the libraries; see `forks`.
+
+Long campaigns (BACKBEAT_SOAK=1) start real ones, as other systems than Linux do.
+"""
 
 import atexit
 import json
@@ -15,7 +18,10 @@ from typing import IO, Any, Union
 
 from tests.support.tree import ROOT
 
-_AT_START = ("PYTHON", "LC_", "LANG")  # what an interpreter reads once, when it starts
+FOREIGN = ("BACKBEAT_", "ANTHROPIC_", "OPENAI_", "_BACKBEAT_")  # settings of whoever runs the tests
+_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "PSYCOPG_", "ANTHROPIC_LOG", "OPENAI_LOG")
+_FORKING = sys.platform == "linux" and os.environ.get("BACKBEAT_SOAK") != "1"
+_SURROUNDINGS = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
 
 
 Process = Union["Child", "subprocess.Popen[bytes]"]
@@ -57,7 +63,11 @@ class Child:
         self.send_signal(signal.SIGKILL)
 
     def _told(self) -> int:
-        return int(self._answer.recv(16))
+        told = self._answer.recv(16)
+        if not told:
+            _forker.cache_clear()
+            raise ChildProcessError(f"whoever forks for the tests is gone, and with it {self.args}: see its traceback")
+        return int(told)
 
 
 def start(
@@ -71,33 +81,35 @@ def start(
 ) -> Process:
     """Begin `python -m module` in a directory with this environment; what is not given goes nowhere."""
     line = [sys.executable, "-m", module, *arguments]
-    if sys.platform != "linux":
+    if not _FORKING:
         given, *out = (subprocess.DEVNULL if file is None else file for file in (stdin, stdout, stderr))
         return subprocess.Popen(line, cwd=home, env=environ, stdin=given, stdout=out[0], stderr=out[1])
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with tempfile.TemporaryFile("w+") as request, Path(os.devnull).open("r+b") as nowhere, its:
-        json.dump([module, arguments, str(home), dict(environ)], request)
-        request.seek(0)
-        files = [request, *(nowhere if file is None else file for file in (stdin, stdout, stderr)), its]
-        socket.send_fds(_forker(), [b"x"], [file.fileno() for file in files])
-    return Child(line, mine)
+    try:
+        with tempfile.TemporaryFile("w+") as request, Path(os.devnull).open("r+b") as nowhere, its:
+            json.dump([module, arguments, str(home), dict(environ)], request)
+            request.seek(0)
+            files = [request, *(nowhere if file is None else file for file in (stdin, stdout, stderr)), its]
+            socket.send_fds(_forker(), [b"x"], [file.fileno() for file in files])
+        return Child(line, mine)
+    except BaseException:
+        mine.close()
+        raise
 
 
-def alike(environ: Mapping[str, str]) -> bool:
-    """Whether a fork would be what a new process would be."""
-    return not any(name.startswith(_AT_START) for name in environ)
+def alike(settings: Mapping[str, str]) -> bool:
+    """Whether a fork with these settings is what a process would be: none is read only at the start or an import."""
+    return _FORKING and not any(name.startswith(_AT_START) for name in settings)
 
 
 @cache
 def _forker() -> socket.socket:
     """Leads to the one that forks for this test process, to its end."""
     mine, its = socket.socketpair()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BACKBEAT_")}
+    environ = {**_SURROUNDINGS, "PYTHONPATH": str(ROOT)}
     with its:
         script = [sys.executable, str(ROOT / "tests/support/forks.py"), str(its.fileno())]
-        process = subprocess.Popen(
-            script, pass_fds=[its.fileno()], env={**kept, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(script, pass_fds=[its.fileno()], env=environ, stdin=subprocess.DEVNULL)
     atexit.register(process.wait)
     atexit.register(mine.close)
     return mine

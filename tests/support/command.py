@@ -14,8 +14,6 @@ from typing import Any
 from tests.support import children
 from tests.support.tree import ROOT
 
-FOREIGN = ("BACKBEAT_", "ANTHROPIC_", "OPENAI_", "_BACKBEAT_")
-
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -44,7 +42,7 @@ class Done:
 
 def clean_environ(**environ: str) -> dict[str, str]:
     """This environment without settings, and with the source tree on the path."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(children.FOREIGN)}
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environ}
 
 
@@ -56,7 +54,10 @@ def command(
     stdin: str | None = None,
     within: float = 90.0,
 ) -> Done:
-    """Run `python -m module` in a directory, which decides what ./backbeat.toml it finds."""
+    """Run `python -m module` in a directory, which decides what ./backbeat.toml it finds.
+
+    It is a fork (see `children`) unless one would not be what a new process is.
+    """
     line, around = [module, *map(str, arguments)], clean_environ(**(environ or {}))
     if not children.alike(environ or {}):
         new = [sys.executable, "-m", *line]

@@ -1,7 +1,7 @@
-"""Forks processes that have read the libraries already: by hundreds of commands, that is most of what they do.
+"""Forks processes that have imported the libraries already, which is most of what a short command does.
 
-`children` starts it and asks. What is ours is read anew by every command, as by `python -m`; only what others wrote is
-shared.
+`children` starts it and asks; hundreds of commands share its imports. What is ours is imported anew by every one of
+them, as by `python -m`. Temporal's SDK is not among the libraries: once it is loaded, the command line ends otherwise.
 """
 
 import atexit
@@ -12,10 +12,12 @@ import json
 import os
 import runpy
 import select
+import signal
 import socket
 import sys
 import threading
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARIES = (
@@ -30,53 +32,79 @@ LIBRARIES = (
     "pydantic",
     "pytest",
     "rich.progress",
-    "temporalio.worker",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A child of ours. Whoever asked for it holds the other end of `asker` until it wants no more of it."""
+
+    pid: int
+    ends: int  # readable once it ended
+    asker: socket.socket
+
+    def tell(self, number: int) -> None:
+        """Its pid, then how it ended."""
+        with contextlib.suppress(OSError):  # who asked gave up
+            self.asker.sendall(b"%d" % number)
+
+    def tell_the_end(self) -> None:
+        """It stays a zombie, whose pid is nobody else's, until who asked lets go."""
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        self.tell(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
+
+    def reap(self) -> None:
+        """Nobody asks any more: it is to be gone."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.ends)
+        self.asker.close()
 
 
 def serve(control: socket.socket) -> list[int]:
     """Fork for every request, to the end of who asks. Returns in each fork: request, standard streams, who is told."""
-    running: dict[int, tuple[int, socket.socket]] = {}  # by what tells that it ended
+    forks: dict[int, Fork] = {}  # by asker
+    running: dict[int, Fork] = {}  # by what is readable once they ended
     while True:
-        for ready in select.select([control.fileno(), *running], [], [])[0]:
+        for ready in select.select([control.fileno(), *forks, *running], [], [])[0]:
             if ready in running:
-                pid, asker = running.pop(ready)
-                os.close(ready)
-                _, status = os.waitpid(pid, 0)
-                with asker:
-                    _tell(asker, os.waitstatus_to_exitcode(status))
-                continue
-            asked, fds, _, _ = socket.recv_fds(control, 1, 5)
-            if not asked:
-                os._exit(0)
-            if (pid := os.fork()) == 0:
-                return fds
-            asker = socket.socket(fileno=fds.pop())
-            for fd in fds:
-                os.close(fd)
-            running[os.pidfd_open(pid)] = (pid, asker)
-            _tell(asker, pid)
-
-
-def _tell(asker: socket.socket, number: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # who asked gave up
-        asker.sendall(b"%d" % number)
+                running.pop(ready).tell_the_end()
+            elif ready in forks:
+                fork = forks.pop(ready)
+                running.pop(fork.ends, None)
+                fork.reap()
+                break  # its other number may be among the ready ones
+            else:
+                asked, fds, _, _ = socket.recv_fds(control, 1, 5)
+                if not asked:
+                    for fork in forks.values():
+                        fork.reap()
+                    os._exit(0)
+                if (pid := os.fork()) == 0:
+                    return fds
+                fork = Fork(pid, os.pidfd_open(pid), socket.socket(fileno=fds.pop()))
+                forks[fork.asker.fileno()] = running[fork.ends] = fork
+                fork.tell(pid)
+                for fd in fds:
+                    os.close(fd)
 
 
 def main(control: socket.socket) -> None:
     """Serve; in a fork, be the command."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of whoever runs the tests: its children are still to be ended
     for name in LIBRARIES:
         importlib.import_module(name)
     assert threading.active_count() == len([*Path("/proc/self/task").iterdir()]) == 1, "a fork has no other threads"
     gc.freeze()
-    request, *standard, asker = serve(control)
-    for number, fd in enumerate(standard):
-        os.dup2(fd, number)
-    for fd in (*standard, asker):
-        os.close(fd)
-    control.close()
+    request, *standard, _ = serve(control)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with os.fdopen(request, encoding="utf-8") as file:
         module, arguments, home, environ = json.load(file)
+    for number, fd in enumerate(standard):
+        os.dup2(fd, number)
+    control.detach()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir(home)
     os.environ.clear()
     os.environ.update(environ)
@@ -86,7 +114,7 @@ def main(control: socket.socket) -> None:
 
 
 def _ended(module: str) -> int:
-    """How it ended, with all that an interpreter does at its end but taking down what it holds: 0.1 s for libraries."""
+    """Its exit code, after what an interpreter does at its end; what it holds is not taken down, which takes 0.1 s."""
     code: object = None
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -95,11 +123,11 @@ def _ended(module: str) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
     if not isinstance(code, int | None):
         print(code, file=sys.stderr)
         code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     return (code or 0) & 0xFF

@@ -211,7 +211,7 @@ async def forget(client: Client, name: str) -> None:
 
 @pytest.fixture(scope="session")
 def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Shared by a test process: do not stop it. Workflow ids and task queues are unique to a test."""
+    """Shared by a test process: do not stop it. Workflow ids, and task queues with workers, are unique to a test."""
     server = Server(tmp_path_factory.mktemp("temporal"))
     server.start()
     yield server

@@ -20,7 +20,7 @@ from shared.db.pool import Database as Connection
 from shared.definitions import load_definitions
 from shared.telemetry.spans import NullTelemetry
 from tests.chaos.support.doomed import PROVIDER_LOG
-from tests.support.children import Process, start
+from tests.support.children import FOREIGN, Process, start
 from tests.support.databases import Database
 from tests.support.signals import until
 from tests.support.simulated import service
@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 WORK = "tests.chaos.support.work"
 LEASE = "2s"
-_FOREIGN = ("BACKBEAT_", "ANTHROPIC_", "OPENAI_")  # settings of whoever runs the tests, real keys among them
 _ROUTES = """\
 [tiers]
 small = ["claude-haiku-4-5"]
@@ -104,7 +103,7 @@ class Rig:
     def __exit__(self, *_: object) -> None:
         for tick in self._ticks:
             tick.process.kill()
-            tick.process.wait(timeout=10)
+            tick.process.wait(timeout=60)
         self._stack.close()
 
     def start_provider(self) -> None:
@@ -129,7 +128,7 @@ class Rig:
 
     def environ(self, *modules: str) -> dict[str, str]:
         """What a tick finds in its environment."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         return clean | {
             **self.database.environ,
             "BACKBEAT_CONFIG": str(self.directory / "backbeat.toml"),
