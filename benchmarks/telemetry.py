@@ -29,7 +29,7 @@ from benchmarks import napping
 from benchmarks.bench import Target, finish, say, server
 from shared.telemetry.recorder import SpoolTelemetry
 from shared.telemetry.shipper import ship_once
-from tests.integration import _clickhouse
+from tests.support.clickhouse import Server
 
 ONLY = os.environ.get("ONLY", "cpu,flush,ship,tick").split(",")
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
@@ -132,7 +132,7 @@ def flush() -> Figures:
 def clickhouse() -> Iterator[str]:
     """A migrated database on a server process of its own; its URL."""
     with tempfile.TemporaryDirectory() as space:
-        engine = _clickhouse.Server(Path(space)).start()
+        engine = Server(Path(space)).start()
         try:
             clickhouse_up(engine.url("backbeat"))
             yield engine.url("backbeat")

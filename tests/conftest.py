@@ -14,14 +14,14 @@ import pytest
 from hypothesis import settings
 
 from shared.db import pool
-from tests.integration._clickhouse import (  # noqa: F401
+from tests.support import databases, pooler, servers
+from tests.support.clickhouse import (  # noqa: F401
     clickhouse,
     clickhouse_server,
     deliver,
     empty_clickhouse,
     private_clickhouse,
 )
-from tests.support import databases, pooler, servers
 from tests.support.databases import Database
 from tests.support.servers import Server
 from tests.support.temporal import temporal_server  # noqa: F401

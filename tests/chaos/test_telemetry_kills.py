@@ -18,7 +18,7 @@ from shared.telemetry.shipper import ship_once
 from shared.telemetry.spool import spool_status
 from tests.chaos.conftest import soaking
 from tests.chaos.support.spanner import spans
-from tests.integration._clickhouse import CALLS, HOURS, Server, ask
+from tests.support.clickhouse import CALLS, HOURS, Server, ask
 from tests.support.command import clean_environ
 from tests.support.tree import ROOT
 

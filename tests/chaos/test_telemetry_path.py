@@ -17,7 +17,7 @@ from shared.telemetry.shipper import ShipReport
 from shared.telemetry.spool import read_batch
 from tests.chaos.conftest import OpenRig
 from tests.chaos.support.rig import Rig
-from tests.integration._clickhouse import ask
+from tests.support.clickhouse import ask
 from tests.support.databases import Database
 
 FACTS = """

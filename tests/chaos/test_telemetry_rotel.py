@@ -16,7 +16,7 @@ from shared.telemetry.recorder import Recorder
 from shared.telemetry.shipper import ship_once
 from shared.telemetry.spans import Telemetry
 from tests.chaos.support.spanner import cost
-from tests.integration._clickhouse import PASSWORD, ask, call, process, spool
+from tests.support.clickhouse import PASSWORD, ask, call, process, spool
 from tests.support.signals import until
 
 CALLS = 300

@@ -14,7 +14,7 @@ from backbeat.clickhouse import session
 from backbeat.migrate_clickhouse import clickhouse_up
 from backbeat.reports.ask import Answer, Period, ask
 from backbeat.reports.catalog import find
-from tests.integration._clickhouse import Server
+from tests.support.clickhouse import Server
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client

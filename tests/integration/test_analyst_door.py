@@ -19,7 +19,7 @@ from backbeat.embedded.clickhouse_users import ANALYST_LIMITS
 from backbeat.migrate_clickhouse import clickhouse_up, statements
 from shared.telemetry.shipper import ship_once
 from shared.telemetry.spans import SpanRecord
-from tests.integration._clickhouse import Server, ask, call, process, spool
+from tests.support.clickhouse import Server, ask, call, process, spool
 from tests.support.tree import ROOT
 
 

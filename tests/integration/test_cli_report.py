@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.ids import trace_id
-from tests.integration._clickhouse import Server, call, process, span, spool
+from tests.support.clickhouse import Server, call, process, span, spool
 from tests.support.command import Done, command
 from tests.support.databases import Database
 

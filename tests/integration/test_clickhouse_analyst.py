@@ -13,7 +13,7 @@ import zstandard
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from backbeat.clickhouse import session
-from tests.integration._clickhouse import ANALYST_PASSWORD, PASSWORD, Server, ask
+from tests.support.clickhouse import ANALYST_PASSWORD, PASSWORD, Server, ask
 
 LONG = "SELECT count() FROM numbers(1000000000) WHERE NOT ignore(repeat(toString(number), 300))"
 

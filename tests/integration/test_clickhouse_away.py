@@ -28,7 +28,7 @@ from shared.telemetry import recorder
 from shared.telemetry.shipper import ship_once
 from shared.telemetry.spool import content, count_shed, spool_status, write_batch
 from temporal_worker.worker import _shipper
-from tests.integration._clickhouse import call, process
+from tests.support.clickhouse import call, process
 from tests.support.command import command
 from tests.support.databases import Database
 from tests.support.temporal import FarSide, Spans, environment

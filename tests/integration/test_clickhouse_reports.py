@@ -16,7 +16,7 @@ from backbeat.reports.trace import trace_spans, trace_tree
 from shared.errors import InputError, NotFoundError, SchemaError
 from shared.ids import span_id, trace_id
 from shared.telemetry.shipper import ShipReport
-from tests.integration._clickhouse import START_NS, Server, call, process, process_id, span
+from tests.support.clickhouse import START_NS, Server, call, process, process_id, span
 
 Deliver = Callable[..., ShipReport]
 HOUR = timedelta(hours=1)

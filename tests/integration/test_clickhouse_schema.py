@@ -16,7 +16,7 @@ from docs import dictionary
 from shared.errors import AuthError, ConfigError, SchemaError, UnavailableError
 from shared.ids import span_id
 from shared.telemetry.shipper import ShipReport
-from tests.integration._clickhouse import (
+from tests.support.clickhouse import (
     CALLS,
     HOURS,
     PASSWORD,

@@ -22,7 +22,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from backbeat.clickhouse import session
 from backbeat.embedded.clickhouse_engine import split_insert
-from tests.integration._clickhouse import PASSWORD, Server, ask
+from tests.support.clickhouse import PASSWORD, Server, ask
 
 BASIC = "Basic " + b64encode(f"tester:{PASSWORD}".encode()).decode()
 COLUMNS = "a UInt32, s String, m Map(String, String), d Nullable(Decimal64(9)), t DateTime64(9, 'UTC')"

@@ -19,7 +19,7 @@ from shared.errors import ConfigError
 from shared.telemetry import shipper
 from shared.telemetry.shipper import FORGOTTEN_SECONDS, ShipReport, ship_once
 from shared.telemetry.spool import SpoolStatus, spool_status, write_batch
-from tests.integration._clickhouse import Server, ask, call, process, spool
+from tests.support.clickhouse import Server, ask, call, process, spool
 
 COUNTS = """
 SELECT (SELECT count() FROM otel_traces), (SELECT count() FROM llm_calls), (SELECT count() FROM task_runs),

@@ -12,8 +12,8 @@ import pytest
 from backbeat.cli.main import main
 from shared.domain.outcome import Dead, Succeed
 from shared.telemetry.shipper import ship_once
-from tests.integration._clickhouse import ask, call, process, spool
 from tests.support import approvals, tasks
+from tests.support.clickhouse import ask, call, process, spool
 from tests.support.databases import Database
 
 SECRET = "c4n4ry of a customer"

@@ -9,9 +9,9 @@ import pytest
 
 from backbeat.cli.main import main
 from shared.ids import trace_id
-from tests.integration._clickhouse import ask
 from tests.support import tasks
 from tests.support.approvals import start
+from tests.support.clickhouse import ask
 from tests.support.command import Done, command
 from tests.support.databases import Database
 

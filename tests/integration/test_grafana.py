@@ -8,7 +8,7 @@ import pytest
 
 from backbeat.clickhouse import session
 from shared.ids import SpanRef, span_id
-from tests.integration._clickhouse import call, process, process_id, span
+from tests.support.clickhouse import call, process, process_id, span
 from tests.support.grafana import expand, published
 
 FIRST_SPAN = SpanRef("0" * 32, span_id("enqueue", "task-1"))

@@ -17,10 +17,10 @@ from shared.execution.environment import Environment
 from shared.ids import span_id
 from shared.telemetry.recorder import SpoolTelemetry
 from shared.telemetry.shipper import ship_once
-from tests.integration._clickhouse import ask
 from tests.integration.test_orchestrated_calls import Shelves, asking
 from tests.integration.test_orchestrations import connected
 from tests.support.approvals import decide, token
+from tests.support.clickhouse import ask
 from tests.support.command import command
 from tests.support.databases import Database
 from tests.support.temporal import FarSide, Server, environment, eventually, finished, working

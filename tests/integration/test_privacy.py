@@ -21,8 +21,8 @@ from shared.llm.routes import Route, Routes
 from shared.security.redact import LONGEST, redacted
 from shared.telemetry.recorder import SpoolTelemetry
 from shared.telemetry.shipper import ship_once
-from tests.integration._clickhouse import ask
 from tests.support import tasks
+from tests.support.clickhouse import ask
 from tests.support.databases import Database
 
 ROUTE = Route("haiku", "anthropic", "claude-haiku-4-5", 200_000, 8_000, True)

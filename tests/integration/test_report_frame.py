@@ -22,8 +22,9 @@ from backbeat.reports.condition import judge, parse
 from backbeat.reports.plot import render_svg
 from backbeat.reports.render import render_csv, render_json, render_text
 from shared.errors import BackbeatError, InputError
-from tests.integration import _clickhouse, _reports
+from tests.integration import _reports
 from tests.integration._reports import NOW, WEEK, Facts
+from tests.support.clickhouse import ask
 from tests.support.tree import ROOT
 
 reports_database = _reports.reports_database
@@ -238,4 +239,4 @@ def test_the_panels_can_be_asked(facts: Facts) -> None:
             sql = sql.replace(macro, value)
         assert "$" not in sql
         assert "{" not in sql
-        _clickhouse.ask(facts.url, sql)
+        ask(facts.url, sql)

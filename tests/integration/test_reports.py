@@ -20,8 +20,9 @@ from backbeat.reports.reconcile import beside, read_bill
 from backbeat.reports.render import UNKNOWN as UNKNOWN_WORD
 from backbeat.reports.render import render_csv, render_json, render_text
 from shared.errors import InputError
-from tests.integration import _clickhouse, _reports
+from tests.integration import _reports
 from tests.integration._reports import NOW, Facts
+from tests.support.clickhouse import ask
 
 reports_database = _reports.reports_database
 facts = _reports.facts
@@ -353,7 +354,7 @@ def test_list_prices_of_what_was_called(facts: Facts) -> None:
     opus = rows["claude-opus-4-7"]
     assert (opus.input, opus.output, opus.cache_read) == (Decimal(5), Decimal(25), Decimal("0.5"))
     assert rows["nobody knows"][3:7] == (None, None, None, None)
-    assert _clickhouse.ask(facts.url, "SELECT count() FROM v_model_prices") == [(2,)]
+    assert ask(facts.url, "SELECT count() FROM v_model_prices") == [(2,)]
 
 
 def _rounded(row: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 `children` starts it and asks; hundreds of commands share its imports. What is ours is imported anew by every one of
 them, as by `python -m`. Temporal's SDK is not among the libraries: once it is loaded, the command line ends otherwise.
+The standard library's fork server gives a child neither streams nor an environment of its own.
 """
 
 import atexit

@@ -11,7 +11,7 @@ from random import Random
 
 from shared.telemetry.recorder import SpoolTelemetry
 from shared.telemetry.spans import SpanRecord
-from tests.integration._clickhouse import call
+from tests.support.clickhouse import call
 
 BATCH = 40
 
